@@ -1,0 +1,17 @@
+//! The words every room uses: messages, topics, offsets, clocks, errors and limits.
+//!
+//! No I/O but the one line that asks the system for the time, no async. A type lives here
+//! when two rooms hand it to each other; everything else belongs to the room that means it.
+
+mod clock;
+mod error;
+pub mod limits;
+mod message;
+mod offset;
+mod topic;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use error::{Error, ErrorKind, Result};
+pub use message::{Message, MessageRef, QoS};
+pub use offset::Offset;
+pub use topic::{TopicFilter, TopicName};

@@ -1,0 +1,1 @@
+//! DeepAR from the papers: pure, deterministic by seed.

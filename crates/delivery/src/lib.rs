@@ -1,0 +1,1 @@
+//! Batches of records to objects, exactly once.

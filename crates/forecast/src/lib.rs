@@ -1,0 +1,1 @@
+//! The words and measures of forecasting: series, calendar, quantiles, metrics, backtest, baselines.

@@ -1,0 +1,1 @@
+//! Bytes to and from Arrow batches: the JSON scan, schema inference, Parquet.

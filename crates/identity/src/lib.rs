@@ -1,0 +1,1 @@
+//! Who is calling: our certificate authority, device certificates, connection kits.

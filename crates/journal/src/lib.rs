@@ -1,0 +1,1 @@
+//! The durable log: group commit, checksums, cursors, bounded bytes.

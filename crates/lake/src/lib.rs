@@ -1,0 +1,1 @@
+//! Tables over objects: catalog, crawler, jobs, commit.

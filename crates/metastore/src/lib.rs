@@ -1,0 +1,1 @@
+//! Rows that survive: one transactional file with compare-and-swap.

@@ -1,0 +1,1 @@
+//! Buckets and objects on a local directory; a put is durable when it answers.

@@ -1,0 +1,1 @@
+//! SQL and ETL graphs on DataFusion; the only crate that names it.

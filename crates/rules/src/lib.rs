@@ -1,0 +1,1 @@
+//! IoT SQL over messages: parser, evaluator, rules.

@@ -1,0 +1,1 @@
+//! Endpoints around any predictor: the SageMaker request and its answer.

@@ -1,0 +1,1 @@
+//! Training jobs around any estimator: channels, child process, artifacts.
