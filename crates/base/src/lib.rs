@@ -1,6 +1,6 @@
 //! The words every room uses: messages, topics, offsets, clocks, errors and limits.
 //!
-//! No I/O but the one line that asks the system for the time, no async. A type lives here
+//! No I/O but the lines that ask the system for the time and for this process's cost; no async. A type lives here
 //! when two rooms hand it to each other; everything else belongs to the room that means it.
 
 mod clock;
@@ -9,6 +9,7 @@ pub mod limits;
 mod message;
 mod offset;
 mod topic;
+pub mod usage;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Error, ErrorKind, Result};
