@@ -1,1 +1,16 @@
 //! Bytes to and from Arrow batches: the JSON scan, schema inference, Parquet.
+//!
+//! What a reader of this crate may count on:
+//! * A scan never stops at a bad record: it goes to the sink with its place, its bytes and
+//!   the reason, and records kept plus records set aside is records found.
+//! * Memory is bounded by a stated record size and batch size, whatever the input is.
+//! * Bad bytes are errors. Decoders of others that panic on corrupt files are caught here.
+//!
+//! No query engine, no catalog, no object store: files and `Read` in, Arrow out.
+
+mod compression;
+pub mod hive;
+pub mod json;
+pub mod parquet;
+
+pub use compression::{Compression, decode};
