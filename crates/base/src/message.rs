@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! record = version u8 (1) | flags u8 | received_at i64 | topic_len u16 | client_id_len u16
-//!        | principal_len u16 | topic | client_id | principal | payload (to the end)
-//! flags  = bits 0-1 QoS, bit 2 retain
+//!        | principal_len u16 | topic | client_id | principal
+//!        | [properties_len u32 | properties, if flag bit 3] | payload (to the end)
+//! flags  = bits 0-1 QoS, bit 2 retain, bit 3 properties
 //! ```
+//! The properties are those of an MQTT 5 PUBLISH that its receivers must get unaltered, as they
+//! stood on the wire; only the broker reads them.
 //! All integers are little-endian. The journal adds length and checksum around it.
 
 use bytes::Bytes;
@@ -15,6 +18,7 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 16;
 const RETAIN: u8 = 0b100;
+const PROPERTIES: u8 = 0b1000;
 
 /// MQTT's delivery promise of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +82,14 @@ impl MessageRef<'_> {
 
     /// Appends the record to `out`. Strings longer than 65,535 bytes are refused.
     pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<()> {
+        self.encode_with_properties(&[], out)
+    }
+
+    /// Appends the record together with the MQTT 5 properties its receivers must get.
+    pub fn encode_with_properties(&self, properties: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let properties_len = u32::try_from(properties.len()).map_err(|_too_long| {
+            Error::invalid(format!("properties are {} bytes long", properties.len()))
+        })?;
         let len = |what: &str, text: &str| {
             u16::try_from(text.len()).map_err(|_too_long| {
                 Error::invalid(format!("{what} is {} bytes long; at most 65535 fit", text.len()))
@@ -86,9 +98,11 @@ impl MessageRef<'_> {
         let topic_len = len("topic", self.topic)?;
         let client_id_len = len("client id", self.client_id)?;
         let principal_len = len("principal", self.principal)?;
-        out.reserve(self.encoded_bytes());
+        out.reserve(self.encoded_bytes() + properties.len() + size_of::<u32>());
         out.push(VERSION);
-        out.push(self.qos as u8 | if self.retain { RETAIN } else { 0 });
+        let retain = if self.retain { RETAIN } else { 0 };
+        let has_properties = if properties.is_empty() { 0 } else { PROPERTIES };
+        out.push(self.qos as u8 | retain | has_properties);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
         out.extend_from_slice(&topic_len.to_le_bytes());
         out.extend_from_slice(&client_id_len.to_le_bytes());
@@ -96,6 +110,10 @@ impl MessageRef<'_> {
         out.extend_from_slice(self.topic.as_bytes());
         out.extend_from_slice(self.client_id.as_bytes());
         out.extend_from_slice(self.principal.as_bytes());
+        if has_properties != 0 {
+            out.extend_from_slice(&properties_len.to_le_bytes());
+            out.extend_from_slice(properties);
+        }
         out.extend_from_slice(self.payload);
         Ok(())
     }
@@ -105,6 +123,11 @@ impl<'a> MessageRef<'a> {
     /// Reads a record back without copying. The journal has checked the checksum; a record
     /// that does not parse is [`ErrorKind::Corrupt`].
     pub fn decode(record: &'a [u8]) -> Result<Self> {
+        Ok(Self::decode_with_properties(record)?.0)
+    }
+
+    /// Reads a record back together with its MQTT 5 properties, empty if it has none.
+    pub fn decode_with_properties(record: &'a [u8]) -> Result<(Self, &'a [u8])> {
         let corrupt = |why: &str| Error::new(ErrorKind::Corrupt, format!("log record: {why}"));
         let (head, rest) = record
             .split_first_chunk::<HEAD_BYTES>()
@@ -131,7 +154,14 @@ impl<'a> MessageRef<'a> {
         let topic = text(u16_at(10))?;
         let client_id = text(u16_at(12))?;
         let principal = text(u16_at(14))?;
-        Ok(MessageRef {
+        let mut properties: &[u8] = &[];
+        if head[1] & PROPERTIES != 0 {
+            let cut = || corrupt("ends inside its properties");
+            let (len, tail) = rest.split_first_chunk().ok_or_else(cut)?;
+            let bytes = usize::try_from(u32::from_le_bytes(*len)).map_err(|_too_long| cut())?;
+            (properties, rest) = tail.split_at_checked(bytes).ok_or_else(cut)?;
+        }
+        let message = MessageRef {
             topic,
             payload: rest,
             client_id,
@@ -139,7 +169,8 @@ impl<'a> MessageRef<'a> {
             received_at: Timestamp(i64::from_le_bytes(stamp)),
             qos,
             retain: head[1] & RETAIN != 0,
-        })
+        };
+        Ok((message, properties))
     }
 }
 
@@ -193,6 +224,20 @@ mod tests {
         let mut record = Vec::new();
         sample().as_ref().encode_into(&mut record).unwrap();
         assert_eq!(Message::decode(&record.into()).unwrap(), sample());
+    }
+
+    #[test]
+    fn properties_travel_beside_the_payload() {
+        let mut record = Vec::new();
+        sample().as_ref().encode_with_properties(b"\x01\x01", &mut record).unwrap();
+        assert_eq!(Message::decode(&record.clone().into()).unwrap(), sample());
+        let (_, properties) = MessageRef::decode_with_properties(&record).unwrap();
+        assert_eq!(properties, b"\x01\x01");
+        let payload_at = record.len() - sample().payload.len();
+        for cut in 0..payload_at {
+            let error = MessageRef::decode(&record[..cut]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
+        }
     }
 
     #[test]
