@@ -1,0 +1,418 @@
+//! The scan: records of a stream straight into typed columns.
+//!
+//! Devices write the same keys in the same order for ever, so what lies between two values
+//! is compared with what lay there before (a *shape*), and only the values are read. A
+//! record with other bytes there is read key by key, and its shape is remembered. Both ways
+//! read a value with the same code, so they cannot disagree about it.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatchOptions;
+use base::{Error, Result};
+
+use super::BadRecord;
+use super::columns::Column;
+use super::lex::{self, Fault, Keys, Misfit};
+use super::records::{Next, Parsed, Records};
+
+/// Shapes remembered at a time.
+const SHAPES: usize = 4;
+
+/// Misses in a row after which only one in so many is remembered: the stream has no shape.
+const MISSES_MANY: u32 = 16;
+
+/// Memory that a scan may use.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanOptions {
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// Bytes after which a batch is handed out although it has fewer rows.
+    pub batch_bytes: usize,
+    /// Longest record that is read; a longer one is set aside.
+    pub record_bytes_max: usize,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        ScanOptions {
+            batch_rows: 8192,
+            batch_bytes: 32 * 1024 * 1024,
+            record_bytes_max: super::RECORD_BYTES_MAX,
+        }
+    }
+}
+
+/// Reads newline-delimited or concatenated JSON objects as record batches.
+///
+/// What fits where: see [the module](super).
+pub struct Scan<R> {
+    records: Records<R>,
+    rows: Rows,
+    options: ScanOptions,
+    good: u64,
+    bad: u64,
+    failed: Option<Error>,
+}
+
+impl<R> std::fmt::Debug for Scan<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scan").field("good", &self.good).field("bad", &self.bad).finish()
+    }
+}
+
+impl<R: Read> Scan<R> {
+    /// A scan of plain bytes (see [`crate::decode`]) for the columns of `schema`.
+    ///
+    /// `projection` picks the columns handed out; the others are read all the same, so that
+    /// a record counts as good or bad whatever is asked of it.
+    ///
+    /// # Errors
+    /// [`base::ErrorKind::Unsupported`] for a type that is not read from JSON,
+    /// [`base::ErrorKind::Invalid`] for a column that may not be null, comes twice, or a
+    /// projection beyond the schema.
+    pub fn new(
+        schema: &Schema,
+        projection: Option<&[usize]>,
+        input: R,
+        options: ScanOptions,
+    ) -> Result<Self> {
+        Ok(Scan {
+            records: Records::new(input, options.record_bytes_max),
+            rows: Rows::new(schema, projection)?,
+            options,
+            good: 0,
+            bad: 0,
+            failed: None,
+        })
+    }
+
+    /// The schema of the batches.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.rows.schema)
+    }
+
+    /// Records handed out as rows so far.
+    pub fn good(&self) -> u64 {
+        self.good
+    }
+
+    /// Records set aside so far.
+    pub fn bad(&self) -> u64 {
+        self.bad
+    }
+
+    /// Bytes of the unpacked stream passed so far.
+    pub fn bytes(&self) -> u64 {
+        self.records.bytes()
+    }
+
+    /// The next rows, or `None` at the end; bad records on the way go to `sink`.
+    ///
+    /// # Errors
+    /// When the stream cannot be read on, once, after everything before that place was
+    /// handed out.
+    pub fn next_batch(
+        &mut self,
+        sink: &mut dyn FnMut(BadRecord),
+    ) -> Result<Option<RecordBatch>> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        while self.rows.count < self.options.batch_rows {
+            // Measured now and then, since a sum over columns costs more than a row.
+            if self.rows.count.is_multiple_of(64) && self.rows.bytes() >= self.options.batch_bytes {
+                break;
+            }
+            if self.rows.bytes_recent >= self.options.batch_bytes {
+                break;
+            }
+            let rows = &mut self.rows;
+            match self.records.next(|buf, start| rows.parse(buf, start)) {
+                Ok(Next::Good) => self.good += 1,
+                Ok(Next::Bad(bad)) => {
+                    self.bad += 1;
+                    sink(bad);
+                }
+                Ok(Next::End) => break,
+                Err(failed) if self.rows.count == 0 => return Err(failed),
+                Err(failed) => {
+                    self.failed = Some(failed);
+                    break;
+                }
+            }
+        }
+        if self.rows.count == 0 { Ok(None) } else { self.rows.finish().map(Some) }
+    }
+}
+
+/// The rows of the batch that is being built.
+struct Rows {
+    schema: SchemaRef,
+    projection: Option<Vec<usize>>,
+    columns: Vec<Column>,
+    by_name: HashMap<Vec<u8>, usize>,
+    count: usize,
+    /// Bytes of input since the batch was begun: bounds what the columns can hold.
+    bytes_recent: usize,
+    shapes: Shapes,
+    names: Vec<Vec<u8>>,
+    /// Reused: where the literals lie in the record being read key by key.
+    trace: Vec<(usize, usize, Then)>,
+    name: Vec<u8>,
+}
+
+impl Rows {
+    fn new(schema: &Schema, projection: Option<&[usize]>) -> Result<Self> {
+        let mut by_name = HashMap::new();
+        for (index, field) in schema.fields().iter().enumerate() {
+            if !field.is_nullable() {
+                return Err(Error::invalid(format!(
+                    "column {:?} may not be null, but any JSON value may be missing",
+                    field.name()
+                )));
+            }
+            if by_name.insert(field.name().clone().into_bytes(), index).is_some() {
+                return Err(Error::invalid(format!("column {:?} comes twice", field.name())));
+            }
+        }
+        let columns = schema.fields().iter().map(|f| Column::new(f)).collect::<Result<_>>()?;
+        let names = schema.fields().iter().map(|f| f.name().clone().into_bytes()).collect();
+        let schema = match projection {
+            Some(picked) => schema.project(picked).map_err(|cause| {
+                Error::invalid(format!("a projection beyond the schema: {cause}"))
+            })?,
+            None => schema.clone(),
+        };
+        Ok(Rows {
+            schema: Arc::new(schema),
+            projection: projection.map(<[usize]>::to_vec),
+            columns,
+            by_name,
+            count: 0,
+            bytes_recent: 0,
+            shapes: Shapes::default(),
+            names,
+            trace: Vec::new(),
+            name: Vec::new(),
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.columns.iter().map(Column::bytes).sum()
+    }
+
+    /// Adds the record at `start` as a row, or leaves the rows as they were.
+    #[inline]
+    fn parse(&mut self, buf: &[u8], start: usize) -> Result<Parsed, Fault> {
+        if let Some(end) = self.parse_by_shape(buf, start) {
+            self.shapes.misses = 0;
+            self.bytes_recent += end - start;
+            self.count += 1;
+            return Ok(Parsed { end, misfit: None });
+        }
+        self.parse_by_key(buf, start)
+    }
+
+    #[inline]
+    fn parse_by_shape(&mut self, buf: &[u8], start: usize) -> Option<usize> {
+        let mut shape = self.shapes.recent;
+        let mut part = 0;
+        let mut at = start;
+        let mut misfit = Misfit::default();
+        loop {
+            let parts = &self.shapes.all.get(shape)?.parts;
+            // A shape always ends with a part that ends the record.
+            let next = &parts[part];
+            let after = at + next.literal.len();
+            if buf.get(at..after) != Some(&*next.literal) {
+                match self.shapes.other(shape, part, &buf[at..]) {
+                    Some(other) => {
+                        shape = other;
+                        continue;
+                    }
+                    None => break,
+                }
+            }
+            let read = match next.then {
+                Then::Value(column) => self.columns[column].append(buf, after, 1, &mut misfit),
+                Then::Skip => lex::skip_value(buf, after, 1, &mut misfit),
+                Then::End => {
+                    for &column in &self.shapes.all[shape].absent {
+                        self.columns[column].push_null();
+                    }
+                    self.shapes.recent = shape;
+                    return Some(after);
+                }
+            };
+            match read {
+                Ok(end) if misfit.is_none() => at = end,
+                _ => break,
+            }
+            part += 1;
+        }
+        self.roll_back();
+        None
+    }
+
+    #[cold]
+    fn roll_back(&mut self) {
+        for column in &mut self.columns {
+            column.truncate(self.count);
+        }
+    }
+
+    /// Reads a record key by key, and remembers its shape.
+    fn parse_by_key(&mut self, buf: &[u8], start: usize) -> Result<Parsed, Fault> {
+        let mut misfit = Misfit::default();
+        let read = self.walk(buf, start, &mut misfit);
+        let reason = misfit.take();
+        if let (Ok(end), None) = (read, &reason) {
+            self.remember(buf);
+            for column in &mut self.columns {
+                if column.len() == self.count {
+                    column.push_null();
+                }
+            }
+            self.bytes_recent += end - start;
+            self.count += 1;
+        } else {
+            self.roll_back();
+        }
+        Ok(Parsed { end: read?, misfit: reason })
+    }
+
+    fn walk(&mut self, buf: &[u8], start: usize, misfit: &mut Misfit) -> lex::Step {
+        let mut unknown = Keys::default();
+        let mut literal = start;
+        let mut expected = 0;
+        self.trace.clear();
+        let (columns, by_name, count) = (&mut self.columns, &self.by_name, self.count);
+        let (trace, name, names) = (&mut self.trace, &mut self.name, &self.names);
+        let end = lex::object(buf, start, 0, |buf, key, at, depth| {
+            name.clear();
+            key.decode(buf, name, misfit);
+            // Keys mostly come in the order of the columns.
+            let column = match names.get(expected) {
+                Some(next) if next == name => Some(expected),
+                _ => by_name.get(name).copied(),
+            };
+            expected = column.map_or(expected, |column| column + 1);
+            trace.push((literal, at, column.map_or(Then::Skip, Then::Value)));
+            literal = match column {
+                Some(column) if columns[column].len() > count => {
+                    misfit.note(|| lex::twice(name));
+                    lex::skip_value(buf, at, depth, misfit)?
+                }
+                Some(column) => columns[column].append(buf, at, depth, misfit)?,
+                None => {
+                    unknown.add(buf, key, misfit);
+                    lex::skip_value(buf, at, depth, misfit)?
+                }
+            };
+            Ok(literal)
+        })?;
+        unknown.check(misfit);
+        trace.push((literal, end, Then::End));
+        Ok(end)
+    }
+
+    fn remember(&mut self, buf: &[u8]) {
+        let shapes = &mut self.shapes;
+        shapes.misses = shapes.misses.saturating_add(1);
+        if shapes.misses > MISSES_MANY && !shapes.misses.is_multiple_of(MISSES_MANY) {
+            return;
+        }
+        let absent = (0..self.columns.len())
+            .filter(|&column| self.columns[column].len() == self.count)
+            .collect();
+        let part = |&(from, to, then): &_| Part { literal: buf[from..to].into(), then };
+        shapes.add(Shape { parts: self.trace.iter().map(part).collect(), absent });
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch> {
+        let arrays = match &self.projection {
+            None => self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?,
+            Some(picked) => {
+                let mut arrays = Vec::with_capacity(picked.len());
+                for &index in picked {
+                    arrays.push(self.columns[index].finish()?);
+                }
+                self.columns.iter_mut().for_each(Column::clear);
+                arrays
+            }
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(self.count));
+        self.count = 0;
+        self.bytes_recent = 0;
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+            .map_err(|cause| Error::internal(format!("a batch was built wrongly: {cause}")))
+    }
+}
+
+/// What follows a literal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Value(usize),
+    Skip,
+    End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
+    literal: Box<[u8]>,
+    then: Then,
+}
+
+/// The bytes of a record between its values.
+#[derive(Debug)]
+struct Shape {
+    parts: Vec<Part>,
+    /// Columns that the record does not name.
+    absent: Vec<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Shapes {
+    all: Vec<Shape>,
+    /// `shared[a][b]`: parts at the front that two shapes have in common.
+    shared: Vec<Vec<usize>>,
+    recent: usize,
+    /// Where the next new shape goes once there are enough.
+    oldest: usize,
+    misses: u32,
+}
+
+impl Shapes {
+    /// Another shape that agrees with `shape` on everything before `part` and fits there.
+    #[inline]
+    fn other(&self, shape: usize, part: usize, rest: &[u8]) -> Option<usize> {
+        (0..self.all.len()).find(|&other| {
+            other != shape
+                && self.shared[shape][other] >= part
+                && self.all[other].parts.get(part).is_some_and(|next| {
+                    next.literal != self.all[shape].parts[part].literal
+                        && rest.starts_with(&next.literal)
+                })
+        })
+    }
+
+    fn add(&mut self, shape: Shape) {
+        if self.all.len() < SHAPES {
+            self.recent = self.all.len();
+            self.all.push(shape);
+        } else {
+            self.recent = self.oldest;
+            self.all[self.oldest] = shape;
+            self.oldest = (self.oldest + 1) % SHAPES;
+        }
+        let shared = |a: &Shape, b: &Shape| {
+            a.parts.iter().zip(&b.parts).take_while(|(a, b)| a == b).count()
+        };
+        self.shared =
+            self.all.iter().map(|a| self.all.iter().map(|b| shared(a, b)).collect()).collect();
+    }
+}
