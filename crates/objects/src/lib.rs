@@ -1,1 +1,381 @@
 //! Buckets and objects on a local directory; a put is durable when it answers.
+//!
+//! ```text
+//! <root>/<bucket>/<key>       one file an object, key components are folders
+//! <root>/.tmp/                objects being written; never listed
+//! ```
+//!
+//! Invariants
+//! * An object is listed whole or not at all: it is written aside, synced, then renamed.
+//! * `Ok` from a put, publish or delete means stable storage: the file was synced before its
+//!   name existed, and every folder whose entries changed was synced after.
+//! * No key reaches outside its bucket.
+
+mod durable;
+mod names;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::{Error, ErrorKind, Result, Timestamp};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+pub use durable::DurableLocal;
+
+/// The store of all buckets. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    root: Arc<PathBuf>,
+}
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// The whole key.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written.
+    pub modified_at: Timestamp,
+    /// Changes whenever the object does.
+    pub etag: String,
+}
+
+impl Buckets {
+    /// Opens the store below `root`, making the folder when absent, and sweeps what a
+    /// crash left half written.
+    pub fn open(root: &Path) -> Result<Self> {
+        let aside = root.join(durable::ASIDE);
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside)
+                .map_err(|e| Error::io(format!("sweep {}", aside.display()), e))?;
+        }
+        durable::create_folders(&aside)?;
+        Ok(Buckets { root: Arc::new(root.to_owned()) })
+    }
+
+    /// Makes a bucket; one that exists is [`ErrorKind::AlreadyExists`].
+    pub fn create_bucket(&self, name: &str) -> Result<()> {
+        names::check_bucket(name)?;
+        let path = self.root.join(name);
+        if path.exists() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("bucket {name:?} exists already"),
+            ));
+        }
+        durable::create_folders(&path)
+    }
+
+    /// Makes a bucket unless it exists.
+    pub fn ensure_bucket(&self, name: &str) -> Result<()> {
+        match self.create_bucket(name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    /// All buckets by name.
+    pub fn list_buckets(&self) -> Result<Vec<String>> {
+        let doing = || format!("list {}", self.root.display());
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&*self.root).map_err(|e| Error::io(doing(), e))? {
+            let entry = entry.map_err(|e| Error::io(doing(), e))?;
+            if let Ok(name) = entry.file_name().into_string()
+                && names::check_bucket(&name).is_ok()
+                && entry.path().is_dir()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes an empty bucket.
+    pub async fn delete_bucket(&self, name: &str) -> Result<()> {
+        if let Some(object) = self.list(name, "").await?.first() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("bucket {name:?} is not empty: it holds {:?}", object.key),
+            ));
+        }
+        let path = self.root.join(name);
+        std::fs::remove_dir_all(&path).map_err(|e| Error::io(format!("remove {name:?}"), e))?;
+        durable::sync_folder(&self.root)
+    }
+
+    /// The bucket as an [`ObjectStore`] with durable puts, for engines.
+    pub fn store(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
+        Ok(Arc::new(self.local(bucket)?))
+    }
+
+    /// Writes an object, replacing one of that key.
+    pub async fn put(&self, bucket: &str, key: &str, bytes: Bytes) -> Result<ObjectMeta> {
+        let (store, path) = self.place(bucket, key)?;
+        store.put(&path, bytes.into()).await.map_err(|e| failed("write", bucket, key, e))?;
+        self.head(bucket, key).await
+    }
+
+    /// Moves a finished local file into place as an object; the file must lie on the same
+    /// file system. Replaces an object of that key. Running it again after a crash between
+    /// the rename and the answer finds the file gone and the object there: see
+    /// [`head`](Self::head).
+    pub async fn publish_file(&self, staged: &Path, bucket: &str, key: &str) -> Result<ObjectMeta> {
+        let target = self.local_path(bucket, key)?;
+        let staged = staged.to_owned();
+        blocking(move || durable::publish(&staged, &target)).await?;
+        self.head(bucket, key).await
+    }
+
+    /// The whole object.
+    pub async fn get(&self, bucket: &str, key: &str) -> Result<Bytes> {
+        let (store, path) = self.place(bucket, key)?;
+        let object = store.get(&path).await.map_err(|e| failed("read", bucket, key, e))?;
+        object.bytes().await.map_err(|e| failed("read", bucket, key, e))
+    }
+
+    /// A part of the object.
+    pub async fn get_range(&self, bucket: &str, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let (store, path) = self.place(bucket, key)?;
+        store.get_range(&path, range).await.map_err(|e| failed("read", bucket, key, e))
+    }
+
+    /// What is known of the object without reading it.
+    pub async fn head(&self, bucket: &str, key: &str) -> Result<ObjectMeta> {
+        let (store, path) = self.place(bucket, key)?;
+        let meta = store.head(&path).await.map_err(|e| failed("find", bucket, key, e))?;
+        Ok(meta_of(meta))
+    }
+
+    /// Removes the object; whether there was one.
+    pub async fn delete(&self, bucket: &str, key: &str) -> Result<bool> {
+        let path = self.local_path(bucket, key)?;
+        blocking(move || durable::remove(&path)).await
+    }
+
+    /// The objects whose key starts with `prefix` (any string, as in S3), by key.
+    pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        let store = self.local(bucket)?;
+        // object_store lists whole folders; the rest of the prefix is compared here.
+        let folder = prefix.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
+        let folder = match folder {
+            "" => None,
+            folder => Some(
+                Key::parse(folder)
+                    .map_err(|e| Error::invalid(format!("prefix {prefix:?}: {e}")))?,
+            ),
+        };
+        let mut found: Vec<ObjectMeta> = store
+            .list(folder.as_ref())
+            .map_ok(meta_of)
+            .try_collect()
+            .await
+            .map_err(|e| failed("list", bucket, prefix, e))?;
+        found.retain(|object| object.key.starts_with(prefix));
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// The file an object lies in, whether or not it exists; always below its bucket.
+    pub fn local_path(&self, bucket: &str, key: &str) -> Result<PathBuf> {
+        let (store, path) = self.place(bucket, key)?;
+        store.path_of(&path)
+    }
+
+    fn local(&self, bucket: &str) -> Result<DurableLocal> {
+        names::check_bucket(bucket)?;
+        let folder = self.root.join(bucket);
+        if !folder.is_dir() {
+            return Err(Error::not_found(format!("bucket {bucket:?} does not exist")));
+        }
+        let inner =
+            LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed("open", bucket, "", e))?;
+        Ok(DurableLocal::new(inner, self.root.join(durable::ASIDE)))
+    }
+
+    fn place(&self, bucket: &str, key: &str) -> Result<(DurableLocal, Key)> {
+        let path = names::check_key(key)?;
+        Ok((self.local(bucket)?, path))
+    }
+}
+
+fn meta_of(meta: object_store::ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        key: meta.location.to_string(),
+        bytes: meta.size,
+        modified_at: Timestamp(meta.last_modified.timestamp_millis()),
+        etag: meta.e_tag.unwrap_or_default(),
+    }
+}
+
+fn failed(doing: &str, bucket: &str, key: &str, cause: object_store::Error) -> Error {
+    let kind = match &cause {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        object_store::Error::InvalidPath { .. } => ErrorKind::Invalid,
+        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
+            ErrorKind::Unsupported
+        }
+        other if is_full(other) => ErrorKind::Exhausted,
+        _ => ErrorKind::Unavailable,
+    };
+    let what =
+        if kind == ErrorKind::NotFound { "no such object".to_owned() } else { cause.to_string() };
+    Error::new(kind, format!("{doing} {bucket}/{key}: {what}")).with_source(cause)
+}
+
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
+        || error.source().is_some_and(is_full)
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal(format!("file work ended: {e}")))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Buckets) {
+        let folder = tempfile::tempdir().unwrap();
+        let buckets = Buckets::open(folder.path()).unwrap();
+        buckets.create_bucket("lake").unwrap();
+        (folder, buckets)
+    }
+
+    #[tokio::test]
+    async fn objects_are_written_read_listed_and_removed() {
+        let (_folder, buckets) = store();
+        let put = |key: &'static str| buckets.put("lake", key, Bytes::from_static(b"hello"));
+        let meta = put("raw/2026/01/a b+ü.json").await.unwrap();
+        assert_eq!((meta.key.as_str(), meta.bytes), ("raw/2026/01/a b+ü.json", 5));
+        put("raw/2026/02/x").await.unwrap();
+        put("rawer").await.unwrap();
+        assert_eq!(&buckets.get("lake", &meta.key).await.unwrap()[..], b"hello");
+        assert_eq!(&buckets.get_range("lake", &meta.key, 1..3).await.unwrap()[..], b"el");
+        let keys = |prefix: &'static str| {
+            let buckets = buckets.clone();
+            async move {
+                let found = buckets.list("lake", prefix).await.unwrap();
+                found.into_iter().map(|o| o.key).collect::<Vec<_>>()
+            }
+        };
+        assert_eq!(keys("raw/").await, ["raw/2026/01/a b+ü.json", "raw/2026/02/x"]);
+        assert_eq!(keys("raw").await.len(), 3);
+        assert_eq!(keys("raw/2026/0").await.len(), 2);
+        assert!(keys("nothing/here").await.is_empty());
+        assert!(buckets.delete("lake", "rawer").await.unwrap());
+        assert!(!buckets.delete("lake", "rawer").await.unwrap());
+        assert_eq!(buckets.get("lake", "rawer").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn no_name_leaves_its_bucket() {
+        let (folder, buckets) = store();
+        let canary = folder.path().join("canary");
+        std::fs::write(&canary, b"untouched").unwrap();
+        let long = "x".repeat(1025);
+        for key in [
+            "",
+            "/",
+            "../canary",
+            "a/../../canary",
+            "./a",
+            "a/.",
+            "a//b",
+            "a\0b",
+            &long,
+            "a/",
+            "/a",
+        ] {
+            let refused = buckets.put("lake", key, Bytes::from_static(b"bad")).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{key:?}: {refused}");
+        }
+        for key in ["%2e%2e/canary", "a%2f..%2fb", "..a", "a..", "C:\\x", "-rf", "~"] {
+            buckets.put("lake", key, Bytes::from_static(b"odd")).await.unwrap();
+            let path = buckets.local_path("lake", key).unwrap();
+            assert!(
+                path.starts_with(folder.path().join("lake")),
+                "{key:?} is at {}",
+                path.display()
+            );
+            assert_eq!(&buckets.get("lake", key).await.unwrap()[..], b"odd", "{key:?}");
+        }
+        assert_eq!(buckets.list("lake", "").await.unwrap().len(), 7);
+        for bucket in ["", "ab", "Upper", "a/b", "..", ".tmp", "a..b", "-ab", "under_score"] {
+            assert_eq!(
+                buckets.create_bucket(bucket).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{bucket:?}"
+            );
+        }
+        assert_eq!(std::fs::read(&canary).unwrap(), b"untouched");
+    }
+
+    #[tokio::test]
+    async fn a_key_below_an_object_is_refused_clearly() {
+        let (_folder, buckets) = store();
+        buckets.put("lake", "k", Bytes::from_static(b"1")).await.unwrap();
+        let error = buckets.put("lake", "k/sub", Bytes::from_static(b"2")).await.unwrap_err();
+        assert!(error.to_string().contains("k/sub"), "{error}");
+        assert_eq!(&buckets.get("lake", "k").await.unwrap()[..], b"1");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn d2_a_lister_racing_puts_sees_only_whole_objects() {
+        let (folder, buckets) = store();
+        let body = Bytes::from(vec![7u8; 64 * 1024]);
+        let writer = tokio::spawn({
+            let (buckets, body, staged) =
+                (buckets.clone(), body.clone(), folder.path().join("staged"));
+            async move {
+                for index in 0..300 {
+                    let key = format!("t/{:03}", index % 50);
+                    if index % 3 == 0 {
+                        std::fs::write(&staged, &body).unwrap();
+                        buckets.publish_file(&staged, "lake", &key).await.unwrap();
+                    } else {
+                        buckets.put("lake", &key, body.clone()).await.unwrap();
+                    }
+                }
+            }
+        });
+        let mut seen = 0;
+        while !writer.is_finished() {
+            for object in buckets.list("lake", "t/").await.unwrap() {
+                assert_eq!(object.bytes, body.len() as u64, "{}", object.key);
+                assert_eq!(buckets.get("lake", &object.key).await.unwrap(), body);
+                seen += 1;
+            }
+        }
+        writer.await.unwrap();
+        assert!(seen > 0);
+    }
+
+    #[tokio::test]
+    async fn buckets_are_listed_and_only_empty_ones_removed() {
+        let (_folder, buckets) = store();
+        buckets.ensure_bucket("lake").unwrap();
+        buckets.create_bucket("other").unwrap();
+        assert_eq!(buckets.list_buckets().unwrap(), ["lake", "other"]);
+        assert_eq!(buckets.create_bucket("lake").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        buckets.put("lake", "a/b", Bytes::new()).await.unwrap();
+        assert_eq!(buckets.delete_bucket("lake").await.unwrap_err().kind(), ErrorKind::Conflict);
+        buckets.delete("lake", "a/b").await.unwrap();
+        buckets.delete_bucket("lake").await.unwrap();
+        assert_eq!(buckets.list("lake", "").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
