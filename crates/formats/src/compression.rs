@@ -68,9 +68,9 @@ pub fn decode<'a>(mut input: impl Read + Send + 'a) -> Result<Box<dyn Read + Sen
     let whole: Chain<Cursor<Vec<u8>>, _> = Cursor::new(start).chain(input);
     match packing {
         Compression::None => Ok(Box::new(whole)),
-        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(
-            READ_BYTES, whole,
-        )))),
+        Compression::Gzip => {
+            Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, whole))))
+        }
         Compression::Zstd => {
             let decoder = zstd::stream::read::Decoder::new(whole)
                 .map_err(|cause| Error::io("starting a zstd decoder", cause))?;

@@ -54,6 +54,8 @@ pub fn from_arrow(data_type: &DataType) -> Result<String> {
         | DataType::ListView(item)
         | DataType::LargeListView(item)
         | DataType::FixedSizeList(item, _) => format!("array<{}>", from_arrow(item.data_type())?),
+        // Hive has no struct without fields; text such as `{}` can hold it.
+        DataType::Struct(fields) if fields.is_empty() => "string".into(),
         DataType::Struct(fields) => format!("struct<{}>", struct_fields(fields)?),
         DataType::Map(entries, _) => map_entries(entries)?,
         DataType::Dictionary(_, value) => from_arrow(value)?,
@@ -91,10 +93,8 @@ fn is_plain(letter: char) -> bool {
 
 /// The Arrow field names of a map, as the Parquet format spells them.
 pub(crate) fn map_of(key: DataType, value: DataType) -> DataType {
-    let entries = Fields::from(vec![
-        Field::new("key", key, false),
-        Field::new("value", value, true),
-    ]);
+    let entries =
+        Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false)
 }
 
@@ -279,9 +279,21 @@ mod tests {
     #[test]
     fn types_come_back_as_they_went() {
         for text in [
-            "boolean", "tinyint", "smallint", "int", "bigint", "float", "double", "string",
-            "binary", "date", "timestamp", "decimal(10,2)", "array<array<int>>",
-            "struct<a:int,b:struct<c:string,PM2.5:double>>", "map<string,array<double>>",
+            "boolean",
+            "tinyint",
+            "smallint",
+            "int",
+            "bigint",
+            "float",
+            "double",
+            "string",
+            "binary",
+            "date",
+            "timestamp",
+            "decimal(10,2)",
+            "array<array<int>>",
+            "struct<a:int,b:struct<c:string,PM2.5:double>>",
+            "map<string,array<double>>",
             "struct<`a:b`:int,`x``y`:string,``:int>",
         ] {
             check(text, text);

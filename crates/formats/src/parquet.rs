@@ -161,7 +161,8 @@ impl Writer {
         let Writer { path, inner, rows, .. } = self;
         let file = inner.into_inner().map_err(|cause| failed(&path, "closing", cause))?;
         let synced = file.sync_all().and_then(|()| file.metadata());
-        let meta = synced.map_err(|cause| Error::io(format!("syncing {}", path.display()), cause))?;
+        let meta =
+            synced.map_err(|cause| Error::io(format!("syncing {}", path.display()), cause))?;
         Ok(Written { path, rows, bytes: meta.len() })
     }
 }
@@ -316,9 +317,10 @@ impl Reader {
     /// # Errors
     /// [`ErrorKind::Invalid`] for a column beyond the schema, [`ErrorKind::Corrupt`].
     pub fn batches(&self, projection: Option<&[usize]>, batch_rows: usize) -> Result<Batches> {
-        let file = self.file.try_clone().map_err(|cause| {
-            Error::io(format!("opening {} again", self.path.display()), cause)
-        })?;
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|cause| Error::io(format!("opening {} again", self.path.display()), cause))?;
         if let Some(beyond) = projection
             .and_then(|picked| picked.iter().find(|&&at| at >= self.schema().fields().len()))
         {
@@ -493,20 +495,21 @@ mod tests {
                 reader.batches(Some(&[1]), 5000).unwrap().collect::<Result<_>>().unwrap();
             assert_eq!(one.iter().map(RecordBatch::num_columns).max(), Some(1));
         }
-        assert!(Writer::create(
-            &dir.path().join("Zstd.parquet"),
-            batch(0, 1).schema(),
-            &WriterOptions::default()
-        )
-        .is_err());
+        assert!(
+            Writer::create(
+                &dir.path().join("Zstd.parquet"),
+                batch(0, 1).schema(),
+                &WriterOptions::default()
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn a_rolling_writer_starts_new_files_and_loses_no_row() {
         let dir = tempfile::tempdir().unwrap();
         let options = WriterOptions::default();
-        let mut rolling =
-            Rolling::new(dir.path(), "part", batch(0, 1).schema(), options, 20_000);
+        let mut rolling = Rolling::new(dir.path(), "part", batch(0, 1).schema(), options, 20_000);
         for from in 0..20 {
             rolling.write(&batch(from * 1000, 1000)).unwrap();
         }

@@ -397,8 +397,7 @@ impl Column {
                 *rows = 0;
                 let arrays: Vec<ArrayRef> =
                     columns.iter_mut().map(Column::finish).collect::<Result<_>>()?;
-                let made =
-                    StructArray::try_new_with_length(fields.clone(), arrays, nulls, len);
+                let made = StructArray::try_new_with_length(fields.clone(), arrays, nulls, len);
                 Arc::new(made.map_err(bug)?)
             }
             Data::Map { offsets: ends, keys, values, entries } => {
@@ -434,13 +433,7 @@ fn single_holds(value: f64) -> bool {
 }
 
 /// Appends a value that is no string to a column of text, as it is written.
-fn verbatim(
-    buf: &[u8],
-    at: usize,
-    depth: usize,
-    out: &mut Vec<u8>,
-    misfit: &mut Misfit,
-) -> Step {
+fn verbatim(buf: &[u8], at: usize, depth: usize, out: &mut Vec<u8>, misfit: &mut Misfit) -> Step {
     let end = lex::skip_value(buf, at, depth, misfit)?;
     if misfit.is_none() {
         // Strings within were checked, and everything else in JSON is ASCII.
@@ -495,9 +488,7 @@ fn append_struct(
 
 /// Finds a field, the expected one first: devices send their keys in one order.
 fn position(fields: &Fields, name: &[u8], expected: usize) -> Option<usize> {
-    let is = |index: usize| {
-        fields.get(index).is_some_and(|field| field.name().as_bytes() == name)
-    };
+    let is = |index: usize| fields.get(index).is_some_and(|field| field.name().as_bytes() == name);
     if is(expected) {
         return Some(expected);
     }

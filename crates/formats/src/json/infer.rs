@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use base::Result;
@@ -36,8 +35,8 @@ impl Default for InferOptions {
 #[derive(Clone, Debug)]
 pub struct Inferred {
     /// Columns in the order of their first appearance, all nullable. One that was null in
-    /// every record has the type `Null`, which [`merge`] gives way and whose Hive name is
-    /// `string`.
+    /// every record has the type `Null`, which gives way in [`merge`] and is a `string` in
+    /// Hive's language, and so has a struct in which no field was ever seen.
     pub schema: Schema,
     /// Good records.
     pub records: u64,
@@ -121,14 +120,17 @@ fn widen(first: &DataType, second: &DataType) -> DataType {
     let whole = |data_type: &DataType| {
         [Int8, Int16, Int32, Int64].iter().position(|known| known == data_type)
     };
-    let number = |data_type: &DataType| {
-        whole(data_type).is_some() || matches!(data_type, Float32 | Float64)
-    };
+    let number =
+        |data_type: &DataType| whole(data_type).is_some() || matches!(data_type, Float32 | Float64);
     match (first, second) {
         (same, other) if same == other => same.clone(),
         (Null, other) | (other, Null) => other.clone(),
         (a, b) if whole(a).is_some() && whole(b).is_some() => {
-            if whole(a) > whole(b) { a.clone() } else { b.clone() }
+            if whole(a) > whole(b) {
+                a.clone()
+            } else {
+                b.clone()
+            }
         }
         (a, b) if number(a) && number(b) => Float64,
         (List(a), List(b)) => hive::list_of(widen(a.data_type(), b.data_type())),
@@ -289,9 +291,9 @@ impl Kind {
         match (buf.get(at), self) {
             (Some(b'{'), Kind::Object(object)) => object.count_new(buf, at, depth, fresh),
             (Some(b'{'), Kind::Null) => Object::default().count_new(buf, at, depth, fresh),
-            (Some(b'['), Kind::Array(items)) => lex::array(buf, at, depth, |buf, at, depth| {
-                items.count_new(buf, at, depth, fresh)
-            }),
+            (Some(b'['), Kind::Array(items)) => {
+                lex::array(buf, at, depth, |buf, at, depth| items.count_new(buf, at, depth, fresh))
+            }
             (Some(b'['), Kind::Null) => lex::array(buf, at, depth, |buf, at, depth| {
                 Kind::Null.count_new(buf, at, depth, fresh)
             }),
@@ -307,21 +309,8 @@ impl Kind {
             Kind::BigInt => DataType::Int64,
             Kind::Double => DataType::Float64,
             Kind::Text => DataType::Utf8,
-            Kind::Array(items) => hive::list_of(settled(items.data_type())),
-            // A struct of no fields has no Hive type; its text is `{}`.
-            Kind::Object(object) if object.fields.is_empty() => DataType::Utf8,
-            Kind::Object(object) => DataType::Struct(
-                object
-                    .fields()
-                    .iter()
-                    .map(|f| Arc::new(Field::new(f.name(), settled(f.data_type().clone()), true)))
-                    .collect(),
-            ),
+            Kind::Array(items) => hive::list_of(items.data_type()),
+            Kind::Object(object) => DataType::Struct(object.fields()),
         }
     }
-}
-
-/// Nested values that were always null are text.
-fn settled(data_type: DataType) -> DataType {
-    if data_type == DataType::Null { DataType::Utf8 } else { data_type }
 }

@@ -575,9 +575,23 @@ mod tests {
     #[test]
     fn a_number_is_the_nearest_double() {
         for text in [
-            "0", "-0", "1", "-17", "0.1", "3.14", "1e22", "1e23", "123456789012345678",
-            "9007199254740993", "0.000001", "1.7976931348623157e308", "5e-324", "1e-400", "2.5E+3",
-            "12345678901234567890123", "0.30000000000000004",
+            "0",
+            "-0",
+            "1",
+            "-17",
+            "0.1",
+            "3.14",
+            "1e22",
+            "1e23",
+            "123456789012345678",
+            "9007199254740993",
+            "0.000001",
+            "1.7976931348623157e308",
+            "5e-324",
+            "1e-400",
+            "2.5E+3",
+            "12345678901234567890123",
+            "0.30000000000000004",
         ] {
             let buf = format!("{text},");
             let expect: f64 = text.parse().unwrap();
@@ -631,7 +645,10 @@ mod tests {
             found.decode(buf.as_bytes(), &mut out, &mut misfit);
             misfit.take().map_or_else(|| Ok(String::from_utf8(out).unwrap()), Err)
         };
-        assert_eq!(read("plain text, longer than a word").unwrap(), "plain text, longer than a word");
+        assert_eq!(
+            read("plain text, longer than a word").unwrap(),
+            "plain text, longer than a word"
+        );
         assert_eq!(read(r#"\"\\\/\b\f\n\r\t"#).unwrap(), "\"\\/\u{8}\u{c}\n\r\t");
         assert_eq!(read(r"\u00e9 \ud83d\ude00 é").unwrap(), "é 😀 é");
         assert!(read(r"\ud83d").unwrap_err().contains("surrogate"));

@@ -51,9 +51,11 @@ pub(super) struct Records<R> {
     at: usize,
     /// Valid bytes in `buf`.
     len: usize,
-    /// Bytes of the stream, and newlines in them, that were dropped from the buffer's front.
+    /// Bytes of the stream that were dropped from the buffer's front.
     dropped: u64,
+    /// Newlines of the stream before `buf[counted]`.
     lines: u64,
+    counted: usize,
     started: bool,
     ended: bool,
     failed: Option<Error>,
@@ -71,6 +73,7 @@ impl<R: Read> Records<R> {
             len: 0,
             dropped: 0,
             lines: 0,
+            counted: 0,
             started: false,
             ended: false,
             failed: None,
@@ -143,7 +146,7 @@ impl<R: Read> Records<R> {
             return None;
         }
         let buf = &self.buf[..self.len];
-        let mut end = Boundary::default().find(&buf[self.at + 1..]).map(|found| self.at + 1 + found);
+        let mut end = Boundary::default().find(&buf[self.at..]).map(|found| self.at + found);
         if matches!(fault.why, Why::Expected(_)) && fault.at > self.at && buf[fault.at] == b'{' {
             end = Some(end.map_or(fault.at, |end| end.min(fault.at)));
         }
@@ -163,7 +166,8 @@ impl<R: Read> Records<R> {
             None if full => {
                 self.passing = Some(Boundary::default());
                 let kept = self.at + self.record_bytes_max;
-                let cut = format!("{reason}; only its first {} bytes are kept", self.record_bytes_max);
+                let cut =
+                    format!("{reason}; only its first {} bytes are kept", self.record_bytes_max);
                 Some(self.set_aside(kept, cut))
             }
             None => {
@@ -194,6 +198,7 @@ impl<R: Read> Records<R> {
 
     #[cold]
     fn set_aside(&mut self, end: usize, reason: String) -> BadRecord {
+        self.count_lines();
         let mut raw = &self.buf[self.at..end];
         while let [rest @ .., last] = raw
             && is_space(*last)
@@ -202,7 +207,7 @@ impl<R: Read> Records<R> {
         }
         let bad = BadRecord {
             position: self.bytes(),
-            line: 1 + self.lines + newlines(&self.buf[..self.at]),
+            line: 1 + self.lines,
             raw: Bytes::copy_from_slice(raw),
             reason,
         };
@@ -210,9 +215,15 @@ impl<R: Read> Records<R> {
         bad
     }
 
+    fn count_lines(&mut self) {
+        self.lines += newlines(&self.buf[self.counted..self.at]);
+        self.counted = self.at;
+    }
+
     /// Reads more, keeping everything from `self.at` on.
     fn fill(&mut self) {
-        self.lines += newlines(&self.buf[..self.at]);
+        self.count_lines();
+        self.counted = 0;
         self.dropped += self.at as u64;
         self.buf.copy_within(self.at..self.len, 0);
         self.len -= self.at;

@@ -115,10 +115,7 @@ impl<R: Read> Scan<R> {
     /// # Errors
     /// When the stream cannot be read on, once, after everything before that place was
     /// handed out.
-    pub fn next_batch(
-        &mut self,
-        sink: &mut dyn FnMut(BadRecord),
-    ) -> Result<Option<RecordBatch>> {
+    pub fn next_batch(&mut self, sink: &mut dyn FnMut(BadRecord)) -> Result<Option<RecordBatch>> {
         if let Some(failed) = self.failed.take() {
             return Err(failed);
         }
@@ -409,9 +406,8 @@ impl Shapes {
             self.all[self.oldest] = shape;
             self.oldest = (self.oldest + 1) % SHAPES;
         }
-        let shared = |a: &Shape, b: &Shape| {
-            a.parts.iter().zip(&b.parts).take_while(|(a, b)| a == b).count()
-        };
+        let shared =
+            |a: &Shape, b: &Shape| a.parts.iter().zip(&b.parts).take_while(|(a, b)| a == b).count();
         self.shared =
             self.all.iter().map(|a| self.all.iter().map(|b| shared(a, b)).collect()).collect();
     }
