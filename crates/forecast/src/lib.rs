@@ -1,1 +1,35 @@
-//! The words and measures of forecasting: series, calendar, quantiles, metrics, backtest, baselines.
+//! The words and measures of forecasting: series, calendar, quantiles, metrics, backtest,
+//! baselines.
+//!
+//! Pure: no I/O, no clock, no async. Whoever reads data hands in a [`Dataset`], whoever
+//! forecasts implements [`Predictor`], whoever learns implements [`Estimator`]; the names
+//! follow GluonTS. It does not know DeepAR, objects or HTTP.
+//!
+//! ```
+//! use forecast::{Frequency, PredictOptions, Predictor, SeasonalNaive, jsonl};
+//!
+//! let lines = r#"{"start": "2021-02-05 00:00:00", "target": [3, 1, null, 3, 1, 2, 3, 1, 2]}"#;
+//! let data = jsonl::read(lines.as_bytes(), "H".parse()?)?;
+//! let naive = SeasonalNaive::new(Frequency::HOURLY, 3, 2)?;
+//! let forecasts = naive.predict(&data.series, &PredictOptions::default())?;
+//! assert_eq!(forecasts[0].mean, [3.0, 1.0]);
+//! assert_eq!(forecasts[0].start.to_string(), "2021-02-05 09:00:00");
+//! # Ok::<(), base::Error>(())
+//! ```
+
+mod backtest;
+mod baseline;
+mod calendar;
+pub mod jsonl;
+mod metrics;
+mod predict;
+mod series;
+mod train;
+
+pub use backtest::backtest;
+pub use baseline::{SeasonalNaive, normal_quantile};
+pub use calendar::{DateTime, Frequency, Parts, Unit};
+pub use metrics::{Scorer, Scores, seasonal_error};
+pub use predict::{Forecast, PredictOptions, Predictor, check_quantiles};
+pub use series::{Dataset, Summary, TimeSeries};
+pub use train::{EpochReport, Estimator, Silent, TrainReport, Trained, TrainingObserver};
