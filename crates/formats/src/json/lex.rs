@@ -390,7 +390,7 @@ impl Number {
     /// Notes a number that no double can hold: it is refused wherever it stands.
     #[inline]
     pub(super) fn check(&self, buf: &[u8], misfit: &mut Misfit) {
-        let small = self.digits < 300 && self.power < 0 || self.plain && self.digits < 300;
+        let small = self.digits < 300 && (self.power < 0 || self.plain);
         if !small && self.as_f64(buf).is_none() {
             misfit.note(|| format!("number {} is beyond a double", shorten(self.text(buf))));
         }
