@@ -1,1 +1,299 @@
 //! MQTT 3.1.1 and 5 over TCP and mutual TLS; acknowledges when the journal says durable.
+//!
+//! What it promises:
+//!
+//! * A PUBACK (PUBREC at QoS 2) is a receipt from stable storage, pipelined: nobody waits for
+//!   the disk before sending more.
+//! * A full journal holds publishers back; nothing is dropped. A failed journal acknowledges
+//!   nothing.
+//! * A slow subscriber gets everything, from the log, in bounded memory; nobody else notices.
+//! * A certificate that is not active gets no MQTT byte interpreted, and a revoked one loses
+//!   its live connections.
+//!
+//! What it does not know: who reads the log, what a rule is, where certificates are kept.
+//!
+//! ```text
+//! listen ─▶ connect ─▶ connection ─append─▶ journal ─▶ hub ─mailbox─▶ feed ─▶ connection
+//!   TLS      CONNECT    codec, session         ▲                        │ when behind
+//!   identity            acknowledgements       └──────── reads ─────────┘
+//! ```
+//!
+//! Not supported, and said so to clients: retained messages, shared subscriptions, subscription
+//! identifiers, enhanced authentication. Sessions live as long as the process; after a restart
+//! CONNACK says so.
+
+mod auth;
+pub mod bench;
+mod codec;
+mod connect;
+mod connection;
+mod counters;
+mod feed;
+mod hub;
+mod listen;
+mod session;
+mod sessions;
+mod settings;
+mod subscription;
+mod tap;
+mod trie;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use base::{Clock, Error, ErrorKind, MessageRef, Result, TopicFilter};
+use journal::{Batch, Journal};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info};
+
+pub use auth::{Authenticator, Identity, Refusal};
+pub use counters::{Metric, Stats};
+pub use sessions::SessionInfo;
+pub use settings::Settings;
+pub use tap::{Tap, Tapped};
+
+use codec::Will;
+use counters::Counters;
+use hub::{Hub, lock};
+use sessions::{Kick, Sessions};
+
+/// How often sessions are looked through for those that expired and wills that are due.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Why live connections are closed from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The certificate is no longer active: will messages are not published.
+    Revoked,
+    /// An operator's wish.
+    Administrative,
+}
+
+/// The broker. One for all listeners of a node.
+pub struct Broker {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) auth: Arc<dyn Authenticator>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: Settings,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) sessions: Sessions,
+    pub(crate) handshakes: Semaphore,
+    taps: AtomicUsize,
+    failed: AtomicBool,
+    /// Wills that the full journal did not take; at most one per session.
+    wills: Mutex<VecDeque<(String, String, Will)>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    hub: std::thread::JoinHandle<()>,
+    sweeper: JoinHandle<()>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Makes a broker and starts its hub thread and its sweeping task. To be called within a
+    /// tokio runtime; [`close`](Self::close) ends both. Refuses settings that cannot work.
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        auth: Arc<dyn Authenticator>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> Result<Arc<Broker>> {
+        settings.check()?;
+        let counters = Arc::<Counters>::default();
+        let hub = Hub::new(Arc::clone(&journal), Arc::clone(&counters), &settings);
+        let broker = Arc::new(Broker {
+            journal,
+            auth,
+            clock,
+            sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters)),
+            handshakes: Semaphore::new(settings.handshakes_max),
+            settings,
+            counters,
+            hub: Arc::clone(&hub),
+            taps: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            wills: Mutex::default(),
+            threads: Mutex::default(),
+        });
+        let hub = std::thread::Builder::new()
+            .name("broker-hub".into())
+            .spawn(move || hub.run())
+            .map_err(|cause| Error::io("failed to start the broker's hub thread", cause))?;
+        let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker)));
+        *lock(&broker.threads) = Some(Threads { hub, sweeper });
+        Ok(broker)
+    }
+
+    /// Serves plain MQTT until `shutdown` turns true (or its sender is gone), then lets pending
+    /// acknowledgements out. An error means that connections had to be cut.
+    pub async fn serve_tcp(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<()> {
+        self.serve(listener, None, shutdown).await
+    }
+
+    /// Serves MQTT over TLS. `tls` must demand client certificates of our authority.
+    pub async fn serve_tls(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<()> {
+        self.serve(listener, Some(tls), shutdown).await
+    }
+
+    async fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<()> {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, tls = tls.is_some(), "listening for MQTT");
+        }
+        listen::serve(self, listener, tls, shutdown).await
+    }
+
+    /// Ends the hub and the sweeper, after the listeners have ended. Messages are no longer
+    /// delivered; nothing that was acknowledged depends on it.
+    pub async fn close(&self) {
+        let threads = lock(&self.threads).take();
+        let Some(Threads { hub, sweeper }) = threads else { return };
+        sweeper.abort();
+        self.hub.stop();
+        let joined = tokio::task::spawn_blocking(move || hub.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            error!("the broker's hub thread panicked; subscribers missed messages");
+        }
+    }
+
+    /// The counters now.
+    pub fn stats(&self) -> Stats {
+        self.counters.stats()
+    }
+
+    /// Every session, connected or kept, by client id.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.list()
+    }
+
+    /// Closes every live connection of `principal`; gives how many. Each ends as soon as its
+    /// task runs. To be called after the registry refuses the principal, so that it cannot
+    /// come back.
+    pub fn disconnect_principal(&self, principal: &str, reason: Disconnect) -> usize {
+        let kick = match reason {
+            Disconnect::Revoked => Kick::Revoked,
+            Disconnect::Administrative => Kick::Administrative,
+        };
+        self.sessions.kick_principal(principal, kick)
+    }
+
+    /// Everything that `filter` selects from now on.
+    pub fn tap(self: &Arc<Self>, filter: TopicFilter) -> Result<Tap> {
+        if self.taps.fetch_add(1, Ordering::SeqCst) >= self.settings.taps_max {
+            self.tap_closed();
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("{} taps are open already; close one first", self.settings.taps_max),
+            ));
+        }
+        Ok(Tap::open(Arc::clone(self), filter))
+    }
+
+    pub(crate) fn tap_closed(&self) {
+        self.taps.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the journal was seen to have failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_failure(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// How long a session that asks for `secs` is kept; `None` for not at all.
+    pub(crate) fn kept_for(&self, secs: u32) -> Option<Duration> {
+        let secs = secs.min(self.settings.session_expiry_secs_max);
+        (secs > 0).then(|| Duration::from_secs(u64::from(secs)))
+    }
+
+    /// Logs a will; one that the full journal does not take is tried again by the sweeper.
+    pub(crate) fn publish_will(&self, client_id: &str, principal: &str, will: Will) {
+        match self.log_will(client_id, principal, &will) {
+            Ok(()) => self.counters.wills.one(),
+            Err(full) if full.kind() == ErrorKind::Exhausted => {
+                let mut wills = lock(&self.wills);
+                if wills.len() < self.settings.sessions_max {
+                    wills.push_back((client_id.to_owned(), principal.to_owned(), will));
+                } else {
+                    self.counters.refused_journal.one();
+                    error!(client_id, "a will is lost: the journal is full and so is the queue");
+                }
+            }
+            Err(cause) => {
+                self.counters.refused_journal.one();
+                error!(client_id, %cause, "a will is lost");
+            }
+        }
+    }
+
+    fn log_will(&self, client_id: &str, principal: &str, will: &Will) -> Result<()> {
+        let message = MessageRef {
+            topic: &will.topic,
+            payload: &will.payload,
+            client_id,
+            principal,
+            received_at: self.clock.now(),
+            qos: will.qos,
+            retain: false,
+        };
+        let mut batch = Batch::new();
+        batch.push(|out| message.encode_with_properties(&will.properties, out))?;
+        self.journal.append(&batch, None)?;
+        self.counters.logged.one();
+        Ok(())
+    }
+
+    fn retry_wills(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.wills));
+        for (client_id, principal, will) in waiting {
+            self.publish_will(&client_id, &principal, will);
+        }
+    }
+}
+
+/// Expires sessions and publishes wills that are due, for as long as the broker lives.
+async fn sweep(broker: Weak<Broker>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(broker) = broker.upgrade() else { return };
+        for (client_id, identity, will) in broker.sessions.sweep(Instant::now()) {
+            broker.publish_will(&client_id, &identity.principal, will);
+        }
+        broker.retry_wills();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.hub.stop();
+    }
+}

@@ -1,0 +1,889 @@
+//! Bytes to packets and back, for both protocol versions. No I/O, no state.
+//!
+//! The packets of every message (PUBLISH and its acknowledgements) are read and written here,
+//! borrowed from the socket's bytes: parsing them into the owned packets of `mqtt-protocol-core`
+//! costs more than all the rest of the broker together. Everything else goes through that
+//! crate; it is also the oracle against which the tests compare what is read here.
+//!
+//! Invariants
+//! * Nothing is allocated from a length that a packet claims.
+//! * A packet that is read was consumed to its last byte; flags and reserved bits were checked.
+
+use std::borrow::Cow;
+
+use base::QoS;
+use mqtt_protocol_core::mqtt::packet::{
+    AssignedClientIdentifier, MaximumPacketSize, Property, PropertyId, Qos, ReasonString,
+    ReceiveMaximum, RetainAvailable, ServerKeepAlive, SessionExpiryInterval,
+    SharedSubscriptionAvailable, SubEntry, SubscriptionIdentifierAvailable, TopicAliasMaximum,
+    v3_1_1, v5_0,
+};
+use mqtt_protocol_core::mqtt::result_code::{
+    ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, SubackReasonCode,
+    SubackReturnCode, UnsubackReasonCode,
+};
+
+/// The protocol a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V4,
+    V5,
+}
+
+/// Why a connection must end: an MQTT 5 reason code and the story for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) code: DisconnectReasonCode,
+    pub(crate) why: Cow<'static, str>,
+}
+
+impl Fault {
+    pub(crate) fn new(code: DisconnectReasonCode, why: impl Into<Cow<'static, str>>) -> Self {
+        Fault { code, why: why.into() }
+    }
+
+    pub(crate) fn malformed(why: &'static str) -> Self {
+        Fault::new(DisconnectReasonCode::MalformedPacket, why)
+    }
+
+    pub(crate) fn protocol(why: &'static str) -> Self {
+        Fault::new(DisconnectReasonCode::ProtocolError, why)
+    }
+}
+
+/// The packet types a server may receive, and the flags each must carry.
+pub(crate) mod kind {
+    pub(crate) const CONNECT: u8 = 1;
+    pub(crate) const PUBLISH: u8 = 3;
+    pub(crate) const PUBACK: u8 = 4;
+    pub(crate) const PUBREC: u8 = 5;
+    pub(crate) const PUBREL: u8 = 6;
+    pub(crate) const PUBCOMP: u8 = 7;
+    pub(crate) const SUBSCRIBE: u8 = 8;
+    pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const PINGREQ: u8 = 12;
+    pub(crate) const DISCONNECT: u8 = 14;
+    pub(crate) const AUTH: u8 = 15;
+}
+
+/// One packet, still as bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) body: &'a [u8],
+    /// Bytes of the whole packet, head included.
+    pub(crate) bytes: usize,
+}
+
+/// The next packet of `input`, or `None` while it is not all there. `bytes_max` bounds the
+/// whole packet and is checked as soon as the length is known.
+pub(crate) fn frame(input: &[u8], bytes_max: usize) -> Result<Option<Frame<'_>>, Fault> {
+    let Some((&first, rest)) = input.split_first() else { return Ok(None) };
+    let Some((length, digits)) = variable_integer(rest)? else { return Ok(None) };
+    let head = 1 + digits;
+    if head + length > bytes_max {
+        return Err(Fault::new(
+            DisconnectReasonCode::PacketTooLarge,
+            format!("packet of {} bytes; at most {bytes_max} are taken", head + length),
+        ));
+    }
+    let (kind, flags) = (first >> 4, first & 0x0f);
+    let expected = match kind {
+        kind::PUBLISH => flags,
+        kind::PUBREL | kind::SUBSCRIBE | kind::UNSUBSCRIBE => 0b0010,
+        _ => 0,
+    };
+    if flags != expected {
+        return Err(Fault::malformed("reserved flags are set"));
+    }
+    let Some(body) = rest.get(digits..digits + length) else { return Ok(None) };
+    Ok(Some(Frame { kind, flags, body, bytes: head + length }))
+}
+
+/// A variable byte integer and its length in bytes, or `None` while bytes are missing.
+fn variable_integer(input: &[u8]) -> Result<Option<(usize, usize)>, Fault> {
+    let mut value = 0_usize;
+    for (at, &byte) in input.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            // A longer form than needed is malformed (MQTT 5, 1.5.5).
+            if at > 0 && byte == 0 {
+                return Err(Fault::malformed("a length is not in its shortest form"));
+            }
+            return Ok(Some((value, at + 1)));
+        }
+    }
+    if input.len() < 4 { Ok(None) } else { Err(Fault::malformed("a length has five digits")) }
+}
+
+/// A cursor over the body of a packet.
+struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], Fault> {
+        let (taken, rest) =
+            self.0.split_at_checked(bytes).ok_or(Fault::malformed("a packet ends too early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, Fault> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, Fault> {
+        let bytes = self.take(2)?;
+        Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn binary(&mut self) -> Result<&'a [u8], Fault> {
+        let bytes = usize::from(self.u16()?);
+        self.take(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Fault> {
+        let bytes = self.binary()?;
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_not_utf8| Fault::malformed("a string is not UTF-8"))?;
+        if bytes.contains(&0) {
+            return Err(Fault::malformed("a string holds U+0000"));
+        }
+        Ok(text)
+    }
+
+    fn packet_id(&mut self) -> Result<u16, Fault> {
+        match self.u16()? {
+            0 => Err(Fault::malformed("packet id 0")),
+            id => Ok(id),
+        }
+    }
+}
+
+/// A PUBLISH, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Publish<'a> {
+    pub(crate) dup: bool,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// Empty when `alias` stands for it.
+    pub(crate) topic: &'a str,
+    /// 0 for QoS 0.
+    pub(crate) packet_id: u16,
+    pub(crate) alias: Option<u16>,
+    /// The property block as sent, without its length.
+    pub(crate) properties: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+/// Reads a PUBLISH.
+pub(crate) fn publish<'a>(version: Version, frame: &Frame<'a>) -> Result<Publish<'a>, Fault> {
+    let mut body = Body(frame.body);
+    let qos = match (frame.flags >> 1) & 0b11 {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        2 => QoS::ExactlyOnce,
+        _ => return Err(Fault::malformed("quality of service 3")),
+    };
+    let dup = frame.flags & 0b1000 != 0;
+    if dup && qos == QoS::AtMostOnce {
+        return Err(Fault::malformed("DUP on quality of service 0"));
+    }
+    let topic = body.text()?;
+    let packet_id = if qos == QoS::AtMostOnce { 0 } else { body.packet_id()? };
+    let (properties, alias) = match version {
+        Version::V4 => (&[][..], None),
+        Version::V5 => publish_properties(&mut body)?,
+    };
+    if topic.is_empty() && alias.is_none() {
+        return Err(match version {
+            Version::V4 => Fault::malformed("an empty topic"),
+            Version::V5 => Fault::protocol("neither topic nor alias"),
+        });
+    }
+    let retain = frame.flags & 1 != 0;
+    Ok(Publish { dup, qos, retain, topic, packet_id, alias, properties, payload: body.0 })
+}
+
+fn publish_properties<'a>(body: &mut Body<'a>) -> Result<(&'a [u8], Option<u16>), Fault> {
+    let (length, digits) =
+        variable_integer(body.0)?.ok_or(Fault::malformed("a packet ends too early"))?;
+    body.take(digits)?;
+    let block = body.take(length)?;
+    if block.is_empty() {
+        return Ok((block, None));
+    }
+    let mut alias = None;
+    let mut seen = 0_u64;
+    for property in Properties(block) {
+        let (id, value) = property?;
+        if id != id::USER_PROPERTY && seen & (1 << id) != 0 {
+            return Err(Fault::protocol("a property is given twice"));
+        }
+        seen |= 1 << id;
+        match id {
+            id::TOPIC_ALIAS => alias = Some(u16::from_be_bytes([value[0], value[1]])),
+            id::PAYLOAD_FORMAT if value[0] > 1 => {
+                return Err(Fault::protocol("a payload format other than 0 and 1"));
+            }
+            id::RESPONSE_TOPIC if value[2..].iter().any(|byte| matches!(byte, b'+' | b'#')) => {
+                return Err(Fault::protocol("a response topic with a wildcard"));
+            }
+            _ => {}
+        }
+    }
+    Ok((block, alias))
+}
+
+/// The properties a client's PUBLISH may carry (MQTT 5, 3.3.2.3).
+mod id {
+    pub(super) const PAYLOAD_FORMAT: u8 = 1;
+    pub(super) const MESSAGE_EXPIRY: u8 = 2;
+    pub(super) const CONTENT_TYPE: u8 = 3;
+    pub(super) const RESPONSE_TOPIC: u8 = 8;
+    pub(super) const CORRELATION_DATA: u8 = 9;
+    pub(super) const SUBSCRIPTION_ID: u8 = 11;
+    pub(super) const TOPIC_ALIAS: u8 = 35;
+    pub(super) const USER_PROPERTY: u8 = 38;
+}
+
+/// Walks a PUBLISH's property block: identifier and raw value of each.
+struct Properties<'a>(&'a [u8]);
+
+impl<'a> Iterator for Properties<'a> {
+    type Item = Result<(u8, &'a [u8]), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let property = self.read();
+        if property.is_err() {
+            self.0 = &[];
+        }
+        Some(property)
+    }
+}
+
+impl<'a> Properties<'a> {
+    fn read(&mut self) -> Result<(u8, &'a [u8]), Fault> {
+        let mut body = Body(self.0);
+        let id = body.byte()?;
+        let start = body.0;
+        match id {
+            id::PAYLOAD_FORMAT => {
+                body.take(1)?;
+            }
+            id::MESSAGE_EXPIRY => {
+                body.take(4)?;
+            }
+            id::CONTENT_TYPE | id::RESPONSE_TOPIC => {
+                body.text()?;
+            }
+            id::CORRELATION_DATA => {
+                body.binary()?;
+            }
+            id::TOPIC_ALIAS => {
+                body.take(2)?;
+            }
+            id::USER_PROPERTY => {
+                body.text()?;
+                body.text()?;
+            }
+            id::SUBSCRIPTION_ID => {
+                return Err(Fault::protocol("a client may not send subscription identifiers"));
+            }
+            _ => return Err(Fault::malformed("a property that PUBLISH does not have")),
+        }
+        self.0 = body.0;
+        Ok((id, &start[..start.len() - body.0.len()]))
+    }
+}
+
+/// Appends to `out` the properties of `block` that a receiver must get: all but the alias.
+pub(crate) fn forwarded_properties(block: &[u8], out: &mut Vec<u8>) {
+    for (id, value) in Properties(block).flatten() {
+        if id != id::TOPIC_ALIAS {
+            out.push(id);
+            out.extend_from_slice(value);
+        }
+    }
+}
+
+/// Appends a property block without its message expiry; gives the expiry in seconds.
+pub(crate) fn without_expiry(block: &[u8], out: &mut Vec<u8>) -> Option<u32> {
+    let mut expiry = None;
+    for (id, value) in Properties(block).flatten() {
+        match (id, <[u8; 4]>::try_from(value)) {
+            (id::MESSAGE_EXPIRY, Ok(secs)) => expiry = Some(u32::from_be_bytes(secs)),
+            _ => {
+                out.push(id);
+                out.extend_from_slice(value);
+            }
+        }
+    }
+    expiry
+}
+
+/// The packet id and reason code of PUBACK, PUBREC, PUBREL or PUBCOMP.
+pub(crate) fn acknowledgement(version: Version, frame: &Frame<'_>) -> Result<(u16, u8), Fault> {
+    if let [high, low] = *frame.body {
+        let id = u16::from_be_bytes([high, low]);
+        return if id == 0 { Err(Fault::malformed("packet id 0")) } else { Ok((id, 0)) };
+    }
+    if version == Version::V4 {
+        return Err(Fault::malformed("an acknowledgement is not two bytes long"));
+    }
+    let body = frame.body;
+    // With a reason code; properties are checked and, being for the log only, dropped.
+    let (id, code, consumed) = match frame.kind {
+        kind::PUBACK => {
+            let (packet, consumed) = v5_0::Puback::parse(body).map_err(fault)?;
+            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
+        }
+        kind::PUBREC => {
+            let (packet, consumed) = v5_0::Pubrec::parse(body).map_err(fault)?;
+            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
+        }
+        kind::PUBREL => {
+            let (packet, consumed) = v5_0::Pubrel::parse(body).map_err(fault)?;
+            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
+        }
+        _ => {
+            let (packet, consumed) = v5_0::Pubcomp::parse(body).map_err(fault)?;
+            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
+        }
+    };
+    whole(frame, consumed)?;
+    Ok((id, code))
+}
+
+/// A will: published when its client goes without saying so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Will {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// The property block its receivers get.
+    pub(crate) properties: Vec<u8>,
+    pub(crate) delay_secs: u32,
+}
+
+/// A CONNECT, both versions alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connect {
+    pub(crate) version: Version,
+    pub(crate) client_id: String,
+    pub(crate) clean_start: bool,
+    pub(crate) keep_alive_secs: u16,
+    pub(crate) will: Option<Will>,
+    /// Seconds the session outlives the connection; `u32::MAX` for ever.
+    pub(crate) session_expiry_secs: u32,
+    /// How many QoS 1 and 2 messages the client takes unacknowledged.
+    pub(crate) receive_maximum: u16,
+    /// Largest packet the client takes.
+    pub(crate) packet_bytes_max: usize,
+    /// Whether it wants an authentication exchange, which we do not do.
+    pub(crate) wants_authentication: bool,
+}
+
+/// A CONNECT that cannot be taken, and how to say so.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// The protocol level is neither 4 nor 5; the answer depends on it.
+    Level(u8),
+    /// Malformed in a known version.
+    Fault(Version, Fault),
+    /// Not MQTT at all: no answer is due.
+    Noise(&'static str),
+}
+
+/// Reads a CONNECT.
+pub(crate) fn connect(frame: &Frame<'_>) -> Result<Connect, ConnectError> {
+    let body = frame.body;
+    if body.get(..9) == Some(b"\x00\x06MQIsdp\x03".as_slice()) {
+        return Err(ConnectError::Level(3));
+    }
+    let (Some(name), Some(&level), Some(&flags)) = (body.get(..6), body.get(6), body.get(7)) else {
+        return Err(ConnectError::Noise("a CONNECT too short to be one"));
+    };
+    if name != b"\x00\x04MQTT" {
+        return Err(ConnectError::Noise("a protocol name other than MQTT"));
+    }
+    let version = match level {
+        4 => Version::V4,
+        5 => Version::V5,
+        other => return Err(ConnectError::Level(other)),
+    };
+    let malformed = |why| Err(ConnectError::Fault(version, Fault::malformed(why)));
+    let (will, will_qos, will_retain) = (flags & 4 != 0, (flags >> 3) & 3, flags & 0x20 != 0);
+    if flags & 1 != 0 {
+        return malformed("the reserved flag of CONNECT is set");
+    }
+    if will_qos == 3 || (!will && (will_qos != 0 || will_retain)) {
+        return malformed("the will flags of CONNECT contradict each other");
+    }
+    let connect = match version {
+        Version::V4 => connect_v4(frame),
+        Version::V5 => connect_v5(frame),
+    }
+    .map_err(|fault| ConnectError::Fault(version, fault))?;
+    if connect.client_id.contains('\0') {
+        return malformed("the client id holds U+0000");
+    }
+    Ok(connect)
+}
+
+fn connect_v4(frame: &Frame<'_>) -> Result<Connect, Fault> {
+    let (packet, consumed) = v3_1_1::Connect::parse(frame.body).map_err(fault)?;
+    whole(frame, consumed)?;
+    let will = packet.will_flag().then(|| Will {
+        topic: packet.will_topic().unwrap_or_default().to_owned(),
+        payload: packet.will_payload().unwrap_or_default().to_owned(),
+        qos: qos(packet.will_qos()),
+        retain: packet.will_retain(),
+        properties: Vec::new(),
+        delay_secs: 0,
+    });
+    Ok(Connect {
+        version: Version::V4,
+        client_id: packet.client_id().to_owned(),
+        clean_start: packet.clean_start(),
+        keep_alive_secs: packet.keep_alive(),
+        will,
+        session_expiry_secs: if packet.clean_start() { 0 } else { u32::MAX },
+        receive_maximum: u16::MAX,
+        packet_bytes_max: usize::MAX,
+        wants_authentication: false,
+    })
+}
+
+fn connect_v5(frame: &Frame<'_>) -> Result<Connect, Fault> {
+    let (packet, consumed) = v5_0::Connect::parse(frame.body).map_err(fault)?;
+    whole(frame, consumed)?;
+    let mut connect = Connect {
+        version: Version::V5,
+        client_id: packet.client_id().to_owned(),
+        clean_start: packet.clean_start(),
+        keep_alive_secs: packet.keep_alive(),
+        will: None,
+        session_expiry_secs: 0,
+        receive_maximum: u16::MAX,
+        packet_bytes_max: usize::MAX,
+        wants_authentication: false,
+    };
+    for property in packet.props() {
+        match property {
+            Property::SessionExpiryInterval(secs) => connect.session_expiry_secs = secs.val(),
+            Property::ReceiveMaximum(count) if count.val() == 0 => {
+                return Err(Fault::protocol("receive maximum 0"));
+            }
+            Property::ReceiveMaximum(count) => connect.receive_maximum = count.val(),
+            Property::MaximumPacketSize(bytes) if bytes.val() == 0 => {
+                return Err(Fault::protocol("maximum packet size 0"));
+            }
+            Property::MaximumPacketSize(bytes) => {
+                connect.packet_bytes_max = usize::try_from(bytes.val()).unwrap_or(usize::MAX);
+            }
+            Property::AuthenticationMethod(_) | Property::AuthenticationData(_) => {
+                connect.wants_authentication = true;
+            }
+            // Topic aliases towards the client and response information are offers we need
+            // not take (3.1.2.11.5, 3.1.2.11.6); problem information concerns packets in which
+            // we never send any.
+            _ => {}
+        }
+    }
+    if packet.will_flag() {
+        connect.will = Some(will_v5(&packet));
+    }
+    Ok(connect)
+}
+
+fn will_v5(packet: &v5_0::Connect) -> Will {
+    let mut will = Will {
+        topic: packet.will_topic().unwrap_or_default().to_owned(),
+        payload: packet.will_payload().unwrap_or_default().to_owned(),
+        qos: qos(packet.will_qos()),
+        retain: packet.will_retain(),
+        properties: Vec::new(),
+        delay_secs: 0,
+    };
+    for property in packet.will_props() {
+        match property {
+            Property::WillDelayInterval(secs) => will.delay_secs = secs.val(),
+            other => will.properties.extend(other.to_continuous_buffer()),
+        }
+    }
+    will
+}
+
+/// One entry of a SUBSCRIBE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) filter: String,
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+}
+
+/// The packet id and entries of a SUBSCRIBE.
+pub(crate) fn subscribe(version: Version, frame: &Frame<'_>) -> Result<(u16, Vec<Wanted>), Fault> {
+    let id = Body(frame.body).packet_id()?;
+    let entries = match version {
+        Version::V4 => {
+            let (packet, consumed) = v3_1_1::Subscribe::parse(frame.body).map_err(fault)?;
+            whole(frame, consumed)?;
+            if packet.entries().iter().any(|entry| entry.sub_opts().to_buffer()[0] > 2) {
+                return Err(Fault::malformed("reserved subscription options are set"));
+            }
+            packet.entries().iter().map(wanted).collect::<Result<Vec<_>, _>>()?
+        }
+        Version::V5 => {
+            let (packet, consumed) = v5_0::Subscribe::parse(frame.body).map_err(fault)?;
+            whole(frame, consumed)?;
+            let identified =
+                |property: &Property| property.id() == PropertyId::SubscriptionIdentifier;
+            if packet.props().iter().any(identified) {
+                return Err(Fault::new(
+                    DisconnectReasonCode::SubscriptionIdentifiersNotSupported,
+                    "subscription identifiers are announced as unavailable",
+                ));
+            }
+            packet.entries().iter().map(wanted).collect::<Result<Vec<_>, _>>()?
+        }
+    };
+    Ok((id, entries))
+}
+
+fn wanted(entry: &SubEntry) -> Result<Wanted, Fault> {
+    if entry.topic_filter().contains('\0') {
+        return Err(Fault::malformed("a topic filter holds U+0000"));
+    }
+    Ok(Wanted {
+        filter: entry.topic_filter().to_owned(),
+        qos: qos(entry.sub_opts().qos()),
+        no_local: entry.sub_opts().nl(),
+    })
+}
+
+/// The packet id and filters of an UNSUBSCRIBE.
+pub(crate) fn unsubscribe(
+    version: Version,
+    frame: &Frame<'_>,
+) -> Result<(u16, Vec<String>), Fault> {
+    let id = Body(frame.body).packet_id()?;
+    let (filters, consumed): (Vec<String>, usize) = match version {
+        Version::V4 => {
+            let (packet, consumed) = v3_1_1::Unsubscribe::parse(frame.body).map_err(fault)?;
+            (packet.entries().iter().map(|filter| filter.as_str().to_owned()).collect(), consumed)
+        }
+        Version::V5 => {
+            let (packet, consumed) = v5_0::Unsubscribe::parse(frame.body).map_err(fault)?;
+            (packet.entries().iter().map(|filter| filter.as_str().to_owned()).collect(), consumed)
+        }
+    };
+    whole(frame, consumed)?;
+    if filters.is_empty() {
+        return Err(Fault::protocol("an UNSUBSCRIBE without filters"));
+    }
+    Ok((id, filters))
+}
+
+/// How a client takes its leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leave {
+    /// 0x00: the will is forgotten. Anything else: it is published.
+    pub(crate) code: u8,
+    /// A new expiry of the session.
+    pub(crate) session_expiry_secs: Option<u32>,
+}
+
+/// Reads a DISCONNECT.
+pub(crate) fn disconnect(version: Version, frame: &Frame<'_>) -> Result<Leave, Fault> {
+    if frame.body.is_empty() {
+        return Ok(Leave { code: 0, session_expiry_secs: None });
+    }
+    if version == Version::V4 {
+        return Err(Fault::malformed("a DISCONNECT with a body"));
+    }
+    let (packet, consumed) = v5_0::Disconnect::parse(frame.body).map_err(fault)?;
+    whole(frame, consumed)?;
+    let expiry = packet.props().iter().flatten().find_map(|property| match property {
+        Property::SessionExpiryInterval(secs) => Some(secs.val()),
+        _ => None,
+    });
+    Ok(Leave {
+        code: packet.reason_code().map_or(0, |code| code as u8),
+        session_expiry_secs: expiry,
+    })
+}
+
+fn qos(qos: Qos) -> QoS {
+    match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+        Qos::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}
+
+fn whole(frame: &Frame<'_>, consumed: usize) -> Result<(), Fault> {
+    if consumed == frame.body.len() {
+        Ok(())
+    } else {
+        Err(Fault::malformed("bytes are left over at the end of a packet"))
+    }
+}
+
+fn fault(error: MqttError) -> Fault {
+    let code = u8::try_from(error as u16).ok().and_then(|code| code.try_into().ok());
+    Fault::new(code.unwrap_or(DisconnectReasonCode::MalformedPacket), error.to_string())
+}
+
+// ---- what we send ----
+
+/// The four-byte acknowledgements.
+pub(crate) mod ack {
+    pub(crate) const PUBACK: u8 = 0x40;
+    pub(crate) const PUBREC: u8 = 0x50;
+    pub(crate) const PUBREL: u8 = 0x62;
+    pub(crate) const PUBCOMP: u8 = 0x70;
+}
+
+/// Appends an acknowledgement; `code` other than 0 is only for MQTT 5.
+pub(crate) fn put_ack(out: &mut Vec<u8>, head: u8, packet_id: u16, code: u8) {
+    let [high, low] = packet_id.to_be_bytes();
+    if code == 0 {
+        out.extend_from_slice(&[head, 2, high, low]);
+    } else {
+        out.extend_from_slice(&[head, 3, high, low, code]);
+    }
+}
+
+/// Appends a PINGRESP.
+pub(crate) fn put_pong(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0xd0, 0]);
+}
+
+/// A message on its way to a subscriber.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) payload: &'a [u8],
+    /// As logged; only MQTT 5 subscribers get them.
+    pub(crate) properties: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) dup: bool,
+    /// Ignored for QoS 0.
+    pub(crate) packet_id: u16,
+}
+
+/// Appends a PUBLISH; false, and nothing appended, if it would be larger than `bytes_max`.
+pub(crate) fn put_publish(
+    out: &mut Vec<u8>,
+    version: Version,
+    message: &Outgoing<'_>,
+    bytes_max: usize,
+) -> bool {
+    let mut length = 2 + message.topic.len() + message.payload.len();
+    if message.qos != QoS::AtMostOnce {
+        length += 2;
+    }
+    if version == Version::V5 {
+        length += digits(message.properties.len()) + message.properties.len();
+    }
+    let bytes = 1 + digits(length) + length;
+    if bytes > bytes_max {
+        return false;
+    }
+    out.reserve(bytes);
+    out.push(0x30 | ((message.qos as u8) << 1) | if message.dup { 0b1000 } else { 0 });
+    put_variable(out, length);
+    put_u16(out, message.topic.len());
+    out.extend_from_slice(message.topic.as_bytes());
+    if message.qos != QoS::AtMostOnce {
+        out.extend_from_slice(&message.packet_id.to_be_bytes());
+    }
+    if version == Version::V5 {
+        put_variable(out, message.properties.len());
+        out.extend_from_slice(message.properties);
+    }
+    out.extend_from_slice(message.payload);
+    true
+}
+
+fn digits(length: usize) -> usize {
+    match length {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        0x4000..0x20_0000 => 3,
+        _ => 4,
+    }
+}
+
+pub(crate) fn put_variable(out: &mut Vec<u8>, mut value: usize) {
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        out.push(if value == 0 { low } else { low | 0x80 });
+        if value == 0 {
+            return;
+        }
+    }
+}
+
+/// Appends a length that was checked to fit, for instance that of a logged topic.
+fn put_u16(out: &mut Vec<u8>, value: usize) {
+    let value = u16::try_from(value).unwrap_or(u16::MAX);
+    out.extend_from_slice(&value.to_be_bytes());
+}
+
+/// Appends a message expiry property.
+pub(crate) fn put_expiry(out: &mut Vec<u8>, secs: u32) {
+    out.push(id::MESSAGE_EXPIRY);
+    out.extend_from_slice(&secs.to_be_bytes());
+}
+
+/// What a successful MQTT 5 CONNACK tells the client.
+pub(crate) struct Welcome {
+    pub(crate) session_present: bool,
+    pub(crate) receive_maximum: u16,
+    pub(crate) packet_bytes_max: usize,
+    pub(crate) topic_alias_max: u16,
+    pub(crate) assigned_client_id: Option<String>,
+    /// Set when the server's keep-alive overrides the client's.
+    pub(crate) keep_alive_secs: Option<u16>,
+    /// Set when the session will be kept for less than the client asked.
+    pub(crate) session_expiry_secs: Option<u32>,
+}
+
+/// The CONNACK of an accepted connection.
+pub(crate) fn welcome(version: Version, welcome: &Welcome) -> Result<Vec<u8>, Fault> {
+    if version == Version::V4 {
+        let packet = v3_1_1::Connack::builder()
+            .session_present(welcome.session_present)
+            .return_code(ConnectReturnCode::Accepted)
+            .build()
+            .map_err(fault)?;
+        return Ok(packet.to_continuous_buffer());
+    }
+    let packet_bytes_max = u32::try_from(welcome.packet_bytes_max).unwrap_or(u32::MAX);
+    let mut properties = vec![
+        Property::ReceiveMaximum(ReceiveMaximum::new(welcome.receive_maximum).map_err(fault)?),
+        Property::MaximumPacketSize(MaximumPacketSize::new(packet_bytes_max).map_err(fault)?),
+        Property::TopicAliasMaximum(
+            TopicAliasMaximum::new(welcome.topic_alias_max).map_err(fault)?,
+        ),
+        Property::RetainAvailable(RetainAvailable::new(0).map_err(fault)?),
+        Property::SharedSubscriptionAvailable(SharedSubscriptionAvailable::new(0).map_err(fault)?),
+        Property::SubscriptionIdentifierAvailable(
+            SubscriptionIdentifierAvailable::new(0).map_err(fault)?,
+        ),
+    ];
+    if let Some(id) = &welcome.assigned_client_id {
+        properties.push(AssignedClientIdentifier::new(id).map_err(fault)?.into());
+    }
+    if let Some(secs) = welcome.keep_alive_secs {
+        properties.push(ServerKeepAlive::new(secs).map_err(fault)?.into());
+    }
+    if let Some(secs) = welcome.session_expiry_secs {
+        properties.push(SessionExpiryInterval::new(secs).map_err(fault)?.into());
+    }
+    let packet = v5_0::Connack::builder()
+        .session_present(welcome.session_present)
+        .reason_code(ConnectReasonCode::Success)
+        .props(properties)
+        .build()
+        .map_err(fault)?;
+    Ok(packet.to_continuous_buffer())
+}
+
+/// The CONNACK of a refused connection; MQTT 3.1.1 has fewer words for it.
+pub(crate) fn farewell(version: Version, code: ConnectReasonCode) -> Vec<u8> {
+    match version {
+        Version::V5 => vec![0x20, 3, 0, code as u8, 0],
+        Version::V4 => {
+            let code = match code {
+                ConnectReasonCode::UnsupportedProtocolVersion => {
+                    ConnectReturnCode::UnacceptableProtocolVersion
+                }
+                ConnectReasonCode::ClientIdentifierNotValid => {
+                    ConnectReturnCode::IdentifierRejected
+                }
+                ConnectReasonCode::BadUserNameOrPassword => {
+                    ConnectReturnCode::BadUserNameOrPassword
+                }
+                ConnectReasonCode::NotAuthorized => ConnectReturnCode::NotAuthorized,
+                ConnectReasonCode::ServerUnavailable
+                | ConnectReasonCode::ServerBusy
+                | ConnectReasonCode::QuotaExceeded => ConnectReturnCode::ServerUnavailable,
+                // For a malformed CONNECT the standard wants no answer at all.
+                _ => return Vec::new(),
+            };
+            vec![0x20, 2, 0, code as u8]
+        }
+    }
+}
+
+/// A SUBACK. In MQTT 3.1.1 every refusal is 0x80.
+pub(crate) fn suback(
+    version: Version,
+    packet_id: u16,
+    codes: &[SubackReasonCode],
+) -> Result<Vec<u8>, Fault> {
+    match version {
+        Version::V5 => Ok(v5_0::Suback::builder()
+            .packet_id(packet_id)
+            .reason_codes(codes.to_vec())
+            .build()
+            .map_err(fault)?
+            .to_continuous_buffer()),
+        Version::V4 => {
+            let codes = codes.iter().map(|code| match code {
+                SubackReasonCode::GrantedQos0 => SubackReturnCode::SuccessMaximumQos0,
+                SubackReasonCode::GrantedQos1 => SubackReturnCode::SuccessMaximumQos1,
+                SubackReasonCode::GrantedQos2 => SubackReturnCode::SuccessMaximumQos2,
+                _ => SubackReturnCode::Failure,
+            });
+            Ok(v3_1_1::Suback::builder()
+                .packet_id(packet_id)
+                .return_codes(codes.collect())
+                .build()
+                .map_err(fault)?
+                .to_continuous_buffer())
+        }
+    }
+}
+
+/// An UNSUBACK; `found` says for each filter whether it was subscribed.
+pub(crate) fn unsuback(version: Version, packet_id: u16, found: &[bool]) -> Result<Vec<u8>, Fault> {
+    match version {
+        Version::V4 => Ok(v3_1_1::Unsuback::builder()
+            .packet_id(packet_id)
+            .build()
+            .map_err(fault)?
+            .to_continuous_buffer()),
+        Version::V5 => {
+            let codes = found.iter().map(|found| match found {
+                true => UnsubackReasonCode::Success,
+                false => UnsubackReasonCode::NoSubscriptionExisted,
+            });
+            Ok(v5_0::Unsuback::builder()
+                .packet_id(packet_id)
+                .reason_codes(codes.collect())
+                .build()
+                .map_err(fault)?
+                .to_continuous_buffer())
+        }
+    }
+}
+
+/// A DISCONNECT for an MQTT 5 client, with the reason in words.
+pub(crate) fn goodbye(code: DisconnectReasonCode, why: &str) -> Vec<u8> {
+    let bare = || vec![0xe0, 1, code as u8];
+    let Ok(reason) = ReasonString::new(why) else { return bare() };
+    v5_0::Disconnect::builder()
+        .reason_code(code)
+        .props(vec![reason.into()])
+        .build()
+        .map_or_else(|_too_long| bare(), |packet| packet.to_continuous_buffer())
+}

@@ -1,0 +1,286 @@
+//! From an accepted socket to a connected client: TLS, identity, CONNECT.
+//!
+//! Invariants
+//! * No MQTT byte is looked at before the certificate's fingerprint was looked up.
+//! * An unknown peer makes us keep at most `connect_bytes_max` bytes, all of them received, for
+//!   at most `connect_secs_max` seconds; a first byte that is not CONNECT's ends it at once.
+//! * A revocation that falls between the look-up and the registration is seen: the identity is
+//!   checked again once the session is registered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::limits;
+use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use crate::Broker;
+use crate::auth::{Credential, Identity, Refusal};
+use crate::codec::{self, Connect, ConnectError, Fault, Version, kind};
+use crate::connection::{Connection, Opening, Transport};
+use crate::session::Session;
+use crate::sessions::{Link, Taken};
+
+/// How long a refusal may take to leave.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A peer whose transport stands and who has not said CONNECT.
+pub(crate) struct Peer {
+    pub(crate) stream: Box<dyn Transport>,
+    pub(crate) address: SocketAddr,
+    pub(crate) credential: Credential,
+    /// For a plain listener a refusal is said in MQTT, after CONNECT.
+    pub(crate) identity: Result<Identity, Refusal>,
+    /// When its time for CONNECT is over.
+    pub(crate) deadline: Instant,
+}
+
+/// A CONNECT that is refused, with the answer due.
+struct Refused {
+    answer: Vec<u8>,
+    why: String,
+}
+
+impl Refused {
+    fn silently(why: impl Into<String>) -> Refused {
+        Refused { answer: Vec::new(), why: why.into() }
+    }
+
+    fn with(version: Version, code: Code, why: impl Into<String>) -> Refused {
+        Refused { answer: codec::farewell(version, code), why: why.into() }
+    }
+}
+
+/// Brings a peer to a connection ready to run, or answers why not.
+pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Connection>> {
+    let refused = match read_connect(broker, &mut peer).await {
+        Ok((connect, rest)) => match open(broker, &peer, connect).await {
+            Ok(accepted) => return Some(accepted.into_connection(broker, peer.stream, rest)),
+            Err(refused) => refused,
+        },
+        Err(refused) => refused,
+    };
+    broker.counters.refused_connect.one();
+    info!(peer = %peer.address, why = %refused.why, "connection refused");
+    let answer = async {
+        if peer.stream.write_all(&refused.answer).await.is_ok() {
+            // Best effort: the peer may be gone.
+            drop(peer.stream.shutdown().await);
+        }
+    };
+    if timeout(REFUSAL_TIME_MAX, answer).await.is_err() {
+        debug!(peer = %peer.address, "the peer did not take its refusal");
+    }
+    None
+}
+
+async fn read_connect(broker: &Broker, peer: &mut Peer) -> Result<(Connect, Vec<u8>), Refused> {
+    let bytes_max = broker.settings.connect_bytes_max;
+    let mut input = Vec::new();
+    loop {
+        // Doubling from small, so that what is kept follows what was received.
+        input.reserve(256.max(input.len()));
+        let read = timeout_at(peer.deadline, peer.stream.read_buf(&mut input)).await;
+        match read {
+            Err(_elapsed) => return Err(Refused::silently("no CONNECT in time")),
+            Ok(Err(cause)) => return Err(Refused::silently(format!("socket failed: {cause}"))),
+            Ok(Ok(0)) => return Err(Refused::silently("closed before CONNECT")),
+            Ok(Ok(bytes)) => broker.counters.bytes_in.add(bytes as u64),
+        }
+        if input[0] != kind::CONNECT << 4 {
+            let why = format!("the first byte is {:#04x}, not CONNECT", input[0]);
+            return Err(Refused::silently(why));
+        }
+        let frame = match codec::frame(&input, bytes_max) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => continue,
+            Err(fault) => return Err(Refused::silently(fault.why)),
+        };
+        let connect = codec::connect(&frame).map_err(refusal)?;
+        let used = frame.bytes;
+        input.drain(..used);
+        return Ok((connect, input));
+    }
+}
+
+fn refusal(error: ConnectError) -> Refused {
+    match error {
+        ConnectError::Noise(why) => Refused::silently(why),
+        ConnectError::Level(level) => {
+            let version = if level > 5 { Version::V5 } else { Version::V4 };
+            let why = format!("protocol level {level}; 4 and 5 are spoken");
+            Refused::with(version, Code::UnsupportedProtocolVersion, why)
+        }
+        ConnectError::Fault(version, Fault { code, why }) => {
+            let code = match code {
+                DisconnectReasonCode::ProtocolError => Code::ProtocolError,
+                _ => Code::MalformedPacket,
+            };
+            Refused::with(version, code, why)
+        }
+    }
+}
+
+/// All of a connection but its socket.
+struct Accepted {
+    version: Version,
+    link: Arc<Link>,
+    session: Session,
+    connect: Connect,
+    keep_alive: Duration,
+    connack: Vec<u8>,
+}
+
+impl Accepted {
+    fn into_connection(
+        self,
+        broker: &Arc<Broker>,
+        stream: Box<dyn Transport>,
+        rest: Vec<u8>,
+    ) -> Box<Connection> {
+        let opening = Opening {
+            stream,
+            version: self.version,
+            link: self.link,
+            session: self.session,
+            will: self.connect.will,
+            packet_bytes_max: self.connect.packet_bytes_max,
+            receive_maximum: self.connect.receive_maximum,
+            keep_alive: self.keep_alive,
+            rest,
+            connack: self.connack,
+        };
+        Connection::new(Arc::clone(broker), opening)
+    }
+}
+
+async fn open(
+    broker: &Arc<Broker>,
+    peer: &Peer,
+    mut connect: Connect,
+) -> Result<Accepted, Refused> {
+    let version = connect.version;
+    let identity = peer.identity.as_ref().map_err(|refusal| {
+        broker.counters.refused_identity.one();
+        Refused::with(version, Code::NotAuthorized, refusal.message.clone())
+    })?;
+    check(broker, &connect)?;
+    let assigned = connect.client_id.is_empty();
+    if assigned {
+        connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
+    }
+    let link = Link::new(
+        connect.client_id.as_str().into(),
+        Arc::new(identity.clone()),
+        version,
+        peer.address,
+        broker.clock.now(),
+    );
+    let claimed = broker.sessions.claim(&link, connect.clean_start).await;
+    let (kept, will) = claimed.map_err(|taken| refuse_taken(version, &link, &taken))?;
+    if let Some(will) = will {
+        broker.publish_will(&link.client_id, &link.identity.principal, will);
+    }
+    if let Err(refusal) = peer.credential.check(&*broker.auth) {
+        // Nothing of it is kept: its owner may not come back.
+        broker.sessions.release(&link, None, None, broker.clock.now());
+        broker.counters.refused_identity.one();
+        return Err(Refused::with(version, Code::NotAuthorized, refusal.message));
+    }
+    let session_present = kept.is_some();
+    let mut session = kept.unwrap_or_else(|| Session::new(Arc::clone(&link.identity)));
+    session.identity = Arc::clone(&link.identity);
+    session.kept_for = broker.kept_for(connect.session_expiry_secs);
+    let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
+    let expiry_secs_max = broker.settings.session_expiry_secs_max;
+    let connack = codec::welcome(
+        version,
+        &codec::Welcome {
+            session_present,
+            receive_maximum: broker.settings.receive_maximum,
+            packet_bytes_max: broker.settings.packet_bytes_max(),
+            topic_alias_max: broker.settings.topic_alias_max,
+            assigned_client_id: assigned.then(|| connect.client_id.clone()),
+            keep_alive_secs: imposed.then_some(keep_alive_secs),
+            session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
+                .then_some(expiry_secs_max),
+        },
+    );
+    let connack = match connack {
+        Ok(connack) => connack,
+        Err(fault) => {
+            broker.sessions.release(&link, Some(session), None, broker.clock.now());
+            return Err(Refused::silently(fault.why));
+        }
+    };
+    debug!(
+        client_id = %link.client_id, principal = %link.identity.principal, peer = %peer.address,
+        ?version, session_present, "client connected"
+    );
+    // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
+    let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
+    Ok(Accepted { version, link, session, connect, keep_alive, connack })
+}
+
+fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {
+    let most = broker.settings.keep_alive_secs_max;
+    if asked_secs == 0 || asked_secs > most { (most, true) } else { (asked_secs, false) }
+}
+
+/// What is refused before anything is registered.
+fn check(broker: &Broker, connect: &Connect) -> Result<(), Refused> {
+    let version = connect.version;
+    let refuse = |code, why: String| Err(Refused::with(version, code, why));
+    if broker.has_failed() {
+        let why = "the journal failed; restart after checking the disk".to_owned();
+        return refuse(Code::ServerUnavailable, why);
+    }
+    if connect.wants_authentication {
+        let why = "enhanced authentication is not supported".to_owned();
+        return refuse(Code::BadAuthenticationMethod, why);
+    }
+    if connect.client_id.len() > limits::CLIENT_ID_BYTES_MAX {
+        let bytes = connect.client_id.len();
+        let why = format!("client id of {bytes} bytes; at most {}", limits::CLIENT_ID_BYTES_MAX);
+        return refuse(Code::ClientIdentifierNotValid, why);
+    }
+    // MQTT 3.1.1 cannot be told an assigned id, so a kept session could not be found again
+    // (3.1.1, 3.1.3.1).
+    if connect.client_id.is_empty() && version == Version::V4 && !connect.clean_start {
+        let why = "an empty client id with a kept session".to_owned();
+        return refuse(Code::ClientIdentifierNotValid, why);
+    }
+    let Some(will) = &connect.will else { return Ok(()) };
+    if will.retain {
+        let why = "the will is retained; retained messages are not supported".to_owned();
+        return refuse(Code::RetainNotSupported, why);
+    }
+    if will.payload.len() > broker.settings.payload_bytes_max {
+        let why = format!("the will has {} bytes", will.payload.len());
+        return refuse(Code::PacketTooLarge, why);
+    }
+    if will.topic.starts_with('$') || base::TopicName::parse(&will.topic).is_err() {
+        let why = format!("the will's topic {:?} cannot be published to", will.topic);
+        return refuse(Code::TopicNameInvalid, why);
+    }
+    Ok(())
+}
+
+fn refuse_taken(version: Version, link: &Link, taken: &Taken) -> Refused {
+    let client_id = &link.client_id;
+    match taken {
+        Taken::NotYours => {
+            warn!(%client_id, principal = %link.identity.principal, "client id of another identity");
+            let why = format!("client id {client_id:?} belongs to another identity");
+            Refused::with(version, Code::NotAuthorized, why)
+        }
+        Taken::Full => Refused::with(version, Code::QuotaExceeded, "no room for another session"),
+        Taken::Stuck => {
+            let why = format!("the older connection of {client_id:?} does not end");
+            Refused::with(version, Code::ServerBusy, why)
+        }
+    }
+}

@@ -1,0 +1,1093 @@
+//! One connected client: moves bytes between its socket, the journal and its feed.
+//!
+//! One task per connection, written as one poll function so that an idle connection is a few
+//! hundred bytes: it waits with no buffer, reads into a buffer of the thread, and keeps only
+//! what is unfinished.
+//!
+//! Invariants
+//! * An acknowledgement leaves only when the journal's bell says that its record is durable;
+//!   acknowledgements leave in the order of the messages they answer.
+//! * All messages of one read are handed to the journal at once. Waiting for them does not stop
+//!   the reading, up to the receive maximum.
+//! * When the journal is full the socket is not read, and nothing that was read is dropped.
+//! * When the journal failed, nothing more is acknowledged and the connection ends.
+//! * The session goes back to the registry exactly once, also when the task dies.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::{Error, ErrorKind, MessageRef, Offset, QoS, Timestamp, TopicFilter};
+use bytes::Bytes;
+use journal::{Batch, Bell};
+use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, SubackReasonCode};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::Broker;
+use crate::codec::{self, Fault, Frame, Publish, Version, Wanted, Will, ack, kind};
+use crate::feed::Feed;
+use crate::hub::{Delivery, lock};
+use crate::session::{InFlight, Session};
+use crate::sessions::{Kick, Link};
+use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
+
+/// A socket, plain or encrypted.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Transport for T {}
+
+/// Bytes read at once, into a buffer shared by all connections of a thread.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes that may wait for a peer that does not read; beyond, it is neither read nor fed.
+const BACKLOG_BYTES_MAX: usize = 64 * 1024;
+
+/// How often a full journal is asked again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Turns of the poll function before other tasks get theirs.
+const TURNS_MAX: usize = 16;
+
+/// How long a last DISCONNECT may take to leave.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
+
+pub(crate) struct Connection {
+    broker: Arc<Broker>,
+    stream: Box<dyn Transport>,
+    version: Version,
+    link: Arc<Link>,
+    session: Session,
+    feed: Feed,
+    will: Option<Will>,
+    /// Largest packet the client takes.
+    packet_bytes_max: usize,
+    /// QoS 1 and 2 messages that may be on their way to the client.
+    window: usize,
+    keep_alive: Duration,
+    heard_at: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// Rung when our records are durable; made with the first message.
+    bell: Option<Arc<Bell>>,
+    /// Acknowledgements that wait for durability, in the order they must leave.
+    due: VecDeque<Due>,
+    /// How many of `due` are PUBACKs.
+    due_pubacks: usize,
+    /// Set while `due` holds an offset that was logged by an earlier connection, for which our
+    /// bell does not ring.
+    due_of_others: bool,
+    /// A batch that the full journal did not take.
+    held: Option<Box<Work>>,
+    /// Set while the socket is not read because the journal has no room.
+    held_back: bool,
+    /// Offset behind the last record of ours.
+    own_next: Offset,
+    /// Bytes read and not used: the start of a packet, or packets that must wait.
+    partial: Vec<u8>,
+    /// Whether `partial` holds packets that may be processed without reading more.
+    unread: bool,
+    out: Vec<u8>,
+    out_at: usize,
+    unflushed: bool,
+    aliases: Vec<Option<Arc<str>>>,
+    /// Messages in flight from an earlier connection, to be sent again first.
+    resend: VecDeque<InFlight>,
+    resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
+    /// Set at shutdown: what is due goes out, nothing else happens.
+    closing: bool,
+    released: bool,
+}
+
+/// An acknowledgement that waits until everything below `next` is durable.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    next: Offset,
+    packet_id: u16,
+    head: u8,
+    code: u8,
+}
+
+/// A message in the batch that is being collected.
+#[derive(Clone, Copy, Debug)]
+struct Staged {
+    packet_id: u16,
+    qos: QoS,
+    fingerprint: Option<u64>,
+}
+
+/// The messages of one read on their way to the journal.
+#[derive(Default)]
+struct Work {
+    batch: Option<Batch>,
+    staged: Vec<Staged>,
+    /// How many of `staged` want an acknowledgement.
+    acknowledged: usize,
+    properties: Vec<u8>,
+}
+
+impl Work {
+    fn clear(&mut self) {
+        if let Some(batch) = &mut self.batch {
+            batch.clear();
+        }
+        self.staged.clear();
+        self.acknowledged = 0;
+    }
+}
+
+/// What all connections of a thread share.
+struct Scratch {
+    input: Vec<u8>,
+    work: Work,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { input: vec![0; READ_BYTES], work: Work::default() });
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The client said so; with its will or without.
+    Left {
+        will: bool,
+    },
+    /// The socket is gone.
+    Lost,
+    /// The client broke the protocol or a limit.
+    Fault(Fault),
+    KeepAlive,
+    Kicked(Kick),
+    /// The journal failed.
+    Journal(Error),
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Ending::Fault(fault)
+    }
+}
+
+/// What a CONNECT settled.
+pub(crate) struct Opening {
+    pub(crate) stream: Box<dyn Transport>,
+    pub(crate) version: Version,
+    pub(crate) link: Arc<Link>,
+    pub(crate) session: Session,
+    pub(crate) will: Option<Will>,
+    pub(crate) packet_bytes_max: usize,
+    pub(crate) receive_maximum: u16,
+    pub(crate) keep_alive: Duration,
+    /// Bytes that came behind the CONNECT.
+    pub(crate) rest: Vec<u8>,
+    /// The CONNACK.
+    pub(crate) connack: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) fn new(broker: Arc<Broker>, opening: Opening) -> Box<Connection> {
+        let Opening { stream, version, link, mut session, will, rest, .. } = opening;
+        let subscriptions = mem::take(&mut session.subscriptions);
+        *lock(&link.subscriptions) = Arc::clone(&subscriptions);
+        let feed = Feed::open(
+            Arc::clone(&broker.hub),
+            Arc::clone(&link.mailbox),
+            Arc::clone(&link.client_id),
+            subscriptions,
+            session.cursor,
+            broker.journal.durable(),
+        );
+        let now = Instant::now();
+        let resend = session.outgoing.iter().copied().collect();
+        Box::new(Connection {
+            window: usize::from(opening.receive_maximum.min(broker.settings.in_flight_max)),
+            broker,
+            stream,
+            version,
+            link,
+            session,
+            feed,
+            will,
+            packet_bytes_max: opening.packet_bytes_max,
+            keep_alive: opening.keep_alive,
+            heard_at: now,
+            timer: Box::pin(sleep_until(now + opening.keep_alive)),
+            bell: None,
+            due: VecDeque::new(),
+            due_pubacks: 0,
+            due_of_others: false,
+            held: None,
+            held_back: false,
+            own_next: Offset::default(),
+            unread: !rest.is_empty(),
+            partial: rest,
+            out: opening.connack,
+            out_at: 0,
+            unflushed: false,
+            aliases: Vec::new(),
+            resend,
+            resending: None,
+            closing: false,
+            released: false,
+        })
+    }
+
+    /// Asks it to end as soon as what is due has left.
+    pub(crate) fn shut_down(&self) {
+        self.link.kick(Kick::Shutdown);
+    }
+
+    /// Serves the client until it goes or must go.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.finish(ending).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.link.mailbox.waker.register(cx.waker());
+        for _ in 0..TURNS_MAX {
+            match self.turn(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(ending) => return Poll::Ready(ending),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One round of everything; false when nothing moved and all wakers are set.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        self.obey_kick()?;
+        let mut moved = self.poll_due(cx)?;
+        moved |= self.poll_read(cx)?;
+        moved |= self.poll_deliver(cx)?;
+        moved |= self.poll_write(cx)?;
+        if self.closing && self.due.is_empty() && self.out.is_empty() && self.held.is_none() {
+            return Err(Ending::Kicked(Kick::Shutdown));
+        }
+        if !moved {
+            moved = self.poll_timer(cx)?;
+        }
+        Ok(moved)
+    }
+
+    fn obey_kick(&mut self) -> Result<(), Ending> {
+        match self.link.kicked() {
+            None => Ok(()),
+            Some(Kick::Shutdown) => {
+                self.closing = true;
+                Ok(())
+            }
+            Some(kick) => Err(Ending::Kicked(kick)),
+        }
+    }
+
+    // ---- acknowledgements ----
+
+    /// Moves every acknowledgement whose record is durable into the output.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let Some(front) = self.due.front() else { return Ok(false) };
+        let mut durable = Offset::default();
+        if let Some(bell) = &self.bell {
+            match bell.poll_past(front.next, cx) {
+                Poll::Ready(rung) => durable = rung.map_err(Ending::Journal)?,
+                Poll::Pending => {}
+            }
+        }
+        if self.due_of_others {
+            durable = durable.max(self.broker.journal.durable());
+        }
+        let mut sent = 0;
+        let mut moved = false;
+        while let Some(due) = self.due.front().filter(|due| due.next <= durable) {
+            codec::put_ack(&mut self.out, due.head, due.packet_id, due.code);
+            self.due_pubacks -= usize::from(due.head == ack::PUBACK);
+            sent += u64::from(due.code == 0 && due.head != ack::PUBCOMP);
+            self.due.pop_front();
+            moved = true;
+        }
+        if self.due.is_empty() {
+            self.due_of_others = false;
+            self.due.shrink_to(0);
+        }
+        self.broker.counters.acknowledged.add(sent);
+        Ok(moved)
+    }
+
+    /// Answers in order: at once if nothing is due before it.
+    fn answer(&mut self, head: u8, packet_id: u16, code: u8) {
+        match self.due.back() {
+            Some(last) => {
+                let next = last.next;
+                self.push_due(Due { next, packet_id, head, code });
+            }
+            None => codec::put_ack(&mut self.out, head, packet_id, code),
+        }
+    }
+
+    /// Answers once everything below `next`, logged by whomever, is durable.
+    fn answer_after(&mut self, next: Offset, head: u8, packet_id: u16) {
+        let next = self.due.back().map_or(next, |last| last.next.max(next));
+        self.due_of_others = true;
+        self.push_due(Due { next, packet_id, head, code: 0 });
+    }
+
+    fn push_due(&mut self, due: Due) {
+        self.due_pubacks += usize::from(due.head == ack::PUBACK);
+        self.due.push_back(due);
+    }
+
+    // ---- reading ----
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        if let Some(held) = self.held.take() {
+            return self.retry(*held);
+        }
+        if self.closing || self.backlog() > BACKLOG_BYTES_MAX || self.window_is_full(0) {
+            return Ok(false);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            if self.unread {
+                return self.process_partial(&mut scratch.work);
+            }
+            if !self.broker.journal.has_room() {
+                if !mem::replace(&mut self.held_back, true) {
+                    self.broker.counters.held_back.one();
+                }
+                return Ok(false);
+            }
+            self.held_back = false;
+            self.read(scratch, cx)
+        })
+    }
+
+    fn read(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let Scratch { input, work } = scratch;
+        // The start of a packet goes in front of what is read, unless it is a large packet,
+        // which is collected where it is.
+        let start = if self.partial.len() < READ_BYTES / 4 { self.partial.len() } else { 0 };
+        input[..start].copy_from_slice(&self.partial[..start]);
+        let mut buffer = ReadBuf::new(&mut input[start..]);
+        let bytes = match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(cause)) => {
+                debug!(client_id = %self.link.client_id, %cause, "socket failed");
+                return Err(Ending::Lost);
+            }
+            Poll::Ready(Ok(())) => buffer.filled().len(),
+        };
+        if bytes == 0 {
+            return Err(Ending::Lost);
+        }
+        self.heard_at = Instant::now();
+        self.broker.counters.bytes_in.add(bytes as u64);
+        if start == self.partial.len() {
+            self.partial.clear();
+            let used = self.process(&input[..start + bytes], work)?;
+            self.partial.extend_from_slice(&input[used..start + bytes]);
+            if self.partial.is_empty() {
+                self.partial = Vec::new();
+            }
+            return Ok(true);
+        }
+        self.partial.extend_from_slice(&input[..bytes]);
+        self.process_partial(work)
+    }
+
+    fn process_partial(&mut self, work: &mut Work) -> Result<bool, Ending> {
+        self.unread = false;
+        let mut input = mem::take(&mut self.partial);
+        let used = self.process(&input, work)?;
+        if used < input.len() {
+            input.drain(..used);
+            self.partial = input;
+        }
+        Ok(true)
+    }
+
+    /// Takes every whole packet of `input`, as far as the windows allow; gives the bytes used.
+    fn process(&mut self, input: &[u8], work: &mut Work) -> Result<usize, Ending> {
+        let packet_bytes_max = self.broker.settings.packet_bytes_max();
+        let mut used = 0;
+        let result = loop {
+            let stop = self.held.is_some()
+                || self.backlog() > BACKLOG_BYTES_MAX
+                || self.window_is_full(work.acknowledged);
+            if stop {
+                self.unread = used < input.len();
+                break Ok(());
+            }
+            let frame = match codec::frame(&input[used..], packet_bytes_max) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Ok(()),
+                Err(fault) => break Err(fault.into()),
+            };
+            used += frame.bytes;
+            if let Err(ending) = self.take(&frame, work) {
+                break Err(ending);
+            }
+        };
+        // Also after a fault: what came before it was in order.
+        self.flush(work)?;
+        result.map(|()| used)
+    }
+
+    /// Whether an MQTT 3.1.1 client must wait for acknowledgements before it is read on. One of
+    /// MQTT 5 was told the receive maximum and is held to it instead.
+    fn window_is_full(&self, staged: usize) -> bool {
+        self.version == Version::V4
+            && self.due.len() + staged >= usize::from(self.broker.settings.receive_maximum)
+    }
+
+    fn backlog(&self) -> usize {
+        self.out.len() - self.out_at
+    }
+
+    fn take(&mut self, frame: &Frame<'_>, work: &mut Work) -> Result<(), Ending> {
+        match frame.kind {
+            kind::PUBLISH => {
+                let publish = codec::publish(self.version, frame)?;
+                self.receive(&publish, work)
+            }
+            kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => {
+                let (packet_id, code) = codec::acknowledgement(self.version, frame)?;
+                self.acknowledged(frame.kind, packet_id, code, work)
+            }
+            kind::SUBSCRIBE => {
+                let (packet_id, wanted) = codec::subscribe(self.version, frame)?;
+                self.flush(work)?;
+                self.subscribe(packet_id, wanted)
+            }
+            kind::UNSUBSCRIBE => {
+                let (packet_id, filters) = codec::unsubscribe(self.version, frame)?;
+                let found: Vec<_> = filters.iter().map(|f| self.feed.unsubscribe(f)).collect();
+                self.publish_subscriptions();
+                self.out.extend(codec::unsuback(self.version, packet_id, &found)?);
+                Ok(())
+            }
+            kind::PINGREQ if frame.body.is_empty() => {
+                codec::put_pong(&mut self.out);
+                Ok(())
+            }
+            kind::PINGREQ => Err(Fault::malformed("a PINGREQ with a body").into()),
+            kind::DISCONNECT => {
+                let leave = codec::disconnect(self.version, frame)?;
+                self.flush(work)?;
+                self.leave(leave)
+            }
+            kind::CONNECT => Err(Fault::protocol("a second CONNECT").into()),
+            kind::AUTH if self.version == Version::V5 => {
+                Err(Fault::protocol("AUTH without an authentication method").into())
+            }
+            _ => Err(Fault::malformed("a packet type that clients do not send").into()),
+        }
+    }
+
+    fn leave(&mut self, leave: codec::Leave) -> Result<(), Ending> {
+        if let Some(secs) = leave.session_expiry_secs {
+            if self.session.kept_for.is_none() && secs > 0 {
+                return Err(Fault::protocol("a session expiry for a session without one").into());
+            }
+            self.session.kept_for = self.broker.kept_for(secs);
+        }
+        Err(Ending::Left { will: leave.code != 0 })
+    }
+
+    // ---- messages in ----
+
+    fn receive(&mut self, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
+        let counters = &self.broker.counters;
+        match publish.qos {
+            QoS::AtMostOnce => counters.received_qos0.one(),
+            QoS::AtLeastOnce => counters.received_qos1.one(),
+            QoS::ExactlyOnce => counters.received_qos2.one(),
+        }
+        self.check_limits(publish, work)?;
+        let aliased = self.resolve_alias(publish)?;
+        let topic = aliased.as_deref().unwrap_or(publish.topic);
+        if let Some(at) = topic.find(['+', '#']) {
+            self.broker.counters.refused_topic.one();
+            let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
+            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+        }
+        if topic.starts_with('$') {
+            return self.refuse_topic(topic, publish, work);
+        }
+        if publish.qos != QoS::AtMostOnce && self.recognise(topic, publish, work)? {
+            return Ok(());
+        }
+        self.stage(topic, publish, work)
+    }
+
+    fn check_limits(&self, publish: &Publish<'_>, work: &Work) -> Result<(), Ending> {
+        let Broker { settings, counters, .. } = &*self.broker;
+        if publish.retain {
+            counters.refused_retain.one();
+            let why = "retained messages are announced as unavailable; publish without retain";
+            return Err(Fault::new(Code::RetainNotSupported, why).into());
+        }
+        if publish.payload.len() > settings.payload_bytes_max {
+            counters.refused_size.one();
+            let (bytes, most) = (publish.payload.len(), settings.payload_bytes_max);
+            let why = format!("payload of {bytes} bytes; at most {most} are taken");
+            return Err(Fault::new(Code::PacketTooLarge, why).into());
+        }
+        let open = self.session.incoming.open_count();
+        let repeated = || self.session.incoming.open_until(publish.packet_id).is_some();
+        if self.version == Version::V5 && publish.qos != QoS::AtMostOnce {
+            let unsettled = self.due_pubacks + open + work.acknowledged;
+            if unsettled >= usize::from(settings.receive_maximum) && !repeated() {
+                let why = format!("more than {} messages in flight", settings.receive_maximum);
+                return Err(Fault::new(Code::ReceiveMaximumExceeded, why).into());
+            }
+        }
+        if publish.qos == QoS::ExactlyOnce && open >= settings.qos2_open_max && !repeated() {
+            let why = format!("{open} QoS 2 messages are not released");
+            return Err(Fault::new(Code::QuotaExceeded, why).into());
+        }
+        Ok(())
+    }
+
+    fn resolve_alias(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, Ending> {
+        let Some(alias) = publish.alias else { return Ok(None) };
+        let invalid = |why: &'static str| Err(Fault::new(Code::TopicAliasInvalid, why).into());
+        if alias == 0 || alias > self.broker.settings.topic_alias_max {
+            return invalid("a topic alias beyond the announced maximum");
+        }
+        let at = usize::from(alias) - 1;
+        if publish.topic.is_empty() {
+            return match self.aliases.get(at) {
+                Some(Some(topic)) => Ok(Some(Arc::clone(topic))),
+                _ => invalid("a topic alias that was never set"),
+            };
+        }
+        if self.aliases.len() <= at {
+            self.aliases.resize(at + 1, None);
+        }
+        self.aliases[at] = Some(publish.topic.into());
+        Ok(None)
+    }
+
+    /// `$` topics are the broker's own (MQTT 5, 4.7.2).
+    fn refuse_topic(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<(), Ending> {
+        self.broker.counters.refused_topic.one();
+        debug!(client_id = %self.link.client_id, topic, "publish to a reserved topic refused");
+        if publish.qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        if self.version == Version::V4 {
+            // MQTT 3.1.1 has no other way to say no.
+            let why = format!("topic {topic:?} is reserved; clients cannot publish to $ topics");
+            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+        }
+        self.flush(work)?;
+        let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
+        self.answer(head, publish.packet_id, Code::TopicNameInvalid as u8);
+        Ok(())
+    }
+
+    /// Whether the message was logged before; then it is acknowledged again.
+    fn recognise(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<bool, Ending> {
+        let id = publish.packet_id;
+        let same = |staged: &Staged| staged.packet_id == id && staged.qos == publish.qos;
+        if publish.dup && work.staged.iter().any(same) {
+            self.flush(work)?;
+        }
+        if self.held.as_ref().is_some_and(|held| held.staged.iter().any(same)) {
+            // The full journal has yet to take the first; its acknowledgement answers both.
+            self.broker.counters.repeated.one();
+            return Ok(true);
+        }
+        if publish.qos == QoS::ExactlyOnce {
+            let Some(next) = self.session.incoming.open_until(id) else { return Ok(false) };
+            self.flush(work)?;
+            self.broker.counters.repeated.one();
+            // The first PUBREC may still be waiting; then it answers both.
+            if !self.due.iter().any(|due| due.head == ack::PUBREC && due.packet_id == id) {
+                self.answer_after(next, ack::PUBREC, id);
+            }
+            return Ok(true);
+        }
+        if !publish.dup || self.session.kept_for.is_none() {
+            return Ok(false);
+        }
+        self.flush(work)?;
+        let incoming = &self.session.incoming;
+        let fingerprint = incoming.fingerprint(topic, publish.payload);
+        let Some(next) = incoming.logged_before(id, fingerprint) else { return Ok(false) };
+        self.broker.counters.repeated.one();
+        self.answer_after(next, ack::PUBACK, id);
+        Ok(true)
+    }
+
+    fn stage(&mut self, topic: &str, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
+        let message = MessageRef {
+            topic,
+            payload: publish.payload,
+            client_id: &self.link.client_id,
+            principal: &self.link.identity.principal,
+            received_at: self.broker.clock.now(),
+            qos: publish.qos,
+            retain: false,
+        };
+        work.properties.clear();
+        codec::forwarded_properties(publish.properties, &mut work.properties);
+        let batch = work.batch.get_or_insert_with(Batch::new);
+        batch
+            .push(|out| message.encode_with_properties(&work.properties, out))
+            .map_err(Ending::Journal)?;
+        let kept = self.session.kept_for.is_some() && publish.qos == QoS::AtLeastOnce;
+        let fingerprint = kept.then(|| self.session.incoming.fingerprint(topic, publish.payload));
+        work.acknowledged += usize::from(publish.qos != QoS::AtMostOnce);
+        work.staged.push(Staged { packet_id: publish.packet_id, qos: publish.qos, fingerprint });
+        Ok(())
+    }
+
+    /// Hands the collected messages to the journal. If it is full they are held and tried
+    /// again; meanwhile nothing is read.
+    fn flush(&mut self, work: &mut Work) -> Result<(), Ending> {
+        let Some(batch) = work.batch.as_ref().filter(|_| !work.staged.is_empty()) else {
+            return Ok(());
+        };
+        let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
+        match self.broker.journal.append(batch, bell.map(|bell| &*bell)) {
+            Ok(appended) => {
+                self.held_back = false;
+                self.broker.counters.logged.add(appended.count);
+                self.own_next = appended.next();
+                self.note_logged(work, appended.first);
+                work.clear();
+                Ok(())
+            }
+            Err(full) if full.kind() == ErrorKind::Exhausted => {
+                if !mem::replace(&mut self.held_back, true) {
+                    self.broker.counters.held_back.one();
+                }
+                self.held = Some(Box::new(mem::take(work)));
+                Ok(())
+            }
+            Err(failed) => {
+                work.clear();
+                Err(Ending::Journal(failed))
+            }
+        }
+    }
+
+    fn note_logged(&mut self, work: &Work, first: Offset) {
+        let mut next = first;
+        let recent_max = usize::from(self.broker.settings.receive_maximum);
+        for staged in &work.staged {
+            next = next.plus(1);
+            let packet_id = staged.packet_id;
+            let head = match staged.qos {
+                QoS::AtMostOnce => continue,
+                QoS::AtLeastOnce => ack::PUBACK,
+                QoS::ExactlyOnce => {
+                    self.session.incoming.opened(packet_id, next);
+                    ack::PUBREC
+                }
+            };
+            if let Some(fingerprint) = staged.fingerprint {
+                self.session.incoming.logged(packet_id, fingerprint, next, recent_max);
+            }
+            self.push_due(Due { next, packet_id, head, code: 0 });
+        }
+    }
+
+    /// Tries again what the full journal did not take.
+    fn retry(&mut self, mut work: Work) -> Result<bool, Ending> {
+        self.flush(&mut work)?;
+        Ok(self.held.is_none())
+    }
+
+    // ---- subscriptions ----
+
+    fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
+        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted)).collect();
+        self.publish_subscriptions();
+        self.out.extend(codec::suback(self.version, packet_id, &codes)?);
+        Ok(())
+    }
+
+    fn grant(&mut self, wanted: Wanted) -> SubackReasonCode {
+        if wanted.filter.starts_with("$share/") {
+            return SubackReasonCode::SharedSubscriptionsNotSupported;
+        }
+        if wanted.filter.starts_with('$') {
+            return SubackReasonCode::NotAuthorized;
+        }
+        let Ok(filter) = TopicFilter::parse(&wanted.filter) else {
+            return SubackReasonCode::TopicFilterInvalid;
+        };
+        let levels = wanted.filter.split('/').count();
+        let known = self.feed.subscriptions().iter().any(|s| s.filter == filter);
+        let full =
+            self.feed.subscriptions().len() >= self.broker.settings.subscriptions_per_session_max;
+        if levels > FILTER_LEVELS_MAX || (full && !known) {
+            return SubackReasonCode::QuotaExceeded;
+        }
+        let from = self.broker.journal.durable().max(self.own_next);
+        let options = Options { qos: wanted.qos, no_local: wanted.no_local, from };
+        self.feed.subscribe(Subscription { filter, options });
+        match wanted.qos {
+            QoS::AtMostOnce => SubackReasonCode::GrantedQos0,
+            QoS::AtLeastOnce => SubackReasonCode::GrantedQos1,
+            QoS::ExactlyOnce => SubackReasonCode::GrantedQos2,
+        }
+    }
+
+    fn publish_subscriptions(&self) {
+        *lock(&self.link.subscriptions) = Arc::clone(self.feed.subscriptions());
+    }
+
+    // ---- messages out ----
+
+    fn acknowledged(
+        &mut self,
+        kind: u8,
+        packet_id: u16,
+        code: u8,
+        work: &mut Work,
+    ) -> Result<(), Ending> {
+        const NOT_FOUND: u8 = 0x92;
+        let outgoing = &mut self.session.outgoing;
+        match kind {
+            // An unknown id is a late answer to something settled; nothing hangs on it.
+            kind::PUBACK => {
+                outgoing.acknowledge(packet_id);
+            }
+            kind::PUBREC if code >= 0x80 => {
+                outgoing.complete(packet_id);
+            }
+            kind::PUBREC => {
+                let known = outgoing.release(packet_id);
+                let code = if known || self.version == Version::V4 { 0 } else { NOT_FOUND };
+                codec::put_ack(&mut self.out, ack::PUBREL, packet_id, code);
+            }
+            kind::PUBCOMP => {
+                outgoing.complete(packet_id);
+            }
+            _ => {
+                self.flush(work)?;
+                match self.session.incoming.released(packet_id) {
+                    // A client that releases what was not acknowledged is out of order; even so
+                    // PUBCOMP must not run ahead of the disk.
+                    Some(next) if next > self.known_durable() => {
+                        self.answer_after(next, ack::PUBCOMP, packet_id);
+                    }
+                    Some(_) => codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, 0),
+                    None => {
+                        let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };
+                        codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, code);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn known_durable(&self) -> Offset {
+        self.bell
+            .as_ref()
+            .map_or(Offset::default(), |bell| bell.durable())
+            .max(self.broker.journal.durable())
+    }
+
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let mut moved = false;
+        while !self.closing && self.backlog() < BACKLOG_BYTES_MAX {
+            if self.resending.is_some() || !self.resend.is_empty() {
+                if !self.poll_resend(cx)? {
+                    break;
+                }
+                moved = true;
+                continue;
+            }
+            if self.feed.poll(cx).is_pending() {
+                break;
+            }
+            let fits = self.session.outgoing.len() < self.window;
+            if self.feed.front().is_some_and(|front| front.qos != QoS::AtMostOnce && !fits) {
+                break;
+            }
+            if let Some(delivery) = self.feed.pop() {
+                self.deliver(&delivery);
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn deliver(&mut self, delivery: &Delivery) {
+        let packet_id = match delivery.qos {
+            QoS::AtMostOnce => 0,
+            qos => self.session.outgoing.send(delivery.offset, qos),
+        };
+        let sent = self.put_record(&delivery.record, delivery.qos, packet_id, false);
+        let counters = &self.broker.counters;
+        match (sent, delivery.qos) {
+            (false, QoS::AtMostOnce) => {}
+            (false, QoS::AtLeastOnce) => {
+                self.session.outgoing.acknowledge(packet_id);
+            }
+            (false, QoS::ExactlyOnce) => {
+                self.session.outgoing.complete(packet_id);
+            }
+            (true, QoS::AtMostOnce) => counters.delivered_qos0.one(),
+            (true, QoS::AtLeastOnce) => counters.delivered_qos1.one(),
+            (true, QoS::ExactlyOnce) => counters.delivered_qos2.one(),
+        }
+    }
+
+    /// Writes a logged message; false if the client must not get it.
+    fn put_record(&mut self, record: &[u8], qos: QoS, packet_id: u16, dup: bool) -> bool {
+        let counters = &self.broker.counters;
+        let Ok((message, properties)) = MessageRef::decode_with_properties(record) else {
+            counters.undelivered_corrupt.one();
+            return false;
+        };
+        let mut rest = Vec::new();
+        let mut properties = properties;
+        if !properties.is_empty()
+            && let Some(secs) = codec::without_expiry(properties, &mut rest)
+        {
+            // What is left of its time (MQTT 5, 3.3.2.3.3).
+            let Some(left) = left(secs, message.received_at, self.broker.clock.now()) else {
+                counters.undelivered_expired.one();
+                return false;
+            };
+            codec::put_expiry(&mut rest, left);
+            properties = &rest;
+        }
+        let outgoing = codec::Outgoing {
+            topic: message.topic,
+            payload: message.payload,
+            properties,
+            qos,
+            dup,
+            packet_id,
+        };
+        let sent =
+            codec::put_publish(&mut self.out, self.version, &outgoing, self.packet_bytes_max);
+        if !sent {
+            counters.undelivered_size.one();
+        }
+        sent
+    }
+
+    /// Sends again what was in flight when the last connection ended; false while waiting.
+    fn poll_resend(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        if let Some((in_flight, read)) = &mut self.resending {
+            let Poll::Ready(record) = Pin::new(read).poll(cx) else { return Ok(false) };
+            let in_flight = *in_flight;
+            self.resending = None;
+            self.resend_record(in_flight, record.ok().flatten());
+            return Ok(true);
+        }
+        let sent = self.session.outgoing.len() - self.resend.len();
+        if sent >= self.window {
+            return Ok(false);
+        }
+        let Some(in_flight) = self.resend.pop_front() else { return Ok(true) };
+        if in_flight.released {
+            codec::put_ack(&mut self.out, ack::PUBREL, in_flight.packet_id, 0);
+            return Ok(true);
+        }
+        let journal = Arc::clone(&self.broker.journal);
+        let read = tokio::task::spawn_blocking(move || {
+            let records = journal.read(in_flight.offset, 1).ok()?;
+            let (offset, record) = records.items.into_iter().next()?;
+            (offset == in_flight.offset).then(|| Bytes::copy_from_slice(&record))
+        });
+        self.resending = Some((in_flight, read));
+        Ok(true)
+    }
+
+    fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
+        let InFlight { packet_id, qos, offset, .. } = in_flight;
+        let sent = match &record {
+            Some(record) => self.put_record(record, qos, packet_id, true),
+            None => {
+                warn!(client_id = %self.link.client_id, %offset, "a message in flight left the log");
+                self.broker.counters.undelivered_trimmed.one();
+                false
+            }
+        };
+        if !sent && !self.session.outgoing.acknowledge(packet_id) {
+            self.session.outgoing.complete(packet_id);
+        }
+    }
+
+    // ---- writing ----
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let mut moved = false;
+        while self.out_at < self.out.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_at..]) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Ok(bytes)) if bytes > 0 => {
+                    self.out_at += bytes;
+                    self.unflushed = true;
+                    self.broker.counters.bytes_out.add(bytes as u64);
+                    moved = true;
+                }
+                Poll::Ready(_) => return Err(Ending::Lost),
+            }
+        }
+        self.out_at = 0;
+        if self.out.capacity() > 0 {
+            // An idle connection owns no buffer.
+            self.out = Vec::new();
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(Ending::Lost),
+            }
+        }
+        Ok(moved)
+    }
+
+    // ---- time ----
+
+    /// True when the timer fired and something is to be tried again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let retrying = self.held.is_some() || self.held_back || self.due_of_others;
+        let now = Instant::now();
+        if retrying || (self.window_is_full(0) && !self.due.is_empty()) {
+            // It is us who do not listen.
+            self.heard_at = now;
+        }
+        let silent_until = self.heard_at + self.keep_alive;
+        if now >= silent_until {
+            return Err(Ending::KeepAlive);
+        }
+        let deadline = if retrying { now + RETRY } else { silent_until };
+        // A timer that fires too early only looks again: it need not be moved for every read.
+        if self.timer.deadline() > deadline || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(deadline);
+        }
+        Ok(self.timer.as_mut().poll(cx).is_ready())
+    }
+
+    // ---- the end ----
+
+    async fn finish(mut self: Box<Self>, ending: Ending) {
+        let counters = &self.broker.counters;
+        let client_id = &self.link.client_id;
+        let (code, why, keeps_will) = match &ending {
+            Ending::Left { will } => (None, String::new(), *will),
+            Ending::Lost => (None, String::new(), true),
+            Ending::Fault(fault) => {
+                counters.closed_protocol.one();
+                info!(%client_id, code = fault.code as u8, why = %fault.why, "closing a connection");
+                (Some(fault.code), fault.why.to_string(), true)
+            }
+            Ending::KeepAlive => {
+                counters.closed_keep_alive.one();
+                debug!(%client_id, "keep-alive is over");
+                (Some(Code::KeepAliveTimeout), "nothing was heard in time".to_owned(), true)
+            }
+            Ending::Kicked(kick) => {
+                let (code, why) = match kick {
+                    Kick::TakenOver => (Code::SessionTakenOver, "the client id connected again"),
+                    Kick::Revoked => (Code::NotAuthorized, "the certificate is not active"),
+                    Kick::Administrative => (Code::AdministrativeAction, "closed by an operator"),
+                    Kick::Shutdown => (Code::ServerShuttingDown, "the server shuts down"),
+                };
+                match kick {
+                    Kick::TakenOver => counters.closed_taken_over.one(),
+                    Kick::Revoked => counters.closed_revoked.one(),
+                    Kick::Administrative | Kick::Shutdown => {}
+                }
+                // A device that lost its right to speak does not speak from the grave.
+                (Some(code), why.to_owned(), *kick != Kick::Revoked)
+            }
+            Ending::Journal(cause) => {
+                counters.closed_journal.one();
+                self.broker.note_failure();
+                error!(%client_id, %cause, "closing a connection: its messages cannot be logged");
+                let why = "the journal failed; nothing is acknowledged any more";
+                (Some(Code::ImplementationSpecificError), why.to_owned(), true)
+            }
+        };
+        if !keeps_will {
+            self.will = None;
+        }
+        let mid_packet = self.out_at > 0;
+        if matches!(ending, Ending::Kicked(Kick::Revoked)) {
+            // Nothing that waits may reach it any more.
+            self.out.clear();
+            self.out_at = 0;
+        }
+        self.release();
+        if self.version == Version::V5
+            && let Some(code) = code
+            && !(mid_packet && self.out.is_empty())
+        {
+            self.out.extend(codec::goodbye(code, &why));
+        }
+        let rest = mem::take(&mut self.out);
+        let goodbye = async {
+            if self.stream.write_all(&rest[self.out_at..]).await.is_ok() {
+                // Best effort: the peer may be gone.
+                drop(self.stream.shutdown().await);
+            }
+        };
+        if timeout(GOODBYE_TIME_MAX, goodbye).await.is_err() {
+            debug!(client_id = %self.link.client_id, "the peer did not take its goodbye");
+        }
+    }
+
+    /// Gives the session back and publishes the will, once.
+    fn release(&mut self) {
+        if mem::replace(&mut self.released, true) {
+            return;
+        }
+        if let Some(held) = self.held.take() {
+            let lost = held.staged.iter().filter(|s| s.qos == QoS::AtMostOnce).count();
+            self.broker.counters.refused_journal.add(lost as u64);
+        }
+        let link = &self.link;
+        let empty = Session::new(Arc::clone(&link.identity));
+        let mut session = mem::replace(&mut self.session, empty);
+        session.subscriptions = Arc::clone(self.feed.subscriptions());
+        session.cursor = self.feed.close();
+        let now = self.broker.clock.now();
+        let will = self.broker.sessions.release(link, Some(session), self.will.take(), now);
+        if let Some(will) = will {
+            self.broker.publish_will(&link.client_id, &link.identity.principal, will);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Seconds left of a message's life, or `None` once it is over.
+fn left(secs: u32, since: Timestamp, now: Timestamp) -> Option<u32> {
+    let waited = u32::try_from(now.since(since).as_secs()).unwrap_or(u32::MAX);
+    secs.checked_sub(waited).filter(|left| *left > 0)
+}

@@ -1,0 +1,266 @@
+//! What the broker remembers of one client between and during connections. Pure: no I/O.
+//!
+//! Invariants
+//! * A message that was handed to the journal is recognised when it is sent again: QoS 2 by its
+//!   packet id until PUBREL, QoS 1 with DUP by packet id, topic and payload (kept sessions only).
+//! * What is on its way to the client is kept as offsets, never as copies.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Offset, QoS};
+
+use crate::auth::Identity;
+use crate::subscription::Subscriptions;
+
+/// A client's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) identity: Arc<Identity>,
+    /// How long it outlives its connection; `None` for not at all.
+    pub(crate) kept_for: Option<Duration>,
+    /// Filled while no connection owns the session; a connection has them in its feed.
+    pub(crate) subscriptions: Subscriptions,
+    /// The first offset not yet given to the client; meaningful while disconnected.
+    pub(crate) cursor: Offset,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) incoming: Incoming,
+}
+
+impl Session {
+    pub(crate) fn new(identity: Arc<Identity>) -> Session {
+        Session {
+            identity,
+            kept_for: None,
+            subscriptions: Arc::default(),
+            cursor: Offset::default(),
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+        }
+    }
+
+    /// Whether `identity` may go on with this session.
+    pub(crate) fn belongs_to(&self, identity: &Identity) -> bool {
+        same_owner(&self.identity, identity)
+    }
+}
+
+/// The same certificate, or another certificate of the same thing.
+pub(crate) fn same_owner(owner: &Identity, other: &Identity) -> bool {
+    owner.principal == other.principal
+        || (owner.thing_name.is_some() && owner.thing_name == other.thing_name)
+}
+
+/// QoS 1 and 2 messages sent to the client and not yet settled, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    in_flight: VecDeque<InFlight>,
+    last_packet_id: u16,
+}
+
+/// One message on its way to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    pub(crate) packet_id: u16,
+    pub(crate) offset: Offset,
+    pub(crate) qos: QoS,
+    /// PUBREC came, PUBREL was sent, PUBCOMP is awaited.
+    pub(crate) released: bool,
+}
+
+impl Outgoing {
+    pub(crate) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &InFlight> {
+        self.in_flight.iter()
+    }
+
+    /// Notes that the record at `offset` is sent; gives its packet id. The caller bounds how
+    /// many are in flight, far below 65,535, so that there is a free one.
+    pub(crate) fn send(&mut self, offset: Offset, qos: QoS) -> u16 {
+        // Ids are given in a circle and `in_flight` is in the order of giving, so the next id
+        // can only be taken by the oldest ones.
+        let mut id = self.last_packet_id;
+        let mut oldest = self.in_flight.iter();
+        loop {
+            id = if id == u16::MAX { 1 } else { id + 1 };
+            if oldest.next().is_none_or(|in_flight| in_flight.packet_id != id) {
+                break;
+            }
+        }
+        self.last_packet_id = id;
+        self.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false });
+        id
+    }
+
+    /// PUBACK: the message is settled. False if the id is not in flight at QoS 1.
+    pub(crate) fn acknowledge(&mut self, packet_id: u16) -> bool {
+        self.settle(packet_id, |found| found.qos == QoS::AtLeastOnce)
+    }
+
+    /// PUBREC with an error, or PUBCOMP: the message is settled. False if unknown.
+    pub(crate) fn complete(&mut self, packet_id: u16) -> bool {
+        self.settle(packet_id, |found| found.qos == QoS::ExactlyOnce)
+    }
+
+    /// PUBREC: a PUBREL is due. False if the id is not in flight at QoS 2.
+    pub(crate) fn release(&mut self, packet_id: u16) -> bool {
+        let found = self
+            .in_flight
+            .iter_mut()
+            .find(|found| found.packet_id == packet_id && found.qos == QoS::ExactlyOnce);
+        found.map(|found| found.released = true).is_some()
+    }
+
+    fn settle(&mut self, packet_id: u16, matches: impl Fn(&InFlight) -> bool) -> bool {
+        let position =
+            self.in_flight.iter().position(|found| found.packet_id == packet_id && matches(found));
+        match position {
+            Some(0) => self.in_flight.pop_front().is_some(),
+            Some(at) => self.in_flight.remove(at).is_some(),
+            None => false,
+        }
+    }
+}
+
+/// What was received and may come again.
+#[derive(Debug, Default)]
+pub(crate) struct Incoming {
+    /// QoS 2 packet ids awaiting PUBREL, with the offset behind their record.
+    open: HashMap<u16, Offset>,
+    /// The last QoS 1 messages logged, oldest first.
+    recent: VecDeque<Logged>,
+    hasher: RandomState,
+}
+
+/// A QoS 1 message that was handed to the journal.
+#[derive(Clone, Copy, Debug)]
+struct Logged {
+    packet_id: u16,
+    fingerprint: u64,
+    next: Offset,
+}
+
+impl Incoming {
+    /// How many QoS 2 messages await their PUBREL.
+    pub(crate) fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The offset behind an open QoS 2 message: it is acknowledged again once that is durable.
+    pub(crate) fn open_until(&self, packet_id: u16) -> Option<Offset> {
+        self.open.get(&packet_id).copied()
+    }
+
+    /// Notes a QoS 2 message handed to the journal.
+    pub(crate) fn opened(&mut self, packet_id: u16, next: Offset) {
+        self.open.insert(packet_id, next);
+    }
+
+    /// PUBREL: forgets the message; gives the offset behind it, `None` if it is unknown.
+    pub(crate) fn released(&mut self, packet_id: u16) -> Option<Offset> {
+        let next = self.open.remove(&packet_id);
+        if self.open.is_empty() {
+            self.open = HashMap::new();
+        }
+        next
+    }
+
+    /// What identifies a QoS 1 message beside its packet id.
+    pub(crate) fn fingerprint(&self, topic: &str, payload: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(topic.as_bytes());
+        // No UTF-8 text holds this byte: it cannot move between topic and payload.
+        hasher.write_u8(0xff);
+        hasher.write(payload);
+        hasher.finish()
+    }
+
+    /// Notes a QoS 1 message handed to the journal; keeps the last `count_max`.
+    pub(crate) fn logged(
+        &mut self,
+        packet_id: u16,
+        fingerprint: u64,
+        next: Offset,
+        count_max: usize,
+    ) {
+        while self.recent.len() >= count_max {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Logged { packet_id, fingerprint, next });
+    }
+
+    /// Whether a resent QoS 1 message is the last one logged under its packet id; gives the
+    /// offset behind it.
+    pub(crate) fn logged_before(&self, packet_id: u16, fingerprint: u64) -> Option<Offset> {
+        let last = self.recent.iter().rev().find(|logged| logged.packet_id == packet_id)?;
+        (last.fingerprint == fingerprint).then_some(last.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_ids_go_in_a_circle_around_those_in_flight() {
+        let mut outgoing = Outgoing::default();
+        assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce), 1);
+        assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce), 2);
+        assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce), 3);
+        assert!(outgoing.acknowledge(3));
+        outgoing.last_packet_id = u16::MAX;
+        assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce), 3);
+        assert_eq!(outgoing.len(), 3);
+    }
+
+    #[test]
+    fn qos_2_is_settled_in_two_steps_and_qos_1_in_one() {
+        let mut outgoing = Outgoing::default();
+        let one = outgoing.send(Offset(7), QoS::AtLeastOnce);
+        let two = outgoing.send(Offset(8), QoS::ExactlyOnce);
+        assert!(!outgoing.acknowledge(two));
+        assert!(!outgoing.release(one));
+        assert!(outgoing.release(two));
+        assert!(outgoing.iter().any(|found| found.released && found.offset == Offset(8)));
+        assert!(outgoing.complete(two));
+        assert!(!outgoing.complete(two));
+        assert!(outgoing.acknowledge(one));
+        assert!(!outgoing.acknowledge(one));
+        assert_eq!(outgoing.len(), 0);
+    }
+
+    #[test]
+    fn a_resend_is_known_by_id_topic_and_payload() {
+        let mut incoming = Incoming::default();
+        let first = incoming.fingerprint("a", b"bc");
+        incoming.logged(5, first, Offset(10), 2);
+        assert_eq!(incoming.logged_before(5, first), Some(Offset(10)));
+        assert_eq!(incoming.logged_before(6, first), None);
+        assert_eq!(incoming.logged_before(5, incoming.fingerprint("ab", b"c")), None);
+        // The id was used again: the older message under it is no longer meant.
+        let second = incoming.fingerprint("a", b"other");
+        incoming.logged(5, second, Offset(11), 2);
+        assert_eq!(incoming.logged_before(5, first), None);
+        // Bounded.
+        incoming.logged(6, first, Offset(12), 2);
+        incoming.logged(7, first, Offset(13), 2);
+        assert_eq!(incoming.logged_before(5, second), None);
+    }
+
+    #[test]
+    fn a_qos_2_id_is_open_until_released() {
+        let mut incoming = Incoming::default();
+        incoming.opened(9, Offset(4));
+        assert_eq!(incoming.open_until(9), Some(Offset(4)));
+        assert_eq!(incoming.open_count(), 1);
+        assert_eq!(incoming.released(9), Some(Offset(4)));
+        assert_eq!(incoming.released(9), None);
+        assert_eq!(incoming.open_until(9), None);
+    }
+}

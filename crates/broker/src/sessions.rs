@@ -1,0 +1,346 @@
+//! Who is here, and who was: one slot per client id.
+//!
+//! Invariants
+//! * A client id has one session, and at most one connection owns it.
+//! * A connection that leaves gives the session back before the next one gets it.
+//! * Sessions are counted and bounded; those that expired are removed by `sweep`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use base::Timestamp;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::auth::Identity;
+use crate::codec::{Version, Will};
+use crate::counters::Counters;
+use crate::hub::{Mailbox, lock};
+use crate::session::{Session, same_owner};
+use crate::subscription::Subscriptions;
+
+/// How long a new connection waits for the old one of its client id to let go.
+const TAKEOVER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Why a live connection must end, said from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kick {
+    TakenOver = 1,
+    Revoked = 2,
+    Administrative = 3,
+    Shutdown = 4,
+}
+
+/// The outside handle of one connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) version: Version,
+    pub(crate) peer: SocketAddr,
+    pub(crate) since: Timestamp,
+    /// What the connection last said it is subscribed to, for `sessions`.
+    pub(crate) subscriptions: Mutex<Subscriptions>,
+    kick: AtomicU8,
+    /// Told when the session was given back.
+    gone: Notify,
+}
+
+impl Link {
+    pub(crate) fn new(
+        client_id: Arc<str>,
+        identity: Arc<Identity>,
+        version: Version,
+        peer: SocketAddr,
+        since: Timestamp,
+    ) -> Arc<Link> {
+        Arc::new(Link {
+            client_id,
+            identity,
+            mailbox: Arc::default(),
+            version,
+            peer,
+            since,
+            subscriptions: Mutex::default(),
+            kick: AtomicU8::new(0),
+            gone: Notify::new(),
+        })
+    }
+
+    /// Asks the connection to end. The first reason counts.
+    pub(crate) fn kick(&self, kick: Kick) {
+        if self.kick.compare_exchange(0, kick as u8, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            self.mailbox.waker.wake();
+        }
+    }
+
+    pub(crate) fn kicked(&self) -> Option<Kick> {
+        match self.kick.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(Kick::TakenOver),
+            2 => Some(Kick::Revoked),
+            3 => Some(Kick::Administrative),
+            _ => Some(Kick::Shutdown),
+        }
+    }
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) session: Session,
+    /// `None`: never by itself.
+    expires_at: Option<Instant>,
+    /// A will that waits for its delay.
+    will: Option<(Instant, Will)>,
+    since: Timestamp,
+}
+
+impl Parked {
+    fn is_over(&self) -> bool {
+        self.expires_at.is_some_and(|at| at <= Instant::now())
+    }
+}
+
+#[derive(Debug)]
+enum Slot {
+    Online(Arc<Link>),
+    Offline(Box<Parked>),
+}
+
+/// Why a client id is not to be had.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It belongs to another identity.
+    NotYours,
+    /// No room for another session.
+    Full,
+    /// The old connection does not let go.
+    Stuck,
+}
+
+/// All sessions by client id.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    slots: Mutex<HashMap<Arc<str>, Slot>>,
+    count_max: usize,
+    counters: Arc<Counters>,
+}
+
+/// What is known of one session, for the console and the command line.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionInfo {
+    /// The MQTT client identifier.
+    pub client_id: String,
+    /// Certificate id or `anonymous`.
+    pub principal: String,
+    /// The thing behind the certificate.
+    pub thing_name: Option<String>,
+    /// Whether a connection owns it now.
+    pub connected: bool,
+    /// `3.1.1` or `5`; `None` while disconnected.
+    pub protocol: Option<&'static str>,
+    /// The peer's address while connected.
+    pub peer: Option<String>,
+    /// Since when it is connected, or disconnected.
+    pub since: Timestamp,
+    /// Topic filters.
+    pub subscriptions: Vec<String>,
+}
+
+impl Sessions {
+    pub(crate) fn new(count_max: usize, counters: Arc<Counters>) -> Sessions {
+        Sessions { slots: Mutex::default(), count_max, counters }
+    }
+
+    /// Makes `link` the owner of its client id and gives the kept session, if there is one and
+    /// `clean` does not discard it. An older connection is kicked and waited for. A will that
+    /// waited for its delay is dropped with the return of its client, unless the session ends
+    /// here (MQTT 5, 3.1.3.2.2): then it is given to publish.
+    pub(crate) async fn claim(
+        &self,
+        link: &Arc<Link>,
+        clean: bool,
+    ) -> Result<(Option<Session>, Option<Will>), Taken> {
+        loop {
+            let older = {
+                let mut slots = lock(&self.slots);
+                match slots.get(&link.client_id) {
+                    Some(Slot::Online(older)) => {
+                        if !same_owner(&older.identity, &link.identity) {
+                            return Err(Taken::NotYours);
+                        }
+                        Arc::clone(older)
+                    }
+                    Some(Slot::Offline(parked)) if !parked.session.belongs_to(&link.identity) => {
+                        return Err(Taken::NotYours);
+                    }
+                    None if slots.len() >= self.count_max => return Err(Taken::Full),
+                    _ => {
+                        let slot = Slot::Online(Arc::clone(link));
+                        let before = slots.insert(Arc::clone(&link.client_id), slot);
+                        return Ok(match before {
+                            Some(Slot::Offline(parked)) if clean || parked.is_over() => {
+                                (None, parked.will.map(|(_, will)| will))
+                            }
+                            Some(Slot::Offline(parked)) => (Some(parked.session), None),
+                            _ => {
+                                self.counters.sessions.one();
+                                (None, None)
+                            }
+                        });
+                    }
+                }
+            };
+            self.displace(&older).await?;
+        }
+    }
+
+    async fn displace(&self, older: &Arc<Link>) -> Result<(), Taken> {
+        let gone = older.gone.notified();
+        tokio::pin!(gone);
+        gone.as_mut().enable();
+        // It may have gone between the look and the wait.
+        if self.is_online(older) {
+            older.kick(Kick::TakenOver);
+            timeout(TAKEOVER_TIME_MAX, gone).await.map_err(|_elapsed| Taken::Stuck)?;
+        }
+        Ok(())
+    }
+
+    fn is_online(&self, link: &Arc<Link>) -> bool {
+        let slots = lock(&self.slots);
+        matches!(slots.get(&link.client_id), Some(Slot::Online(owner)) if Arc::ptr_eq(owner, link))
+    }
+
+    /// Takes the session back from its connection: keeps it, or forgets it. Gives a will that
+    /// is to be published now.
+    pub(crate) fn release(
+        &self,
+        link: &Arc<Link>,
+        session: Option<Session>,
+        will: Option<Will>,
+        now: Timestamp,
+    ) -> Option<Will> {
+        let mut slots = lock(&self.slots);
+        match slots.get(&link.client_id) {
+            Some(Slot::Online(owner)) if Arc::ptr_eq(owner, link) => {}
+            _ => return will,
+        }
+        let kept = session.and_then(|session| session.kept_for.map(|time| (session, time)));
+        let due = match kept {
+            Some((session, time)) => {
+                let gone_at = Instant::now();
+                let delay = will.as_ref().map_or(0, |will| will.delay_secs);
+                let (now_due, later) = if delay == 0 {
+                    (will, None)
+                } else {
+                    let at = gone_at + Duration::from_secs(u64::from(delay)).min(time);
+                    (None, will.map(|will| (at, will)))
+                };
+                let expires_at = gone_at.checked_add(time);
+                let parked = Parked { session, expires_at, will: later, since: now };
+                slots.insert(Arc::clone(&link.client_id), Slot::Offline(Box::new(parked)));
+                now_due
+            }
+            None => {
+                slots.remove(&link.client_id);
+                self.counters.sessions.less();
+                will
+            }
+        };
+        drop(slots);
+        link.gone.notify_waiters();
+        due
+    }
+
+    /// Removes expired sessions; gives the wills that are due.
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<(Arc<str>, Arc<Identity>, Will)> {
+        let mut due = Vec::new();
+        lock(&self.slots).retain(|client_id, slot| {
+            let Slot::Offline(parked) = slot else { return true };
+            let expired = parked.expires_at.is_some_and(|at| at <= now);
+            let will = parked.will.take_if(|(at, _)| expired || *at <= now);
+            if let Some((_, will)) = will {
+                due.push((Arc::clone(client_id), Arc::clone(&parked.session.identity), will));
+            }
+            if expired {
+                self.counters.sessions.less();
+                self.counters.sessions_expired.one();
+            }
+            !expired
+        });
+        due
+    }
+
+    /// Kicks every connection of `principal` and drops the wills that wait under it; gives
+    /// how many connections that were.
+    pub(crate) fn kick_principal(&self, principal: &str, kick: Kick) -> usize {
+        let mut kicked = 0;
+        let mut slots = lock(&self.slots);
+        #[expect(clippy::iter_over_hash_type, reason = "the order of kicks does not matter")]
+        for slot in slots.values_mut() {
+            match slot {
+                Slot::Online(link) if link.identity.principal == principal => {
+                    link.kick(kick);
+                    kicked += 1;
+                }
+                Slot::Offline(parked) if parked.session.identity.principal == principal => {
+                    parked.will = None;
+                }
+                _ => {}
+            }
+        }
+        kicked
+    }
+
+    /// Kicks everybody.
+    pub(crate) fn kick_all(&self, kick: Kick) {
+        #[expect(clippy::iter_over_hash_type, reason = "the order of kicks does not matter")]
+        for slot in lock(&self.slots).values() {
+            if let Slot::Online(link) = slot {
+                link.kick(kick);
+            }
+        }
+    }
+
+    /// Everything known, by client id.
+    pub(crate) fn list(&self) -> Vec<SessionInfo> {
+        let mut list: Vec<_> =
+            lock(&self.slots).iter().map(|(id, slot)| describe(id, slot)).collect();
+        list.sort_by(|a, b| a.client_id.cmp(&b.client_id));
+        list
+    }
+}
+
+fn describe(client_id: &str, slot: &Slot) -> SessionInfo {
+    let (identity, subscriptions, since) = match slot {
+        Slot::Online(link) => (&link.identity, Arc::clone(&lock(&link.subscriptions)), link.since),
+        Slot::Offline(parked) => {
+            (&parked.session.identity, Arc::clone(&parked.session.subscriptions), parked.since)
+        }
+    };
+    let (protocol, peer) = match slot {
+        Slot::Online(link) => {
+            let protocol = if link.version == Version::V5 { "5" } else { "3.1.1" };
+            (Some(protocol), Some(link.peer.to_string()))
+        }
+        Slot::Offline(_) => (None, None),
+    };
+    SessionInfo {
+        client_id: client_id.to_owned(),
+        principal: identity.principal.clone(),
+        thing_name: identity.thing_name.clone(),
+        connected: matches!(slot, Slot::Online(_)),
+        protocol,
+        peer,
+        since,
+        subscriptions: subscriptions.iter().map(|s| s.filter.as_str().to_owned()).collect(),
+    }
+}

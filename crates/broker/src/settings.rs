@@ -1,0 +1,129 @@
+//! Every bound of the broker, in one place, with its default.
+
+use base::{Error, Result, limits};
+use serde::{Deserialize, Serialize};
+
+/// Longest topic plus the properties allowed beside a payload of full size.
+const HEAD_BYTES_MAX: usize = 80 * 1024;
+
+/// The broker's settings, the `broker` table of `forebay.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Longest keep-alive in seconds. MQTT 5 clients that ask for more, or for none, are told
+    /// this one; for MQTT 3.1.1 clients, who cannot be told, it applies silently (as on AWS).
+    pub keep_alive_secs_max: u16,
+    /// Topic aliases an MQTT 5 publisher may use.
+    pub topic_alias_max: u16,
+    /// QoS 1 and 2 messages of one publisher that may await their acknowledgement. Announced
+    /// to MQTT 5 clients; the socket of an MQTT 3.1.1 client is not read beyond it.
+    pub receive_maximum: u16,
+    /// QoS 2 messages of one publisher that may await their PUBREL; more end the connection.
+    pub qos2_open_max: usize,
+    /// Largest payload of a PUBLISH, in bytes.
+    pub payload_bytes_max: usize,
+    /// Largest CONNECT, in bytes: all that an unknown peer may make us keep.
+    pub connect_bytes_max: usize,
+    /// Connections at one time, over all listeners.
+    pub connections_max: usize,
+    /// TLS handshakes and unfinished CONNECTs at one time.
+    pub handshakes_max: usize,
+    /// Seconds a peer has for its TLS handshake and CONNECT together.
+    pub connect_secs_max: u64,
+    /// Sessions kept, connected or not.
+    pub sessions_max: usize,
+    /// Seconds a disconnected session is kept at most; MQTT 3.1.1 sessions get all of it.
+    pub session_expiry_secs_max: u32,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session_max: usize,
+    /// QoS 1 and 2 messages sent to one subscriber and not acknowledged by it.
+    pub in_flight_max: u16,
+    /// Messages waiting in memory for one subscriber; a slower one reads from the log.
+    pub mailbox_messages_max: usize,
+    /// Bytes waiting in memory for one subscriber.
+    pub mailbox_bytes_max: usize,
+    /// Live taps (`forebay topic tail`) at one time.
+    pub taps_max: usize,
+    /// Seconds that pending acknowledgements get to leave at shutdown.
+    pub drain_secs_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            keep_alive_secs_max: 1200,
+            topic_alias_max: 16,
+            receive_maximum: 1024,
+            qos2_open_max: 4096,
+            payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
+            connect_bytes_max: 16 * 1024,
+            connections_max: 18_000,
+            handshakes_max: 256,
+            connect_secs_max: 10,
+            sessions_max: 100_000,
+            session_expiry_secs_max: 7 * 24 * 3600,
+            subscriptions_per_session_max: 1000,
+            in_flight_max: 256,
+            mailbox_messages_max: 1024,
+            mailbox_bytes_max: 256 * 1024,
+            taps_max: 64,
+            drain_secs_max: 5,
+        }
+    }
+}
+
+impl Settings {
+    /// Refuses values under which the broker could not work.
+    pub fn check(&self) -> Result<()> {
+        let positive = [
+            ("keep_alive_secs_max", usize::from(self.keep_alive_secs_max)),
+            ("receive_maximum", usize::from(self.receive_maximum)),
+            ("qos2_open_max", self.qos2_open_max),
+            ("payload_bytes_max", self.payload_bytes_max),
+            ("connections_max", self.connections_max),
+            ("handshakes_max", self.handshakes_max),
+            ("sessions_max", self.sessions_max),
+            ("subscriptions_per_session_max", self.subscriptions_per_session_max),
+            ("in_flight_max", usize::from(self.in_flight_max)),
+            ("mailbox_messages_max", self.mailbox_messages_max),
+            ("mailbox_bytes_max", self.mailbox_bytes_max),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("broker.{name} is 0; give at least 1")));
+        }
+        if self.connect_secs_max == 0 {
+            return Err(Error::invalid("broker.connect_secs_max is 0; give at least 1"));
+        }
+        if self.connect_bytes_max < 256 {
+            return Err(Error::invalid(format!(
+                "broker.connect_bytes_max is {}; a CONNECT needs at least 256",
+                self.connect_bytes_max
+            )));
+        }
+        // MQTT's own bound on a packet is 256 MiB.
+        if self.payload_bytes_max > 128 * 1024 * 1024 {
+            return Err(Error::invalid(format!(
+                "broker.payload_bytes_max is {}; at most 134217728 is possible",
+                self.payload_bytes_max
+            )));
+        }
+        Ok(())
+    }
+
+    /// Largest packet a connected client may send: what MQTT 5 announces.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.payload_bytes_max + HEAD_BYTES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_and_zeros_do_not() {
+        Settings::default().check().unwrap();
+        let broken = Settings { receive_maximum: 0, ..Settings::default() };
+        assert!(broken.check().unwrap_err().to_string().contains("receive_maximum"));
+    }
+}

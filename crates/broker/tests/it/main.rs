@@ -1,0 +1,13 @@
+//! The broker over real sockets, against bytes written by hand and clients written by others.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod clients;
+mod durability;
+mod hostile;
+mod load;
+mod raw;
+mod sessions;
+mod subscribers;
+mod support;
+mod tls;
