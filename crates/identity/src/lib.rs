@@ -1,1 +1,31 @@
 //! Who is calling: our certificate authority, device certificates, connection kits.
+//!
+//! ```text
+//! ca/  (0700)   root.private.key (0600)  root-CA.crt  root.json  server.json (0600)
+//! metastore     things    name           -> Thing
+//!               certificates  sha-256 hex -> Certificate { thing, ACTIVE | INACTIVE | REVOKED, .. }
+//! ```
+//!
+//! Invariants
+//! * A device's private key is made here, handed over once in its [`Kit`], and kept nowhere.
+//! * A certificate admits its bearer while its fingerprint is registered, ACTIVE and in date;
+//!   being signed by our authority is necessary and never sufficient ([`Registry::lookup`]).
+//! * A change of status is stored before it is believed, and believed before anyone is told.
+//! * An authority that is incomplete or unreadable is an error, never a reason to make a new
+//!   one: that would lock out every device in the field.
+//! * No private key has a `Debug` or `Display` that shows it.
+//!
+//! The certificate says who somebody is. Which topics they may use is another question, which
+//! this crate does not answer.
+
+mod authority;
+mod files;
+mod kit;
+mod registry;
+mod secret;
+mod server;
+
+pub use authority::{Authority, Issued, certificate_id};
+pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
+pub use registry::{Certificate, Change, Found, Registry, Status, Thing};
+pub use secret::Secret;
