@@ -1,1 +1,42 @@
-//! Batches of records to objects, exactly once.
+//! Delivery: batches of records to objects, exactly once.
+//!
+//! ```text
+//! log --read--> rules --record--> batch --cut--> decide --> upload --> advance
+//!      from the cursor                     |       |           |          |
+//!                                          |   one row in   bucket   one row in the
+//!                                          |   the store             store, then the
+//!                                          +-- by size or age        journal's cursor
+//! ```
+//!
+//! A stream is a cursor into the log. What it promises:
+//!
+//! * Every offset from the stream's first on is looked at exactly once: the ranges of its
+//!   objects neither overlap nor leave gaps.
+//! * A batch `first..next` is decided once, durably, before anything is uploaded. Its objects'
+//!   names and bytes follow from the log and the decision, so that carrying it out again after a
+//!   crash, or after an answer that was lost, overwrites the same objects with the same bytes.
+//! * The cursor moves only when the objects are on stable storage; the log keeps what the
+//!   cursor has not passed.
+//! * Every record that a rule matched becomes a record in an object or a line in the error
+//!   prefix with its reason and its raw bytes: matched = acted + set aside.
+//! * An object store that fails is tried again for ever; other streams and the log go on.
+//!
+//! This room does not know who published or who reads the lake.
+
+mod batch;
+mod cut;
+mod engine;
+mod live;
+mod prefix;
+mod shelf;
+mod stream;
+mod streams;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use stream::{
+    Compression, DIRECT_PUT_PREFIX, Decision, NewStream, ObjectPlan, StreamRow, StreamState, Tally,
+};
+pub use streams::{Settings, StreamStatus, Streams};

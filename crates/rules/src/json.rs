@@ -393,18 +393,14 @@ impl<'p> Reader<'p> {
 }
 
 /// Whether `key` is not among `members`; `seen` takes over when they are many.
-fn is_new<'p, N>(
-    key: &Cow<'p, str>,
-    members: &[(Cow<'p, str>, N)],
-    seen: &mut HashSet<Cow<'p, str>>,
-) -> bool {
+fn is_new<N>(key: &str, members: &[(Cow<'_, str>, N)], seen: &mut HashSet<String>) -> bool {
     if members.len() < KEYS_LINEAR_MAX {
         return members.iter().all(|(name, _)| name != key);
     }
     if seen.is_empty() {
-        seen.extend(members.iter().map(|(name, _)| name.clone()));
+        seen.extend(members.iter().map(|(name, _)| name.clone().into_owned()));
     }
-    seen.insert(key.clone())
+    seen.insert(key.to_owned())
 }
 
 #[cfg(test)]

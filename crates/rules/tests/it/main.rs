@@ -40,7 +40,7 @@ fn evaluate(sql: &str, payload: &[u8]) -> Evaluated {
 /// The output as text, `no match`, or `failed: ` and the reason.
 fn outcome(sql: &str, payload: &str) -> String {
     match evaluate(sql, payload.as_bytes()) {
-        Evaluated::Pass(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        Evaluated::Pass(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Evaluated::NoMatch => "no match".to_owned(),
         Evaluated::Failed { reason } => format!("failed: {reason}"),
     }

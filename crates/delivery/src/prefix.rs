@@ -1,0 +1,318 @@
+//! Where objects lie: prefixes with expressions, and the names below them.
+//!
+//! Pure and deterministic: a key follows from the stream, the log's id, the range of offsets and
+//! the arrival of the oldest record.
+//!
+//! | expression | becomes |
+//! |---|---|
+//! | `!{timestamp:PATTERN}` | the arrival of the oldest record, in UTC |
+//! | `!{firehose:random-string}` | 11 characters drawn from the object's identity |
+//! | `!{firehose:error-output-type}` | what failed; in the error prefix only |
+//!
+//! Without a timestamp expression `yyyy/MM/dd/HH/` is appended, as Firehose does.
+
+use base::{Error, Offset, Result, Timestamp};
+use rules::sql::TimePattern;
+use uuid::Uuid;
+
+use crate::stream::StreamRow;
+
+/// What stands for `!{firehose:error-output-type}`.
+pub(crate) const ERROR_TYPE: &str = "processing-failed";
+
+/// Longest prefix once its expressions are evaluated (Firehose's bound).
+const EVALUATED_BYTES_MAX: usize = 512;
+
+/// Longest prefix as given (Firehose's bound).
+const PREFIX_BYTES_MAX: usize = 1024;
+
+/// Forebay's namespace for the names of objects (RFC 9562 section 5.5); drawn once at random.
+const NAMESPACE: Uuid = Uuid::from_u128(0x0c5e_54f7_93d1_4c0e_8b57_64a1_de2f_7b3c);
+
+/// A prefix whose expressions have been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Time(TimePattern),
+    Random,
+    ErrorType,
+}
+
+/// Which of a batch's two objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Records,
+    Errors,
+}
+
+/// The two prefixes of a stream, read.
+#[derive(Clone, Debug)]
+pub(crate) struct Prefixes {
+    records: Prefix,
+    errors: Prefix,
+}
+
+impl Prefixes {
+    /// Reads and checks both prefixes of `row`.
+    pub(crate) fn of(row: &StreamRow) -> Result<Prefixes> {
+        let records = Prefix::parse("prefix", &row.prefix)?;
+        if records.0.contains(&Part::ErrorType) {
+            return Err(Error::invalid(format!(
+                "prefix {:?}: !{{firehose:error-output-type}} belongs in the error prefix",
+                row.prefix
+            )));
+        }
+        let errors = match &row.error_prefix {
+            None if records.has_expressions() => {
+                return Err(Error::invalid(format!(
+                    "prefix {:?} has expressions, so an error prefix must be given too",
+                    row.prefix
+                )));
+            }
+            None => records.with_error_type(),
+            Some(text) => {
+                let errors = Prefix::parse("error prefix", text)?;
+                if !errors.has_expressions() {
+                    errors.with_error_type()
+                } else if errors.0.contains(&Part::ErrorType) {
+                    errors
+                } else {
+                    return Err(Error::invalid(format!(
+                        "error prefix {text:?} has expressions but not \
+                         !{{firehose:error-output-type}}"
+                    )));
+                }
+            }
+        };
+        let (records, errors) = (records.with_time()?, errors.with_time()?);
+        for (what, prefix) in [("prefix", &records), ("error prefix", &errors)] {
+            let bytes = prefix.evaluate(Timestamp(0), Uuid::nil()).len();
+            if bytes > EVALUATED_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "{what} is {bytes} bytes long once evaluated; at most {EVALUATED_BYTES_MAX} \
+                     are allowed"
+                )));
+            }
+        }
+        Ok(Prefixes { records, errors })
+    }
+
+    /// The key of the object that holds what `first..next` gave, whose oldest record arrived
+    /// at `oldest`.
+    pub(crate) fn key(
+        &self,
+        row: &StreamRow,
+        log_id: &str,
+        kind: Kind,
+        range: (Offset, Offset),
+        oldest: Timestamp,
+    ) -> String {
+        let (what, prefix, extension) = match kind {
+            Kind::Records => ("records", &self.records, row.extension()),
+            Kind::Errors => ("errors", &self.errors, ""),
+        };
+        let (first, next) = range;
+        let identity = format!("{what}/{log_id}/{}/{}/{first}/{next}", row.name, row.created_from);
+        let id = Uuid::new_v5(&NAMESPACE, identity.as_bytes());
+        let oldest = in_calendar(oldest);
+        let stamp = chrono::DateTime::from_timestamp_millis(oldest.millis())
+            .unwrap_or_default()
+            .format("%Y-%m-%d-%H-%M-%S");
+        let folder = prefix.evaluate(oldest, id);
+        format!("{folder}{}-{}-{stamp}-{id}{extension}", row.name, row.version)
+    }
+}
+
+impl Prefix {
+    fn parse(what: &str, text: &str) -> Result<Prefix> {
+        let bad = |why: String| Error::invalid(format!("{what} {text:?}: {why}"));
+        if text.len() > PREFIX_BYTES_MAX {
+            return Err(bad(format!("longer than {PREFIX_BYTES_MAX} bytes")));
+        }
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((literal, tail)) = rest.split_once("!{") {
+            push_literal(&mut parts, literal);
+            let (expression, tail) = tail
+                .split_once('}')
+                .ok_or_else(|| bad("an expression that starts with !{ does not end".to_owned()))?;
+            parts.push(match expression.split_once(':') {
+                Some(("timestamp", pattern)) => {
+                    Part::Time(TimePattern::parse(pattern).map_err(bad)?)
+                }
+                Some(("firehose", "random-string")) => Part::Random,
+                Some(("firehose", "error-output-type")) => Part::ErrorType,
+                Some(("partitionKeyFromQuery" | "partitionKeyFromLambda", _)) => {
+                    return Err(Error::unsupported(format!(
+                        "{what} {text:?}: dynamic partitioning is not supported yet"
+                    )));
+                }
+                _ => return Err(bad(format!("unknown expression !{{{expression}}}"))),
+            });
+            rest = tail;
+        }
+        push_literal(&mut parts, rest);
+        Ok(Prefix(parts))
+    }
+
+    fn has_expressions(&self) -> bool {
+        self.0.iter().any(|part| !matches!(part, Part::Literal(_)))
+    }
+
+    fn with_error_type(&self) -> Prefix {
+        let mut parts = self.0.clone();
+        parts.push(Part::ErrorType);
+        parts.push(Part::Literal("/".to_owned()));
+        Prefix(parts)
+    }
+
+    fn with_time(mut self) -> Result<Prefix> {
+        if !self.0.iter().any(|part| matches!(part, Part::Time(_))) {
+            let hourly = TimePattern::parse("yyyy/MM/dd/HH/").map_err(Error::internal)?;
+            self.0.push(Part::Time(hourly));
+        }
+        Ok(self)
+    }
+
+    fn evaluate(&self, at: Timestamp, id: Uuid) -> String {
+        let mut text = String::new();
+        for (index, part) in self.0.iter().enumerate() {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Time(pattern) => text.push_str(&pattern.format(at, 0).unwrap_or_default()),
+                Part::Random => text.push_str(&random_string(id, index)),
+                Part::ErrorType => text.push_str(ERROR_TYPE),
+            }
+        }
+        text
+    }
+}
+
+fn push_literal(parts: &mut Vec<Part>, literal: &str) {
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.to_owned()));
+    }
+}
+
+/// Eleven characters, another eleven for each use, the same for the same object.
+fn random_string(id: Uuid, index: usize) -> String {
+    const ALPHABET: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    let drawn = Uuid::new_v5(&id, &index.to_le_bytes());
+    drawn
+        .as_bytes()
+        .iter()
+        .take(11)
+        .map(|byte| char::from(ALPHABET[usize::from(byte & 63)]))
+        .collect()
+}
+
+/// A clock may have said anything; what no calendar knows is filed under its first hour.
+fn in_calendar(at: Timestamp) -> Timestamp {
+    const YEAR_9999: i64 = 253_402_300_799_999;
+    if (0..=YEAR_9999).contains(&at.millis()) { at } else { Timestamp(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::ErrorKind;
+
+    use super::*;
+    use crate::stream::{Compression, NewStream};
+
+    // 2026-11-23T04:05:06.789Z
+    const AT: Timestamp = Timestamp(1_795_406_706_789);
+
+    fn row(prefix: &str, error_prefix: Option<&str>) -> StreamRow {
+        let mut new = NewStream::new("readings", "lake");
+        new.prefix = prefix.to_owned();
+        new.error_prefix = error_prefix.map(str::to_owned);
+        new.compression = Compression::Gzip;
+        StreamRow::new(&new, Timestamp(0), Offset(3))
+    }
+
+    fn keys(prefix: &str, error_prefix: Option<&str>) -> Result<[String; 2]> {
+        let row = row(prefix, error_prefix);
+        let prefixes = Prefixes::of(&row)?;
+        let range = (Offset(3), Offset(9));
+        let key = |kind| prefixes.key(&row, "0f", kind, range, AT);
+        Ok([key(Kind::Records), key(Kind::Errors)])
+    }
+
+    #[test]
+    fn keys_lie_where_firehose_puts_them() {
+        let check = |prefix: &str, error_prefix: Option<&str>, folders: [&str; 2]| {
+            let keys = keys(prefix, error_prefix).unwrap();
+            for (key, folder) in keys.iter().zip(folders) {
+                let name = key.strip_prefix(folder).unwrap_or_else(|| panic!("{key} in {folder}"));
+                assert!(name.starts_with("readings-1-2026-11-23-04-05-06-"), "{name}");
+                assert_eq!(
+                    name.len(),
+                    "readings-1-2026-11-23-04-05-06-".len()
+                        + 36
+                        + if *key == keys[0] { 3 } else { 0 },
+                    "{name}"
+                );
+            }
+            assert!(keys[0].ends_with(".gz") && !keys[1].contains(".gz"));
+        };
+        check("", None, ["2026/11/23/04/", "processing-failed/2026/11/23/04/"]);
+        check("air/", None, ["air/2026/11/23/04/", "air/processing-failed/2026/11/23/04/"]);
+        check("air", Some("bad/"), ["air2026/11/23/04/", "bad/processing-failed/2026/11/23/04/"]);
+        check(
+            "air/day=!{timestamp:yyyy-MM-dd}/",
+            Some("bad/!{firehose:error-output-type}/!{timestamp:yyyy'!'}/"),
+            ["air/day=2026-11-23/", "bad/processing-failed/2026!/"],
+        );
+    }
+
+    #[test]
+    fn a_key_depends_on_everything_that_tells_objects_apart_and_on_nothing_else() {
+        let base = keys("air/!{firehose:random-string}/", Some("bad!{firehose:error-output-type}"))
+            .unwrap();
+        assert_eq!(
+            base,
+            keys("air/!{firehose:random-string}/", Some("bad!{firehose:error-output-type}"))
+                .unwrap()
+        );
+        let row = row("air/", None);
+        let prefixes = Prefixes::of(&row).unwrap();
+        let range = (Offset(3), Offset(9));
+        let key = |log: &str, kind, range| prefixes.key(&row, log, kind, range, AT);
+        let all = [
+            key("0f", Kind::Records, range),
+            key("1f", Kind::Records, range),
+            key("0f", Kind::Errors, range),
+            key("0f", Kind::Records, (Offset(3), Offset(8))),
+            key("0f", Kind::Records, (Offset(4), Offset(9))),
+        ];
+        let distinct: std::collections::BTreeSet<&str> =
+            all.iter().map(|key| key.rsplit_once("-06-").unwrap().1).collect();
+        assert_eq!(distinct.len(), all.len());
+        // A clock gone mad still gives a key.
+        for at in [i64::MIN, -1, i64::MAX] {
+            let key = prefixes.key(&row, "0f", Kind::Records, range, Timestamp(at));
+            assert!(key.starts_with("air/1970/01/01/00/"), "{key}");
+        }
+    }
+
+    #[test]
+    fn bad_prefixes_are_refused_with_the_way_out() {
+        let check = |prefix: &str, error_prefix: Option<&str>, kind: ErrorKind, part: &str| {
+            let error = keys(prefix, error_prefix).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        };
+        check("a/!{timestamp:yyyy}/", None, ErrorKind::Invalid, "an error prefix must be given");
+        check("a/", Some("b/!{timestamp:yyyy}"), ErrorKind::Invalid, "error-output-type");
+        check("a/!{firehose:error-output-type}", None, ErrorKind::Invalid, "belongs in the error");
+        check("a/!{timestamp:YYYY}/", Some("b"), ErrorKind::Invalid, "'YYYY' is not supported");
+        check("a/!{timestamp:yyyy", Some("b"), ErrorKind::Invalid, "does not end");
+        check("a/!{nope}/", Some("b"), ErrorKind::Invalid, "unknown expression !{nope}");
+        check("a/!{partitionKeyFromQuery:k}/", Some("b"), ErrorKind::Unsupported, "partitioning");
+        check(&"a".repeat(600), None, ErrorKind::Invalid, "at most 512");
+        check(&"a".repeat(2_000), None, ErrorKind::Invalid, "longer than 1024");
+    }
+}
