@@ -877,13 +877,17 @@ pub(crate) fn unsuback(version: Version, packet_id: u16, found: &[bool]) -> Resu
     }
 }
 
-/// A DISCONNECT for an MQTT 5 client, with the reason in words.
-pub(crate) fn goodbye(code: DisconnectReasonCode, why: &str) -> Vec<u8> {
-    let bare = || vec![0xe0, 1, code as u8];
-    let Ok(reason) = ReasonString::new(why) else { return bare() };
-    v5_0::Disconnect::builder()
-        .reason_code(code)
-        .props(vec![reason.into()])
-        .build()
-        .map_or_else(|_too_long| bare(), |packet| packet.to_continuous_buffer())
+/// A DISCONNECT for an MQTT 5 client, with the reason in words if it takes so large a packet.
+pub(crate) fn goodbye(code: DisconnectReasonCode, why: &str, bytes_max: usize) -> Vec<u8> {
+    let wordy = || {
+        let reason = ReasonString::new(why).ok()?;
+        let builder = v5_0::Disconnect::builder().reason_code(code).props(vec![reason.into()]);
+        let packet = builder.build().ok()?.to_continuous_buffer();
+        (packet.len() <= bytes_max).then_some(packet)
+    };
+    wordy().unwrap_or_else(|| vec![0xe0, 1, code as u8])
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

@@ -13,6 +13,9 @@
 //! * When the journal failed, nothing more is acknowledged and the connection ends.
 //! * The session goes back to the registry exactly once, also when the task dies.
 
+mod deliver;
+mod receive;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,22 +25,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base::{Error, ErrorKind, MessageRef, Offset, QoS, Timestamp, TopicFilter};
+use base::{Error, Offset, QoS, Timestamp};
 use bytes::Bytes;
 use journal::{Batch, Bell};
-use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, SubackReasonCode};
+use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode as Code;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::Broker;
-use crate::codec::{self, Fault, Frame, Publish, Version, Wanted, Will, ack, kind};
+use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::feed::Feed;
-use crate::hub::{Delivery, lock};
+use crate::hub::lock;
 use crate::session::{InFlight, Session};
 use crate::sessions::{Kick, Link};
-use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
 
 /// A socket, plain or encrypted.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -129,6 +131,8 @@ struct Work {
     /// How many of `staged` want an acknowledgement.
     acknowledged: usize,
     properties: Vec<u8>,
+    /// When the read arrived.
+    now: Timestamp,
 }
 
 impl Work {
@@ -227,7 +231,7 @@ impl Connection {
             held_back: false,
             own_next: Offset::default(),
             unread: !rest.is_empty(),
-            partial: rest,
+            partial: if rest.is_empty() { Vec::new() } else { rest },
             out: opening.connack,
             out_at: 0,
             unflushed: false,
@@ -247,7 +251,7 @@ impl Connection {
     /// Serves the client until it goes or must go.
     pub(crate) async fn run(mut self: Box<Self>) {
         let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
-        self.finish(ending).await;
+        Box::pin(self.finish(ending)).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -416,6 +420,9 @@ impl Connection {
     /// Takes every whole packet of `input`, as far as the windows allow; gives the bytes used.
     fn process(&mut self, input: &[u8], work: &mut Work) -> Result<usize, Ending> {
         let packet_bytes_max = self.broker.settings.packet_bytes_max();
+        // Empty unless the task of another connection died here.
+        work.clear();
+        work.now = self.broker.clock.now();
         let mut used = 0;
         let result = loop {
             let stop = self.held.is_some()
@@ -499,441 +506,6 @@ impl Connection {
             self.session.kept_for = self.broker.kept_for(secs);
         }
         Err(Ending::Left { will: leave.code != 0 })
-    }
-
-    // ---- messages in ----
-
-    fn receive(&mut self, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
-        let counters = &self.broker.counters;
-        match publish.qos {
-            QoS::AtMostOnce => counters.received_qos0.one(),
-            QoS::AtLeastOnce => counters.received_qos1.one(),
-            QoS::ExactlyOnce => counters.received_qos2.one(),
-        }
-        self.check_limits(publish, work)?;
-        let aliased = self.resolve_alias(publish)?;
-        let topic = aliased.as_deref().unwrap_or(publish.topic);
-        if let Some(at) = topic.find(['+', '#']) {
-            self.broker.counters.refused_topic.one();
-            let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
-            return Err(Fault::new(Code::TopicNameInvalid, why).into());
-        }
-        if topic.starts_with('$') {
-            return self.refuse_topic(topic, publish, work);
-        }
-        if publish.qos != QoS::AtMostOnce && self.recognise(topic, publish, work)? {
-            return Ok(());
-        }
-        self.stage(topic, publish, work)
-    }
-
-    fn check_limits(&self, publish: &Publish<'_>, work: &Work) -> Result<(), Ending> {
-        let Broker { settings, counters, .. } = &*self.broker;
-        if publish.retain {
-            counters.refused_retain.one();
-            let why = "retained messages are announced as unavailable; publish without retain";
-            return Err(Fault::new(Code::RetainNotSupported, why).into());
-        }
-        if publish.payload.len() > settings.payload_bytes_max {
-            counters.refused_size.one();
-            let (bytes, most) = (publish.payload.len(), settings.payload_bytes_max);
-            let why = format!("payload of {bytes} bytes; at most {most} are taken");
-            return Err(Fault::new(Code::PacketTooLarge, why).into());
-        }
-        let open = self.session.incoming.open_count();
-        let repeated = || self.session.incoming.open_until(publish.packet_id).is_some();
-        if self.version == Version::V5 && publish.qos != QoS::AtMostOnce {
-            let unsettled = self.due_pubacks + open + work.acknowledged;
-            if unsettled >= usize::from(settings.receive_maximum) && !repeated() {
-                let why = format!("more than {} messages in flight", settings.receive_maximum);
-                return Err(Fault::new(Code::ReceiveMaximumExceeded, why).into());
-            }
-        }
-        if publish.qos == QoS::ExactlyOnce && open >= settings.qos2_open_max && !repeated() {
-            let why = format!("{open} QoS 2 messages are not released");
-            return Err(Fault::new(Code::QuotaExceeded, why).into());
-        }
-        Ok(())
-    }
-
-    fn resolve_alias(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, Ending> {
-        let Some(alias) = publish.alias else { return Ok(None) };
-        let invalid = |why: &'static str| Err(Fault::new(Code::TopicAliasInvalid, why).into());
-        if alias == 0 || alias > self.broker.settings.topic_alias_max {
-            return invalid("a topic alias beyond the announced maximum");
-        }
-        let at = usize::from(alias) - 1;
-        if publish.topic.is_empty() {
-            return match self.aliases.get(at) {
-                Some(Some(topic)) => Ok(Some(Arc::clone(topic))),
-                _ => invalid("a topic alias that was never set"),
-            };
-        }
-        if self.aliases.len() <= at {
-            self.aliases.resize(at + 1, None);
-        }
-        self.aliases[at] = Some(publish.topic.into());
-        Ok(None)
-    }
-
-    /// `$` topics are the broker's own (MQTT 5, 4.7.2).
-    fn refuse_topic(
-        &mut self,
-        topic: &str,
-        publish: &Publish<'_>,
-        work: &mut Work,
-    ) -> Result<(), Ending> {
-        self.broker.counters.refused_topic.one();
-        debug!(client_id = %self.link.client_id, topic, "publish to a reserved topic refused");
-        if publish.qos == QoS::AtMostOnce {
-            return Ok(());
-        }
-        if self.version == Version::V4 {
-            // MQTT 3.1.1 has no other way to say no.
-            let why = format!("topic {topic:?} is reserved; clients cannot publish to $ topics");
-            return Err(Fault::new(Code::TopicNameInvalid, why).into());
-        }
-        self.flush(work)?;
-        let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
-        self.answer(head, publish.packet_id, Code::TopicNameInvalid as u8);
-        Ok(())
-    }
-
-    /// Whether the message was logged before; then it is acknowledged again.
-    fn recognise(
-        &mut self,
-        topic: &str,
-        publish: &Publish<'_>,
-        work: &mut Work,
-    ) -> Result<bool, Ending> {
-        let id = publish.packet_id;
-        let same = |staged: &Staged| staged.packet_id == id && staged.qos == publish.qos;
-        if publish.dup && work.staged.iter().any(same) {
-            self.flush(work)?;
-        }
-        if self.held.as_ref().is_some_and(|held| held.staged.iter().any(same)) {
-            // The full journal has yet to take the first; its acknowledgement answers both.
-            self.broker.counters.repeated.one();
-            return Ok(true);
-        }
-        if publish.qos == QoS::ExactlyOnce {
-            let Some(next) = self.session.incoming.open_until(id) else { return Ok(false) };
-            self.flush(work)?;
-            self.broker.counters.repeated.one();
-            // The first PUBREC may still be waiting; then it answers both.
-            if !self.due.iter().any(|due| due.head == ack::PUBREC && due.packet_id == id) {
-                self.answer_after(next, ack::PUBREC, id);
-            }
-            return Ok(true);
-        }
-        if !publish.dup || self.session.kept_for.is_none() {
-            return Ok(false);
-        }
-        self.flush(work)?;
-        let incoming = &self.session.incoming;
-        let fingerprint = incoming.fingerprint(topic, publish.payload);
-        let Some(next) = incoming.logged_before(id, fingerprint) else { return Ok(false) };
-        self.broker.counters.repeated.one();
-        self.answer_after(next, ack::PUBACK, id);
-        Ok(true)
-    }
-
-    fn stage(&mut self, topic: &str, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
-        let message = MessageRef {
-            topic,
-            payload: publish.payload,
-            client_id: &self.link.client_id,
-            principal: &self.link.identity.principal,
-            received_at: self.broker.clock.now(),
-            qos: publish.qos,
-            retain: false,
-        };
-        work.properties.clear();
-        codec::forwarded_properties(publish.properties, &mut work.properties);
-        let batch = work.batch.get_or_insert_with(Batch::new);
-        batch
-            .push(|out| message.encode_with_properties(&work.properties, out))
-            .map_err(Ending::Journal)?;
-        let kept = self.session.kept_for.is_some() && publish.qos == QoS::AtLeastOnce;
-        let fingerprint = kept.then(|| self.session.incoming.fingerprint(topic, publish.payload));
-        work.acknowledged += usize::from(publish.qos != QoS::AtMostOnce);
-        work.staged.push(Staged { packet_id: publish.packet_id, qos: publish.qos, fingerprint });
-        Ok(())
-    }
-
-    /// Hands the collected messages to the journal. If it is full they are held and tried
-    /// again; meanwhile nothing is read.
-    fn flush(&mut self, work: &mut Work) -> Result<(), Ending> {
-        let Some(batch) = work.batch.as_ref().filter(|_| !work.staged.is_empty()) else {
-            return Ok(());
-        };
-        let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
-        match self.broker.journal.append(batch, bell.map(|bell| &*bell)) {
-            Ok(appended) => {
-                self.held_back = false;
-                self.broker.counters.logged.add(appended.count);
-                self.own_next = appended.next();
-                self.note_logged(work, appended.first);
-                work.clear();
-                Ok(())
-            }
-            Err(full) if full.kind() == ErrorKind::Exhausted => {
-                if !mem::replace(&mut self.held_back, true) {
-                    self.broker.counters.held_back.one();
-                }
-                self.held = Some(Box::new(mem::take(work)));
-                Ok(())
-            }
-            Err(failed) => {
-                work.clear();
-                Err(Ending::Journal(failed))
-            }
-        }
-    }
-
-    fn note_logged(&mut self, work: &Work, first: Offset) {
-        let mut next = first;
-        let recent_max = usize::from(self.broker.settings.receive_maximum);
-        for staged in &work.staged {
-            next = next.plus(1);
-            let packet_id = staged.packet_id;
-            let head = match staged.qos {
-                QoS::AtMostOnce => continue,
-                QoS::AtLeastOnce => ack::PUBACK,
-                QoS::ExactlyOnce => {
-                    self.session.incoming.opened(packet_id, next);
-                    ack::PUBREC
-                }
-            };
-            if let Some(fingerprint) = staged.fingerprint {
-                self.session.incoming.logged(packet_id, fingerprint, next, recent_max);
-            }
-            self.push_due(Due { next, packet_id, head, code: 0 });
-        }
-    }
-
-    /// Tries again what the full journal did not take.
-    fn retry(&mut self, mut work: Work) -> Result<bool, Ending> {
-        self.flush(&mut work)?;
-        Ok(self.held.is_none())
-    }
-
-    // ---- subscriptions ----
-
-    fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
-        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted)).collect();
-        self.publish_subscriptions();
-        self.out.extend(codec::suback(self.version, packet_id, &codes)?);
-        Ok(())
-    }
-
-    fn grant(&mut self, wanted: Wanted) -> SubackReasonCode {
-        if wanted.filter.starts_with("$share/") {
-            return SubackReasonCode::SharedSubscriptionsNotSupported;
-        }
-        if wanted.filter.starts_with('$') {
-            return SubackReasonCode::NotAuthorized;
-        }
-        let Ok(filter) = TopicFilter::parse(&wanted.filter) else {
-            return SubackReasonCode::TopicFilterInvalid;
-        };
-        let levels = wanted.filter.split('/').count();
-        let known = self.feed.subscriptions().iter().any(|s| s.filter == filter);
-        let full =
-            self.feed.subscriptions().len() >= self.broker.settings.subscriptions_per_session_max;
-        if levels > FILTER_LEVELS_MAX || (full && !known) {
-            return SubackReasonCode::QuotaExceeded;
-        }
-        let from = self.broker.journal.durable().max(self.own_next);
-        let options = Options { qos: wanted.qos, no_local: wanted.no_local, from };
-        self.feed.subscribe(Subscription { filter, options });
-        match wanted.qos {
-            QoS::AtMostOnce => SubackReasonCode::GrantedQos0,
-            QoS::AtLeastOnce => SubackReasonCode::GrantedQos1,
-            QoS::ExactlyOnce => SubackReasonCode::GrantedQos2,
-        }
-    }
-
-    fn publish_subscriptions(&self) {
-        *lock(&self.link.subscriptions) = Arc::clone(self.feed.subscriptions());
-    }
-
-    // ---- messages out ----
-
-    fn acknowledged(
-        &mut self,
-        kind: u8,
-        packet_id: u16,
-        code: u8,
-        work: &mut Work,
-    ) -> Result<(), Ending> {
-        const NOT_FOUND: u8 = 0x92;
-        let outgoing = &mut self.session.outgoing;
-        match kind {
-            // An unknown id is a late answer to something settled; nothing hangs on it.
-            kind::PUBACK => {
-                outgoing.acknowledge(packet_id);
-            }
-            kind::PUBREC if code >= 0x80 => {
-                outgoing.complete(packet_id);
-            }
-            kind::PUBREC => {
-                let known = outgoing.release(packet_id);
-                let code = if known || self.version == Version::V4 { 0 } else { NOT_FOUND };
-                codec::put_ack(&mut self.out, ack::PUBREL, packet_id, code);
-            }
-            kind::PUBCOMP => {
-                outgoing.complete(packet_id);
-            }
-            _ => {
-                self.flush(work)?;
-                match self.session.incoming.released(packet_id) {
-                    // A client that releases what was not acknowledged is out of order; even so
-                    // PUBCOMP must not run ahead of the disk.
-                    Some(next) if next > self.known_durable() => {
-                        self.answer_after(next, ack::PUBCOMP, packet_id);
-                    }
-                    Some(_) => codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, 0),
-                    None => {
-                        let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };
-                        codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, code);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn known_durable(&self) -> Offset {
-        self.bell
-            .as_ref()
-            .map_or(Offset::default(), |bell| bell.durable())
-            .max(self.broker.journal.durable())
-    }
-
-    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
-        let mut moved = false;
-        while !self.closing && self.backlog() < BACKLOG_BYTES_MAX {
-            if self.resending.is_some() || !self.resend.is_empty() {
-                if !self.poll_resend(cx)? {
-                    break;
-                }
-                moved = true;
-                continue;
-            }
-            if self.feed.poll(cx).is_pending() {
-                break;
-            }
-            let fits = self.session.outgoing.len() < self.window;
-            if self.feed.front().is_some_and(|front| front.qos != QoS::AtMostOnce && !fits) {
-                break;
-            }
-            if let Some(delivery) = self.feed.pop() {
-                self.deliver(&delivery);
-                moved = true;
-            }
-        }
-        Ok(moved)
-    }
-
-    fn deliver(&mut self, delivery: &Delivery) {
-        let packet_id = match delivery.qos {
-            QoS::AtMostOnce => 0,
-            qos => self.session.outgoing.send(delivery.offset, qos),
-        };
-        let sent = self.put_record(&delivery.record, delivery.qos, packet_id, false);
-        let counters = &self.broker.counters;
-        match (sent, delivery.qos) {
-            (false, QoS::AtMostOnce) => {}
-            (false, QoS::AtLeastOnce) => {
-                self.session.outgoing.acknowledge(packet_id);
-            }
-            (false, QoS::ExactlyOnce) => {
-                self.session.outgoing.complete(packet_id);
-            }
-            (true, QoS::AtMostOnce) => counters.delivered_qos0.one(),
-            (true, QoS::AtLeastOnce) => counters.delivered_qos1.one(),
-            (true, QoS::ExactlyOnce) => counters.delivered_qos2.one(),
-        }
-    }
-
-    /// Writes a logged message; false if the client must not get it.
-    fn put_record(&mut self, record: &[u8], qos: QoS, packet_id: u16, dup: bool) -> bool {
-        let counters = &self.broker.counters;
-        let Ok((message, properties)) = MessageRef::decode_with_properties(record) else {
-            counters.undelivered_corrupt.one();
-            return false;
-        };
-        let mut rest = Vec::new();
-        let mut properties = properties;
-        if !properties.is_empty()
-            && let Some(secs) = codec::without_expiry(properties, &mut rest)
-        {
-            // What is left of its time (MQTT 5, 3.3.2.3.3).
-            let Some(left) = left(secs, message.received_at, self.broker.clock.now()) else {
-                counters.undelivered_expired.one();
-                return false;
-            };
-            codec::put_expiry(&mut rest, left);
-            properties = &rest;
-        }
-        let outgoing = codec::Outgoing {
-            topic: message.topic,
-            payload: message.payload,
-            properties,
-            qos,
-            dup,
-            packet_id,
-        };
-        let sent =
-            codec::put_publish(&mut self.out, self.version, &outgoing, self.packet_bytes_max);
-        if !sent {
-            counters.undelivered_size.one();
-        }
-        sent
-    }
-
-    /// Sends again what was in flight when the last connection ended; false while waiting.
-    fn poll_resend(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
-        if let Some((in_flight, read)) = &mut self.resending {
-            let Poll::Ready(record) = Pin::new(read).poll(cx) else { return Ok(false) };
-            let in_flight = *in_flight;
-            self.resending = None;
-            self.resend_record(in_flight, record.ok().flatten());
-            return Ok(true);
-        }
-        let sent = self.session.outgoing.len() - self.resend.len();
-        if sent >= self.window {
-            return Ok(false);
-        }
-        let Some(in_flight) = self.resend.pop_front() else { return Ok(true) };
-        if in_flight.released {
-            codec::put_ack(&mut self.out, ack::PUBREL, in_flight.packet_id, 0);
-            return Ok(true);
-        }
-        let journal = Arc::clone(&self.broker.journal);
-        let read = tokio::task::spawn_blocking(move || {
-            let records = journal.read(in_flight.offset, 1).ok()?;
-            let (offset, record) = records.items.into_iter().next()?;
-            (offset == in_flight.offset).then(|| Bytes::copy_from_slice(&record))
-        });
-        self.resending = Some((in_flight, read));
-        Ok(true)
-    }
-
-    fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
-        let InFlight { packet_id, qos, offset, .. } = in_flight;
-        let sent = match &record {
-            Some(record) => self.put_record(record, qos, packet_id, true),
-            None => {
-                warn!(client_id = %self.link.client_id, %offset, "a message in flight left the log");
-                self.broker.counters.undelivered_trimmed.one();
-                false
-            }
-        };
-        if !sent && !self.session.outgoing.acknowledge(packet_id) {
-            self.session.outgoing.complete(packet_id);
-        }
     }
 
     // ---- writing ----
@@ -1044,7 +616,7 @@ impl Connection {
             && let Some(code) = code
             && !(mid_packet && self.out.is_empty())
         {
-            self.out.extend(codec::goodbye(code, &why));
+            self.out.extend(codec::goodbye(code, &why, self.packet_bytes_max));
         }
         let rest = mem::take(&mut self.out);
         let goodbye = async {
@@ -1084,10 +656,4 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.release();
     }
-}
-
-/// Seconds left of a message's life, or `None` once it is over.
-fn left(secs: u32, since: Timestamp, now: Timestamp) -> Option<u32> {
-    let waited = u32::try_from(now.since(since).as_secs()).unwrap_or(u32::MAX);
-    secs.checked_sub(waited).filter(|left| *left > 0)
 }

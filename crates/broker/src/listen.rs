@@ -127,7 +127,8 @@ async fn serve_one(
 ) {
     let broker = &seat.0;
     let connection = tokio::select! {
-        connection = begin(broker, stream, address, acceptor) => connection,
+        // Boxed: what it needs is gone before the connection's long life begins.
+        connection = Box::pin(begin(broker, stream, address, acceptor)) => connection,
         // Whoever has not finished CONNECT has nothing to lose.
         _ = shutdown.wait_for(|stop| *stop) => return,
     };
@@ -171,7 +172,7 @@ async fn secure(
     acceptor: TlsAcceptor,
     deadline: Instant,
 ) -> Option<Box<Connection>> {
-    let stream = match timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
+    let stream = match timeout_at(deadline, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(cause)) => {
             broker.counters.refused_handshake.one();

@@ -1,0 +1,327 @@
+//! What a client sends beside CONNECT: messages, acknowledgements, subscriptions.
+
+use std::mem;
+use std::sync::Arc;
+
+use base::{ErrorKind, MessageRef, Offset, QoS, TopicFilter};
+use journal::{Batch, Bell};
+use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, SubackReasonCode};
+use tracing::debug;
+
+use super::{Connection, Due, Ending, Staged, Work};
+use crate::Broker;
+use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
+use crate::hub::lock;
+use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
+
+impl Connection {
+    // ---- messages in ----
+
+    pub(super) fn receive(&mut self, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
+        let counters = &self.broker.counters;
+        match publish.qos {
+            QoS::AtMostOnce => counters.received_qos0.one(),
+            QoS::AtLeastOnce => counters.received_qos1.one(),
+            QoS::ExactlyOnce => counters.received_qos2.one(),
+        }
+        self.check_limits(publish, work)?;
+        let aliased = self.resolve_alias(publish)?;
+        let topic = aliased.as_deref().unwrap_or(publish.topic);
+        if let Some(at) = topic.find(['+', '#']) {
+            self.broker.counters.refused_topic.one();
+            let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
+            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+        }
+        if topic.starts_with('$') {
+            return self.refuse_topic(topic, publish, work);
+        }
+        if publish.qos != QoS::AtMostOnce && self.recognise(topic, publish, work)? {
+            return Ok(());
+        }
+        self.stage(topic, publish, work)
+    }
+
+    fn check_limits(&self, publish: &Publish<'_>, work: &Work) -> Result<(), Ending> {
+        let Broker { settings, counters, .. } = &*self.broker;
+        if publish.retain {
+            counters.refused_retain.one();
+            let why = "retained messages are announced as unavailable; publish without retain";
+            return Err(Fault::new(Code::RetainNotSupported, why).into());
+        }
+        if publish.payload.len() > settings.payload_bytes_max {
+            counters.refused_size.one();
+            let (bytes, most) = (publish.payload.len(), settings.payload_bytes_max);
+            let why = format!("payload of {bytes} bytes; at most {most} are taken");
+            return Err(Fault::new(Code::PacketTooLarge, why).into());
+        }
+        let open = self.session.incoming.open_count();
+        let repeated = || self.session.incoming.open_until(publish.packet_id).is_some();
+        if self.version == Version::V5 && publish.qos != QoS::AtMostOnce {
+            let unsettled = self.due_pubacks + open + work.acknowledged;
+            if unsettled >= usize::from(settings.receive_maximum) && !repeated() {
+                let why = format!("more than {} messages in flight", settings.receive_maximum);
+                return Err(Fault::new(Code::ReceiveMaximumExceeded, why).into());
+            }
+        }
+        if publish.qos == QoS::ExactlyOnce && open >= settings.qos2_open_max && !repeated() {
+            let why = format!("{open} QoS 2 messages are not released");
+            return Err(Fault::new(Code::QuotaExceeded, why).into());
+        }
+        Ok(())
+    }
+
+    fn resolve_alias(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, Ending> {
+        let Some(alias) = publish.alias else { return Ok(None) };
+        let invalid = |why: &'static str| Err(Fault::new(Code::TopicAliasInvalid, why).into());
+        if alias == 0 || alias > self.broker.settings.topic_alias_max {
+            return invalid("a topic alias beyond the announced maximum");
+        }
+        let at = usize::from(alias) - 1;
+        if publish.topic.is_empty() {
+            return match self.aliases.get(at) {
+                Some(Some(topic)) => Ok(Some(Arc::clone(topic))),
+                _ => invalid("a topic alias that was never set"),
+            };
+        }
+        if self.aliases.len() <= at {
+            self.aliases.resize(at + 1, None);
+        }
+        self.aliases[at] = Some(publish.topic.into());
+        Ok(None)
+    }
+
+    /// `$` topics are the broker's own (MQTT 5, 4.7.2).
+    fn refuse_topic(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<(), Ending> {
+        self.broker.counters.refused_topic.one();
+        debug!(client_id = %self.link.client_id, topic, "publish to a reserved topic refused");
+        if publish.qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        if self.version == Version::V4 {
+            // MQTT 3.1.1 has no other way to say no.
+            let why = format!("topic {topic:?} is reserved; clients cannot publish to $ topics");
+            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+        }
+        self.flush(work)?;
+        let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
+        self.answer(head, publish.packet_id, Code::TopicNameInvalid as u8);
+        Ok(())
+    }
+
+    /// Whether the message was logged before; then it is acknowledged again.
+    fn recognise(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<bool, Ending> {
+        let id = publish.packet_id;
+        let same = |staged: &Staged| staged.packet_id == id && staged.qos == publish.qos;
+        if publish.dup && work.staged.iter().any(same) {
+            self.flush(work)?;
+        }
+        if self.held.as_ref().is_some_and(|held| held.staged.iter().any(same)) {
+            // The full journal has yet to take the first; its acknowledgement answers both.
+            self.broker.counters.repeated.one();
+            return Ok(true);
+        }
+        if publish.qos == QoS::ExactlyOnce {
+            let Some(next) = self.session.incoming.open_until(id) else { return Ok(false) };
+            self.flush(work)?;
+            self.broker.counters.repeated.one();
+            // The first PUBREC may still be waiting; then it answers both.
+            if !self.due.iter().any(|due| due.head == ack::PUBREC && due.packet_id == id) {
+                self.answer_after(next, ack::PUBREC, id);
+            }
+            return Ok(true);
+        }
+        if !publish.dup || self.session.kept_for.is_none() {
+            return Ok(false);
+        }
+        self.flush(work)?;
+        let incoming = &self.session.incoming;
+        let fingerprint = incoming.fingerprint(topic, publish.payload);
+        let Some(next) = incoming.logged_before(id, fingerprint) else { return Ok(false) };
+        self.broker.counters.repeated.one();
+        self.answer_after(next, ack::PUBACK, id);
+        Ok(true)
+    }
+
+    fn stage(&mut self, topic: &str, publish: &Publish<'_>, work: &mut Work) -> Result<(), Ending> {
+        let message = MessageRef {
+            topic,
+            payload: publish.payload,
+            client_id: &self.link.client_id,
+            principal: &self.link.identity.principal,
+            received_at: work.now,
+            qos: publish.qos,
+            retain: false,
+        };
+        work.properties.clear();
+        codec::forwarded_properties(publish.properties, &mut work.properties);
+        let batch = work.batch.get_or_insert_with(Batch::new);
+        batch
+            .push(|out| message.encode_with_properties(&work.properties, out))
+            .map_err(Ending::Journal)?;
+        let kept = self.session.kept_for.is_some() && publish.qos == QoS::AtLeastOnce;
+        let fingerprint = kept.then(|| self.session.incoming.fingerprint(topic, publish.payload));
+        work.acknowledged += usize::from(publish.qos != QoS::AtMostOnce);
+        work.staged.push(Staged { packet_id: publish.packet_id, qos: publish.qos, fingerprint });
+        Ok(())
+    }
+
+    /// Hands the collected messages to the journal. If it is full they are held and tried
+    /// again; meanwhile nothing is read.
+    pub(super) fn flush(&mut self, work: &mut Work) -> Result<(), Ending> {
+        let Some(batch) = work.batch.as_ref().filter(|_| !work.staged.is_empty()) else {
+            return Ok(());
+        };
+        let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
+        match self.broker.journal.append(batch, bell.map(|bell| &*bell)) {
+            Ok(appended) => {
+                self.held_back = false;
+                self.broker.counters.logged.add(appended.count);
+                self.own_next = appended.next();
+                self.note_logged(work, appended.first);
+                work.clear();
+                Ok(())
+            }
+            Err(full) if full.kind() == ErrorKind::Exhausted => {
+                if !mem::replace(&mut self.held_back, true) {
+                    self.broker.counters.held_back.one();
+                }
+                self.held = Some(Box::new(mem::take(work)));
+                Ok(())
+            }
+            Err(failed) => {
+                work.clear();
+                Err(Ending::Journal(failed))
+            }
+        }
+    }
+
+    fn note_logged(&mut self, work: &Work, first: Offset) {
+        let mut next = first;
+        let recent_max = usize::from(self.broker.settings.receive_maximum);
+        for staged in &work.staged {
+            next = next.plus(1);
+            let packet_id = staged.packet_id;
+            let head = match staged.qos {
+                QoS::AtMostOnce => continue,
+                QoS::AtLeastOnce => ack::PUBACK,
+                QoS::ExactlyOnce => {
+                    self.session.incoming.opened(packet_id, next);
+                    ack::PUBREC
+                }
+            };
+            if let Some(fingerprint) = staged.fingerprint {
+                self.session.incoming.logged(packet_id, fingerprint, next, recent_max);
+            }
+            self.push_due(Due { next, packet_id, head, code: 0 });
+        }
+    }
+
+    /// Tries again what the full journal did not take.
+    pub(super) fn retry(&mut self, mut work: Work) -> Result<bool, Ending> {
+        self.flush(&mut work)?;
+        Ok(self.held.is_none())
+    }
+
+    // ---- messages out ----
+
+    pub(super) fn acknowledged(
+        &mut self,
+        kind: u8,
+        packet_id: u16,
+        code: u8,
+        work: &mut Work,
+    ) -> Result<(), Ending> {
+        const NOT_FOUND: u8 = 0x92;
+        let outgoing = &mut self.session.outgoing;
+        match kind {
+            // An unknown id is a late answer to something settled; nothing hangs on it.
+            kind::PUBACK => {
+                outgoing.acknowledge(packet_id);
+            }
+            kind::PUBREC if code >= 0x80 => {
+                outgoing.complete(packet_id);
+            }
+            kind::PUBREC => {
+                let known = outgoing.release(packet_id);
+                let code = if known || self.version == Version::V4 { 0 } else { NOT_FOUND };
+                codec::put_ack(&mut self.out, ack::PUBREL, packet_id, code);
+            }
+            kind::PUBCOMP => {
+                outgoing.complete(packet_id);
+            }
+            _ => {
+                self.flush(work)?;
+                match self.session.incoming.released(packet_id) {
+                    // A client that releases what was not acknowledged is out of order; even so
+                    // PUBCOMP must not run ahead of the disk.
+                    Some(next) if next > self.known_durable() => {
+                        self.answer_after(next, ack::PUBCOMP, packet_id);
+                    }
+                    Some(_) => codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, 0),
+                    None => {
+                        let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };
+                        codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, code);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn known_durable(&self) -> Offset {
+        self.bell
+            .as_ref()
+            .map_or(Offset::default(), |bell| bell.durable())
+            .max(self.broker.journal.durable())
+    }
+
+    // ---- subscriptions ----
+
+    pub(super) fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
+        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted)).collect();
+        self.publish_subscriptions();
+        self.out.extend(codec::suback(self.version, packet_id, &codes)?);
+        Ok(())
+    }
+
+    fn grant(&mut self, wanted: Wanted) -> SubackReasonCode {
+        if wanted.filter.starts_with("$share/") {
+            return SubackReasonCode::SharedSubscriptionsNotSupported;
+        }
+        if wanted.filter.starts_with('$') {
+            return SubackReasonCode::NotAuthorized;
+        }
+        let Ok(filter) = TopicFilter::parse(&wanted.filter) else {
+            return SubackReasonCode::TopicFilterInvalid;
+        };
+        let levels = wanted.filter.split('/').count();
+        let known = self.feed.subscriptions().iter().any(|s| s.filter == filter);
+        let full =
+            self.feed.subscriptions().len() >= self.broker.settings.subscriptions_per_session_max;
+        if levels > FILTER_LEVELS_MAX || (full && !known) {
+            return SubackReasonCode::QuotaExceeded;
+        }
+        let from = self.broker.journal.durable().max(self.own_next);
+        let options = Options { qos: wanted.qos, no_local: wanted.no_local, from };
+        self.feed.subscribe(Subscription { filter, options });
+        match wanted.qos {
+            QoS::AtMostOnce => SubackReasonCode::GrantedQos0,
+            QoS::AtLeastOnce => SubackReasonCode::GrantedQos1,
+            QoS::ExactlyOnce => SubackReasonCode::GrantedQos2,
+        }
+    }
+
+    pub(super) fn publish_subscriptions(&self) {
+        *lock(&self.link.subscriptions) = Arc::clone(self.feed.subscriptions());
+    }
+}
