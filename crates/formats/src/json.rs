@@ -22,6 +22,7 @@ mod infer;
 mod lex;
 mod records;
 mod scan;
+mod shapes;
 mod time;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use base::Result;
 use super::RECORD_BYTES_MAX;
 use super::lex::{self, Misfit, Step};
 use super::records::{Next, Parsed, Records};
+use super::shapes::{Shapes, Then, Trace};
 use crate::hive;
 
 /// How much is read, and how wide a schema may become.
@@ -53,6 +54,7 @@ pub struct Inferred {
 pub fn infer(input: impl Read, options: &InferOptions) -> Result<Inferred> {
     let mut records = Records::new(input, options.record_bytes_max);
     let mut root = Object::default();
+    let (mut shapes, mut trace) = (Shapes::default(), Trace::new());
     let mut room = options.fields_max;
     let (mut good, mut bad) = (0, 0);
     loop {
@@ -60,6 +62,10 @@ pub fn infer(input: impl Read, options: &InferOptions) -> Result<Inferred> {
             break;
         }
         let next = records.next(|buf, start| {
+            let known = |field: Option<usize>, at| root.fields.get(field?)?.1.covers(buf, at);
+            if let Some((end, _)) = shapes.follow(buf, start, known) {
+                return Ok(Parsed { end, misfit: None });
+            }
             let mut misfit = Misfit::default();
             if buf[start] != b'{' {
                 return lex::fault(buf, start, "an object");
@@ -70,7 +76,9 @@ pub fn infer(input: impl Read, options: &InferOptions) -> Result<Inferred> {
                 let mut fresh = 0;
                 root.count_new(buf, start, 0, &mut fresh)?;
                 if fresh <= room {
-                    root.learn(buf, start, 0)?;
+                    trace.clear();
+                    root.learn(buf, start, 0, Some(&mut trace))?;
+                    shapes.remember(buf, &trace, Vec::new);
                     room -= fresh;
                 } else {
                     misfit.note(|| {
@@ -169,11 +177,19 @@ struct Object {
 }
 
 impl Object {
-    /// Widens the fields by the object at `at`, which was checked already.
-    fn learn(&mut self, buf: &[u8], at: usize, depth: usize) -> Step {
+    /// Widens the fields by the object at `at`, which was checked already, and notes where
+    /// its literals lie.
+    fn learn(
+        &mut self,
+        buf: &[u8],
+        start: usize,
+        depth: usize,
+        mut trace: Option<&mut Trace>,
+    ) -> Step {
         let mut expected = 0;
+        let mut literal = start;
         let mut name = Vec::new();
-        lex::object(buf, at, depth, |buf, key, at, depth| {
+        let end = lex::object(buf, start, depth, |buf, key, at, depth| {
             name.clear();
             key.decode(buf, &mut name, &mut Misfit::default());
             let index = match self.find(&name, expected) {
@@ -185,8 +201,16 @@ impl Object {
                 }
             };
             expected = index + 1;
-            self.fields[index].1.learn(buf, at, depth)
-        })
+            if let Some(trace) = &mut trace {
+                trace.push((literal, at, Then::Value(index)));
+            }
+            literal = self.fields[index].1.learn(buf, at, depth)?;
+            Ok(literal)
+        })?;
+        if let Some(trace) = trace {
+            trace.push((literal, end, Then::End));
+        }
+        Ok(end)
     }
 
     /// Counts the fields that the object at `at` would add.
@@ -225,6 +249,41 @@ impl Object {
 }
 
 impl Kind {
+    /// Where the value at `at` ends, if it is good and teaches nothing new.
+    #[inline]
+    fn covers(&self, buf: &[u8], at: usize) -> Option<usize> {
+        match (self, buf.get(at)?) {
+            (_, b'n') => lex::word(buf, at, "null").ok(),
+            (Kind::Text, b'"') => {
+                let text = lex::string(buf, at).ok()?;
+                let mut misfit = Misfit::default();
+                text.check(buf, &mut misfit);
+                misfit.is_none().then_some(text.end + 1)
+            }
+            (Kind::Int | Kind::BigInt | Kind::Double, b'-' | b'0'..=b'9') => {
+                let number = lex::number(buf, at).ok()?;
+                number.as_f64(buf)?;
+                let mut seen = Kind::Null;
+                seen.learn_number(&number);
+                (seen.rank() <= self.rank()).then_some(number.end)
+            }
+            (Kind::Boolean, b't') => lex::word(buf, at, "true").ok(),
+            (Kind::Boolean, b'f') => lex::word(buf, at, "false").ok(),
+            _ => None,
+        }
+    }
+
+    /// How wide a number is; `None` for what is none.
+    fn rank(&self) -> Option<u8> {
+        match self {
+            Kind::Null => Some(0),
+            Kind::Int => Some(1),
+            Kind::BigInt => Some(2),
+            Kind::Double => Some(3),
+            _ => None,
+        }
+    }
+
     fn learn(&mut self, buf: &[u8], at: usize, depth: usize) -> Step {
         let mut unchecked = Misfit::default();
         match buf.get(at) {
@@ -234,7 +293,7 @@ impl Kind {
                     *self = Kind::Object(Object::default());
                 }
                 if let Kind::Object(object) = self {
-                    return object.learn(buf, at, depth);
+                    return object.learn(buf, at, depth, None);
                 }
                 *self = Kind::Text;
             }
@@ -273,16 +332,9 @@ impl Kind {
             // A fraction, an exponent, or digits beyond 64 bits.
             None => Kind::Double,
         };
-        let rank = |kind: &Kind| match kind {
-            Kind::Null => Some(0),
-            Kind::Int => Some(1),
-            Kind::BigInt => Some(2),
-            Kind::Double => Some(3),
-            _ => None,
-        };
-        match rank(self) {
+        match self.rank() {
             None => *self = Kind::Text,
-            Some(known) if Some(known) < rank(&seen) => *self = seen,
+            known if known < seen.rank() => *self = seen,
             Some(_) => {}
         }
     }

@@ -255,8 +255,8 @@ pub(super) struct Number {
     negative: bool,
     /// All digits as one whole number, valid while `digits` is at most 19.
     mantissa: u64,
-    /// Digits counted into the mantissa, leading zeros aside.
-    digits: u32,
+    /// Digits in the mantissa, counting zeros in front unless there are many.
+    digits: usize,
     /// The power of ten that the mantissa is to be multiplied with.
     power: i32,
     /// Written without fraction and exponent.
@@ -270,53 +270,62 @@ const TENS: [f64; 23] = [
 ];
 
 /// Digits that always fit a u64.
-const DIGITS_EXACT: u32 = 19;
+const DIGITS_EXACT: usize = 19;
 
 /// Reads a number that starts at `at`.
 #[inline]
 pub(super) fn number(buf: &[u8], at: usize) -> Result<Number, Fault> {
     let negative = buf.get(at) == Some(&b'-');
     let whole = at + usize::from(negative);
-    let mut number =
-        Number { start: at, end: at, negative, mantissa: 0, digits: 0, power: 0, plain: true };
-    let mut at = number.take_digits(buf, whole);
-    if at == whole {
-        return fault(buf, at, if negative { "a digit" } else { "a value" });
+    let (mut mantissa, mut end) = digits(buf, whole, 0);
+    let mut count = end - whole;
+    if count == 0 {
+        return fault(buf, end, if negative { "a digit" } else { "a value" });
     }
-    if buf[whole] == b'0' && at > whole + 1 {
+    if buf[whole] == b'0' && count > 1 {
         return fault(buf, whole + 1, "no digit after a leading zero");
     }
-    if buf.get(at) == Some(&b'.') {
-        let fraction = at + 1;
-        at = number.take_digits(buf, fraction);
-        if at == fraction {
-            return fault(buf, at, "a digit after the point");
+    let (mut power, mut plain) = (0, true);
+    if buf.get(end) == Some(&b'.') {
+        let fraction = end + 1;
+        (mantissa, end) = digits(buf, fraction, mantissa);
+        if end == fraction {
+            return fault(buf, end, "a digit after the point");
         }
-        number.plain = false;
-        number.power = -i32::try_from(at - fraction).unwrap_or(i32::MAX);
+        count += end - fraction;
+        power = -i32::try_from(end - fraction).unwrap_or(i32::MAX);
+        plain = false;
     }
-    if let Some(b'e' | b'E') = buf.get(at) {
-        at = number.take_exponent(buf, at + 1)?;
+    let mut number = Number { start: at, end, negative, mantissa, digits: count, power, plain };
+    if let Some(b'e' | b'E') = buf.get(end) {
+        number.end = number.take_exponent(buf, end + 1)?;
     }
-    if at >= buf.len() {
-        return fault(buf, at, "the rest of a number");
+    if count > DIGITS_EXACT {
+        let zeros = buf[whole..end].iter().take_while(|byte| matches!(byte, b'0' | b'.'));
+        number.digits -= zeros.filter(|byte| **byte == b'0').count();
     }
-    number.end = at;
+    if number.end >= buf.len() {
+        return fault(buf, number.end, "the rest of a number");
+    }
     Ok(number)
 }
 
-impl Number {
-    #[inline]
-    fn take_digits(&mut self, buf: &[u8], mut at: usize) -> usize {
-        while let Some(digit) = buf.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|d| *d < 10)
-        {
-            self.mantissa = self.mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
-            self.digits = self.digits.saturating_add(u32::from(self.digits > 0 || digit > 0));
-            at += 1;
+/// Reads digits on into `mantissa`, which wraps around when there are too many.
+#[inline]
+fn digits(buf: &[u8], mut at: usize, mut mantissa: u64) -> (u64, usize) {
+    while let Some(&byte) = buf.get(at) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
         }
-        at
+        mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
+        at += 1;
     }
+    (mantissa, at)
+}
 
+impl Number {
+    #[cold]
     fn take_exponent(&mut self, buf: &[u8], mut at: usize) -> Step {
         self.plain = false;
         let down = buf.get(at) == Some(&b'-');

@@ -261,10 +261,10 @@ fn unreadable(position: u64, cause: std::io::Error) -> Error {
 
 fn newlines(bytes: &[u8]) -> u64 {
     // Blocks short enough for a byte-wide counter, which the compiler turns into vectors.
-    bytes
-        .chunks(255)
-        .map(|block| u64::from(block.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>()))
-        .sum()
+    let count = |block: &[u8]| {
+        block.iter().fold(0u8, |count, &byte| count.wrapping_add(u8::from(byte == b'\n')))
+    };
+    bytes.chunks(255).map(|block| u64::from(count(block))).sum()
 }
 
 /// Looks for the end of a bad record, across buffers.

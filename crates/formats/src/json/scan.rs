@@ -18,12 +18,7 @@ use super::BadRecord;
 use super::columns::Column;
 use super::lex::{self, Fault, Keys, Misfit};
 use super::records::{Next, Parsed, Records};
-
-/// Shapes remembered at a time.
-const SHAPES: usize = 4;
-
-/// Misses in a row after which only one in so many is remembered: the stream has no shape.
-const MISSES_MANY: u32 = 16;
+use super::shapes::{Shapes, Then, Trace};
 
 /// Memory that a scan may use.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +153,7 @@ struct Rows {
     shapes: Shapes,
     names: Vec<Vec<u8>>,
     /// Reused: where the literals lie in the record being read key by key.
-    trace: Vec<(usize, usize, Then)>,
+    trace: Trace,
     name: Vec<u8>,
 }
 
@@ -193,7 +188,7 @@ impl Rows {
             bytes_recent: 0,
             shapes: Shapes::default(),
             names,
-            trace: Vec::new(),
+            trace: Trace::new(),
             name: Vec::new(),
         })
     }
@@ -206,7 +201,6 @@ impl Rows {
     #[inline]
     fn parse(&mut self, buf: &[u8], start: usize) -> Result<Parsed, Fault> {
         if let Some(end) = self.parse_by_shape(buf, start) {
-            self.shapes.misses = 0;
             self.bytes_recent += end - start;
             self.count += 1;
             return Ok(Parsed { end, misfit: None });
@@ -216,43 +210,27 @@ impl Rows {
 
     #[inline]
     fn parse_by_shape(&mut self, buf: &[u8], start: usize) -> Option<usize> {
-        let mut shape = self.shapes.recent;
-        let mut part = 0;
-        let mut at = start;
+        let (shapes, columns) = (&mut self.shapes, &mut self.columns);
         let mut misfit = Misfit::default();
-        loop {
-            let parts = &self.shapes.all.get(shape)?.parts;
-            // A shape always ends with a part that ends the record.
-            let next = &parts[part];
-            let after = at + next.literal.len();
-            if buf.get(at..after) != Some(&*next.literal) {
-                match self.shapes.other(shape, part, &buf[at..]) {
-                    Some(other) => {
-                        shape = other;
-                        continue;
-                    }
-                    None => break,
-                }
-            }
-            let read = match next.then {
-                Then::Value(column) => self.columns[column].append(buf, after, 1, &mut misfit),
-                Then::Skip => lex::skip_value(buf, after, 1, &mut misfit),
-                Then::End => {
-                    for &column in &self.shapes.all[shape].absent {
-                        self.columns[column].push_null();
-                    }
-                    self.shapes.recent = shape;
-                    return Some(after);
-                }
+        let followed = shapes.follow(buf, start, |column, at| {
+            let end = match column {
+                Some(column) => columns[column].append(buf, at, 1, &mut misfit),
+                None => lex::skip_value(buf, at, 1, &mut misfit),
             };
-            match read {
-                Ok(end) if misfit.is_none() => at = end,
-                _ => break,
+            end.ok().filter(|_| misfit.is_none())
+        });
+        match followed {
+            Some((end, absent)) => {
+                for &column in absent {
+                    columns[column].push_null();
+                }
+                Some(end)
             }
-            part += 1;
+            None => {
+                self.roll_back();
+                None
+            }
         }
-        self.roll_back();
-        None
     }
 
     #[cold]
@@ -268,7 +246,9 @@ impl Rows {
         let read = self.walk(buf, start, &mut misfit);
         let reason = misfit.take();
         if let (Ok(end), None) = (read, &reason) {
-            self.remember(buf);
+            let absent = |column: &usize| self.columns[*column].len() == self.count;
+            let absent = || (0..self.columns.len()).filter(absent).collect();
+            self.shapes.remember(buf, &self.trace, absent);
             for column in &mut self.columns {
                 if column.len() == self.count {
                     column.push_null();
@@ -317,19 +297,6 @@ impl Rows {
         Ok(end)
     }
 
-    fn remember(&mut self, buf: &[u8]) {
-        let shapes = &mut self.shapes;
-        shapes.misses = shapes.misses.saturating_add(1);
-        if shapes.misses > MISSES_MANY && !shapes.misses.is_multiple_of(MISSES_MANY) {
-            return;
-        }
-        let absent = (0..self.columns.len())
-            .filter(|&column| self.columns[column].len() == self.count)
-            .collect();
-        let part = |&(from, to, then): &_| Part { literal: buf[from..to].into(), then };
-        shapes.add(Shape { parts: self.trace.iter().map(part).collect(), absent });
-    }
-
     fn finish(&mut self) -> Result<RecordBatch> {
         let arrays = match &self.projection {
             None => self.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?,
@@ -347,68 +314,5 @@ impl Rows {
         self.bytes_recent = 0;
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map_err(|cause| Error::internal(format!("a batch was built wrongly: {cause}")))
-    }
-}
-
-/// What follows a literal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
-    Value(usize),
-    Skip,
-    End,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Part {
-    literal: Box<[u8]>,
-    then: Then,
-}
-
-/// The bytes of a record between its values.
-#[derive(Debug)]
-struct Shape {
-    parts: Vec<Part>,
-    /// Columns that the record does not name.
-    absent: Vec<usize>,
-}
-
-#[derive(Debug, Default)]
-struct Shapes {
-    all: Vec<Shape>,
-    /// `shared[a][b]`: parts at the front that two shapes have in common.
-    shared: Vec<Vec<usize>>,
-    recent: usize,
-    /// Where the next new shape goes once there are enough.
-    oldest: usize,
-    misses: u32,
-}
-
-impl Shapes {
-    /// Another shape that agrees with `shape` on everything before `part` and fits there.
-    #[inline]
-    fn other(&self, shape: usize, part: usize, rest: &[u8]) -> Option<usize> {
-        (0..self.all.len()).find(|&other| {
-            other != shape
-                && self.shared[shape][other] >= part
-                && self.all[other].parts.get(part).is_some_and(|next| {
-                    next.literal != self.all[shape].parts[part].literal
-                        && rest.starts_with(&next.literal)
-                })
-        })
-    }
-
-    fn add(&mut self, shape: Shape) {
-        if self.all.len() < SHAPES {
-            self.recent = self.all.len();
-            self.all.push(shape);
-        } else {
-            self.recent = self.oldest;
-            self.all[self.oldest] = shape;
-            self.oldest = (self.oldest + 1) % SHAPES;
-        }
-        let shared =
-            |a: &Shape, b: &Shape| a.parts.iter().zip(&b.parts).take_while(|(a, b)| a == b).count();
-        self.shared =
-            self.all.iter().map(|a| self.all.iter().map(|b| shared(a, b)).collect()).collect();
     }
 }
