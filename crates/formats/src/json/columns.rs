@@ -243,6 +243,11 @@ impl Column {
                 Ok(end)
             }
             Data::Real { values, single } if first == b'-' || first.is_ascii_digit() => {
+                if let Some((value, end)) = lex::few_decimals(buf, at) {
+                    values.push(value);
+                    self.mark();
+                    return Ok(end);
+                }
                 let number = lex::number(buf, at)?;
                 let value = number.as_f64(buf).filter(|value| !*single || single_holds(*value));
                 values.push(value.unwrap_or(0.0));
@@ -253,6 +258,13 @@ impl Column {
                 }
             }
             Data::Whole { values, kind } if first == b'-' || first.is_ascii_digit() => {
+                if let Some((value, end)) = lex::few_digits(buf, at)
+                    && kind.holds(value)
+                {
+                    values.push(value);
+                    self.mark();
+                    return Ok(end);
+                }
                 let number = lex::number(buf, at)?;
                 let value = number.as_i64().filter(|value| kind.holds(*value));
                 values.push(value.unwrap_or(0));

@@ -310,6 +310,47 @@ pub(super) fn number(buf: &[u8], at: usize) -> Result<Number, Fault> {
     Ok(number)
 }
 
+/// A plain whole number of few digits and where it ends; `None` sends the caller to
+/// [`number`], which knows all of the grammar.
+#[inline]
+pub(super) fn few_digits(buf: &[u8], at: usize) -> Option<(i64, usize)> {
+    let negative = *buf.get(at)? == b'-';
+    let whole = at + usize::from(negative);
+    let (mantissa, end) = digits(buf, whole, 0);
+    let count = end - whole;
+    let fits = count > 0 && count < DIGITS_EXACT && (buf[whole] != b'0' || count == 1);
+    if !fits || matches!(*buf.get(end)?, b'.' | b'e' | b'E') {
+        return None;
+    }
+    let size = mantissa as i64;
+    Some((if negative { -size } else { size }, end))
+}
+
+/// A number of few digits with a point and no exponent, likewise.
+#[inline]
+pub(super) fn few_decimals(buf: &[u8], at: usize) -> Option<(f64, usize)> {
+    let negative = *buf.get(at)? == b'-';
+    let whole = at + usize::from(negative);
+    let (mantissa, point) = digits(buf, whole, 0);
+    let before = point - whole;
+    let (mantissa, end, after) = if buf.get(point) == Some(&b'.') {
+        let (mantissa, end) = digits(buf, point + 1, mantissa);
+        (mantissa, end, end - point - 1)
+    } else {
+        (mantissa, point, 0)
+    };
+    // Fifteen digits are below 2^53 and every power they need is exact, see `as_f64`.
+    let plain = before > 0
+        && (buf[whole] != b'0' || before == 1)
+        && (end == point || after > 0)
+        && before + after <= 15;
+    if !plain || matches!(*buf.get(end)?, b'e' | b'E') {
+        return None;
+    }
+    let size = mantissa as f64 / TENS[after];
+    Some((if negative { -size } else { size }, end))
+}
+
 /// Reads digits on into `mantissa`, which wraps around when there are too many.
 #[inline]
 fn digits(buf: &[u8], mut at: usize, mut mantissa: u64) -> (u64, usize) {
@@ -606,6 +647,9 @@ mod tests {
             let expect: f64 = text.parse().unwrap();
             let found = parse(text).as_f64(buf.as_bytes()).unwrap();
             assert_eq!(found.to_bits(), expect.to_bits(), "{text}");
+            if let Some((quick, end)) = few_decimals(buf.as_bytes(), 0) {
+                assert_eq!((quick.to_bits(), end), (expect.to_bits(), text.len()), "{text}");
+            }
         }
         assert_eq!(parse("1e400").as_f64(b"1e400,"), None);
         assert_eq!(parse("-1e999").as_f64(b"-1e999,"), None);
@@ -639,6 +683,8 @@ mod tests {
         {
             let fault = number(text.as_bytes(), 0).unwrap_err();
             assert!(matches!(fault.why, Why::Expected(_)), "{text}");
+            assert_eq!(few_digits(text.as_bytes(), 0), None, "{text}");
+            assert_eq!(few_decimals(text.as_bytes(), 0), None, "{text}");
             assert_eq!(fault.at, at, "{text}");
         }
         assert_eq!(number(b"12", 0).unwrap_err().why, Why::End);
