@@ -1,5 +1,7 @@
 //! Streams over the real log, the real store and real buckets, stopped and opened again.
 
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
