@@ -1,0 +1,3 @@
+//! Jobs: graphs as data, their runs, and the commit of what a run made.
+
+pub(crate) mod graph;

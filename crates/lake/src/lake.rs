@@ -1,0 +1,162 @@
+//! The lake of one data directory: catalog, buckets, and the folder where runs stage.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::{Clock, Error, Result};
+use metastore::Metastore;
+use objects::Buckets;
+use serde::{Deserialize, Serialize};
+
+use crate::glob::Globs;
+use crate::{Catalog, FileSource, Format, NULL_PARTITION, Table, unescape};
+
+/// A live file of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFile {
+    /// The object's bucket.
+    pub bucket: String,
+    /// The object's key.
+    pub key: String,
+    /// Where its bytes are.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Changes whenever the object does.
+    pub etag: String,
+    /// Values of the table's partition keys; null is [`NULL_PARTITION`].
+    pub partition_values: Vec<String>,
+}
+
+/// Tables over the objects of one data directory. Clones are one lake.
+#[derive(Clone)]
+pub struct Lake {
+    catalog: Catalog,
+    buckets: Buckets,
+    jobs_folder: Arc<Path>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Lake {
+    /// The lake whose rows are in `store` and whose objects are in `buckets`. `jobs_folder` is
+    /// made if absent; it must lie on the file system of the buckets, and nobody else's folders
+    /// in it may be called `jr_...`.
+    pub fn open(
+        store: Metastore,
+        buckets: Buckets,
+        jobs_folder: &Path,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(jobs_folder).map_err(|cause| {
+            Error::io(format_args!("failed to make {}", jobs_folder.display()), cause)
+        })?;
+        let catalog = Catalog::new(store, Arc::clone(&clock));
+        Ok(Lake { catalog, buckets, jobs_folder: jobs_folder.into(), clock })
+    }
+
+    /// Databases, tables and partitions.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Buckets and objects.
+    pub fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    pub(crate) fn store(&self) -> &Metastore {
+        self.catalog.store()
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(crate) fn jobs_folder(&self) -> &Path {
+        &self.jobs_folder
+    }
+
+    /// The live files of a table, by key. For a table that our jobs write, those of the
+    /// committed runs; for another, what lies beneath its prefix: not what is hidden (`_` or
+    /// `.` at the start of a folder or file), empty, excluded, or known to hold another format.
+    pub async fn files(&self, table: &Table) -> Result<Vec<TableFile>> {
+        match table.source {
+            FileSource::Committed => self.committed_files(table).await,
+            FileSource::Listed => self.listed_files(table).await,
+        }
+    }
+
+    async fn committed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
+        let mut files = Vec::new();
+        for written in self.catalog.written_files(&table.database, &table.name)? {
+            let meta = self.buckets.head(&table.bucket, &written.key).await.map_err(|error| {
+                error.context(format_args!("table {:?} has lost a file", table.name))
+            })?;
+            files.push(TableFile {
+                path: self.buckets.local_path(&table.bucket, &written.key)?,
+                bucket: table.bucket.clone(),
+                key: written.key,
+                bytes: meta.bytes,
+                etag: meta.etag,
+                partition_values: written.partition_values,
+            });
+        }
+        Ok(files)
+    }
+
+    async fn listed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
+        let exclusions = Globs::parse(&table.exclusions)?;
+        let known = crate::crawl::known_formats(self.store(), &table.bucket, &table.prefix)?;
+        let mut files = Vec::new();
+        for object in self.buckets.list(&table.bucket, &table.prefix).await? {
+            let below = &object.key[table.prefix.len()..];
+            if object.bytes == 0 || is_hidden(below) || exclusions.matches(below) {
+                continue;
+            }
+            let fits = match known.get(&object.key) {
+                Some((etag, format)) if *etag == object.etag => *format == Some(table.format),
+                // Not crawled yet. JSON takes anything: what is none is set aside by the scan.
+                _ => table.format == Format::Json || below.ends_with(".parquet"),
+            };
+            if !fits {
+                continue;
+            }
+            files.push(TableFile {
+                path: self.buckets.local_path(&table.bucket, &object.key)?,
+                bucket: table.bucket.clone(),
+                partition_values: partition_values(table, below),
+                key: object.key,
+                bytes: object.bytes,
+                etag: object.etag,
+            });
+        }
+        Ok(files)
+    }
+}
+
+impl fmt::Debug for Lake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lake").field("buckets", &self.buckets).finish_non_exhaustive()
+    }
+}
+
+/// Whether a folder or the file starts with `_` or `.`, which readers of a lake skip.
+pub(crate) fn is_hidden(below: &str) -> bool {
+    below.split('/').any(|part| part.starts_with(['_', '.']))
+}
+
+/// The values that the folders between a table's prefix and a file give its partition keys. A
+/// file that lies too high has nulls for the rest.
+pub(crate) fn partition_values(table: &Table, below: &str) -> Vec<String> {
+    let mut folders: Vec<&str> = below.split('/').collect();
+    folders.pop();
+    let value = |(index, key): (usize, &crate::Column)| match folders.get(index) {
+        None => NULL_PARTITION.to_owned(),
+        Some(folder) => match folder.split_once('=') {
+            Some((name, value)) if unescape(name) == key.name => unescape(value),
+            _ => unescape(folder),
+        },
+    };
+    table.partition_keys.iter().enumerate().map(value).collect()
+}
