@@ -1,0 +1,404 @@
+//! What the network sees of a series: lags, the calendar, age, known features, scale.
+//!
+//! The tables follow GluonTS, which is the public description of DeepAR's features.
+//!
+//! Invariants
+//! * The inputs of step t use the target before t only.
+//! * Inputs come in this order: lags ascending, then age, calendar, known features. So the
+//!   inputs that differ between sample paths, the lags no longer than the path, come first.
+
+use forecast::{DateTime, Frequency, TimeSeries, Unit};
+
+/// The delays whose values are inputs, ascending, for series at `freq`.
+///
+/// 1 to 7, then a few steps around one, two, three... of each natural cycle: hours, days,
+/// weeks, months, years, up to 1200 steps.
+pub(crate) fn lags(freq: Frequency) -> Vec<usize> {
+    const LAG_MAX: u64 = 1200;
+    let count = u64::from(freq.count());
+    let mut found: Vec<u64> = (1..=7).collect();
+    // 1 to `cycles` times `units` of the frequency's unit, and `around` steps on either side.
+    let mut cycle = |units: u64, cycles: u64, around: u64| {
+        for k in 1..=cycles {
+            let middle = k * units / count;
+            let near = middle.saturating_sub(around)..=middle + around;
+            found.extend(near.filter(|lag| (8..=LAG_MAX).contains(lag)));
+        }
+    };
+    match freq.unit() {
+        Unit::Minute => {
+            cycle(60, 3, 2);
+            cycle(1440, 7, 1);
+            cycle(10_080, 4, 1);
+        }
+        Unit::Hour => {
+            cycle(24, 7, 1);
+            cycle(168, 4, 1);
+            cycle(720, 1, 1);
+        }
+        Unit::Day => {
+            cycle(7, 4, 1);
+            cycle(30, 1, 1);
+            cycle(28, 3, 0);
+            cycle(364, 3, 1);
+        }
+        Unit::Week => {
+            cycle(4, 3, 0);
+            cycle(52, 3, 1);
+        }
+        Unit::Month => cycle(12, 3, 1),
+    }
+    found.sort_unstable();
+    found.dedup();
+    found.into_iter().map(|lag| lag as usize).collect()
+}
+
+/// Calendar features at a frequency.
+pub(crate) fn calendar_len(freq: Frequency) -> usize {
+    match freq.unit() {
+        Unit::Minute => 5,
+        Unit::Hour => 4,
+        Unit::Day => 3,
+        Unit::Week => 2,
+        Unit::Month => 1,
+    }
+}
+
+/// The calendar features of `time`, each from -0.5 to 0.5, into the front of `out`.
+pub(crate) fn calendar(freq: Frequency, time: DateTime, out: &mut [f32; 5]) {
+    let p = time.parts();
+    let place = |index: u32, count: u32| index as f32 / (count - 1) as f32 - 0.5;
+    let minute = place(p.minute, 60);
+    let hour = place(p.hour, 24);
+    let weekday = place(p.weekday, 7);
+    let day = place(p.day - 1, 31);
+    let day_of_year = place(p.day_of_year - 1, 366);
+    *out = match freq.unit() {
+        Unit::Minute => [minute, hour, weekday, day, day_of_year],
+        Unit::Hour => [hour, weekday, day, day_of_year, 0.0],
+        Unit::Day => [weekday, day, day_of_year, 0.0, 0.0],
+        Unit::Week => [day, place(time.iso_week() - 1, 53), 0.0, 0.0, 0.0],
+        Unit::Month => [place(p.month - 1, 12), 0.0, 0.0, 0.0, 0.0],
+    };
+}
+
+/// How raw series become inputs; part of the model.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Scaling {
+    /// Scale of a series that has no observation of its own.
+    pub(crate) scale_default: f32,
+    /// Mean of ln scale over the training series, and its spread (at least 0.5).
+    pub(crate) log_scale_mean: f32,
+    pub(crate) log_scale_spread: f32,
+    /// Mean and spread of each known feature.
+    pub(crate) feature_mean: Vec<f32>,
+    pub(crate) feature_spread: Vec<f32>,
+}
+
+/// Scales stay in this range, so that neither they nor their inverse overflow.
+const SCALE_RANGE: (f32, f32) = (1e-30, 1e30);
+
+/// A window never counts as smaller than this share of its series: a stretch of zeros would
+/// otherwise have scale 0 and an unbounded loss.
+const SCALE_FLOOR: f32 = 0.01;
+
+/// A series ready for the network.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) start: DateTime,
+    /// NaN where missing.
+    pub(crate) target: Vec<f32>,
+    /// As an input: missing values repeat the last observed one, leading ones are 0.
+    pub(crate) filled: Vec<f32>,
+    pub(crate) features: Vec<Vec<f32>>,
+    pub(crate) cats: Vec<u32>,
+    /// Mean |z| over all observations, if there are any that are not zero.
+    pub(crate) mean_abs: Option<f32>,
+}
+
+impl Item {
+    pub(crate) fn new(series: &TimeSeries) -> Item {
+        let mut last = 0.0;
+        let carry = |value: &f32| {
+            last = if value.is_nan() { last } else { *value };
+            last
+        };
+        Item {
+            start: series.start,
+            filled: series.target.iter().map(carry).collect(),
+            target: series.target.clone(),
+            features: series.feat_dynamic_real.clone(),
+            cats: series.feat_static_cat.clone(),
+            mean_abs: mean_abs(&series.target).filter(|mean| *mean > 0.0),
+        }
+    }
+
+    /// The scale of the window whose context is `range` of the target.
+    pub(crate) fn scale(&self, range: std::ops::Range<usize>, scaling: &Scaling) -> f32 {
+        let own = mean_abs(&self.target[range]);
+        let typical = self.mean_abs.unwrap_or(scaling.scale_default);
+        own.unwrap_or(typical).max(typical * SCALE_FLOOR).clamp(SCALE_RANGE.0, SCALE_RANGE.1)
+    }
+}
+
+fn mean_abs(values: &[f32]) -> Option<f32> {
+    let (mut sum, mut count) = (0.0f64, 0u64);
+    for value in values.iter().filter(|value| !value.is_nan()) {
+        sum += f64::from(value.abs());
+        count += 1;
+    }
+    (count > 0).then(|| (sum / count as f64) as f32)
+}
+
+impl Scaling {
+    /// Learns the scaling from training series.
+    pub(crate) fn fit(items: &[Item]) -> Scaling {
+        let scales = || items.iter().filter_map(|item| item.mean_abs).map(f64::from);
+        let count = scales().count().max(1) as f64;
+        let default = scales().sum::<f64>() / count;
+        let logs = || scales().map(f64::ln);
+        let mean = logs().sum::<f64>() / count;
+        let spread = (logs().map(|log| (log - mean).powi(2)).sum::<f64>() / count).sqrt();
+        let features = items.first().map_or(0, |item| item.features.len());
+        let (feature_mean, feature_spread) =
+            (0..features).map(|k| feature_moments(items, k)).unzip();
+        Scaling {
+            // Nothing but zeros: any scale will do.
+            scale_default: if default > 0.0 { default as f32 } else { 1.0 },
+            log_scale_mean: mean as f32,
+            log_scale_spread: spread.max(0.5) as f32,
+            feature_mean,
+            feature_spread,
+        }
+    }
+
+    /// Whether every number can be computed with.
+    pub(crate) fn is_sound(&self, features: usize) -> bool {
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        positive(self.scale_default)
+            && positive(self.log_scale_spread)
+            && self.log_scale_mean.is_finite()
+            && self.feature_mean.len() == features
+            && self.feature_spread.len() == features
+            && self.feature_mean.iter().all(|x| x.is_finite())
+            && self.feature_spread.iter().all(|x| positive(*x))
+    }
+
+    /// The static input for a scale.
+    pub(crate) fn log_scale(&self, scale: f32) -> f32 {
+        (scale.ln() - self.log_scale_mean) / self.log_scale_spread
+    }
+}
+
+fn feature_moments(items: &[Item], k: usize) -> (f32, f32) {
+    let values = || items.iter().flat_map(|item| &item.features[k]).map(|x| f64::from(*x));
+    let count = values().count().max(1) as f64;
+    let mean = values().sum::<f64>() / count;
+    let spread = (values().map(|x| (x - mean).powi(2)).sum::<f64>() / count).sqrt();
+    // A constant feature is passed as 0 rather than as noise.
+    (mean as f32, if spread > 1e-12 { spread as f32 } else { 1.0 })
+}
+
+/// The shape of a window.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) freq: Frequency,
+    pub(crate) lags: Vec<usize>,
+    pub(crate) features: usize,
+    pub(crate) scaling: Scaling,
+    /// Whether inputs are divided by the scale.
+    pub(crate) scaled: bool,
+}
+
+impl Plan {
+    /// Inputs that change from step to step.
+    pub(crate) fn inputs(&self) -> usize {
+        self.lags.len() + 1 + calendar_len(self.freq) + self.features
+    }
+
+    /// The scale by which a window divides, given its context.
+    pub(crate) fn scale(&self, item: &Item, context: std::ops::Range<usize>) -> f32 {
+        if self.scaled { item.scale(context, &self.scaling) } else { 1.0 }
+    }
+
+    /// Fills lane `lane` of `x[steps][inputs][lanes]` with the inputs of the steps from
+    /// `first`, which may lie before the series begins.
+    pub(crate) fn fill(
+        &self,
+        item: &Item,
+        first: i64,
+        steps: usize,
+        scale: f32,
+        x: &mut [f32],
+        lanes: usize,
+        lane: usize,
+    ) {
+        let stride = self.inputs() * lanes;
+        let inverse = 1.0 / scale;
+        for (k, lag) in self.lags.iter().enumerate() {
+            let from = first - *lag as i64;
+            let mut slots = x[k * lanes + lane..].iter_mut().step_by(stride).take(steps);
+            let before = usize::try_from(-from).unwrap_or(0).min(steps);
+            slots.by_ref().take(before).for_each(|slot| *slot = 0.0);
+            let at = usize::try_from(from.max(0)).unwrap_or(0).min(item.filled.len());
+            for (slot, value) in slots.zip(&item.filled[at..]) {
+                *slot = value * inverse;
+            }
+        }
+        let mut clock = Clock::new(self.freq, item.start);
+        let mut shared = vec![0.0; self.inputs() - self.lags.len()];
+        for t in 0..steps {
+            self.shared(item, &mut clock, first + t as i64, &mut shared);
+            let row = t * stride + self.lags.len() * lanes + lane;
+            for (k, value) in shared.iter().enumerate() {
+                x[row + k * lanes] = *value;
+            }
+        }
+    }
+
+    /// Age, calendar and known features of step `index`: what needs no target.
+    pub(crate) fn shared(&self, item: &Item, clock: &mut Clock, index: i64, out: &mut [f32]) {
+        out[0] = (2.0 + index.max(0) as f32).log10();
+        let calendar = calendar_len(self.freq);
+        out[1..=calendar].copy_from_slice(&clock.at(index)[..calendar]);
+        for (k, feature) in item.features.iter().enumerate() {
+            let value = usize::try_from(index).ok().and_then(|index| feature.get(index));
+            let (mean, spread) = (self.scaling.feature_mean[k], self.scaling.feature_spread[k]);
+            out[1 + calendar + k] = value.map_or(0.0, |value| (value - mean) / spread);
+        }
+    }
+}
+
+/// Calendar features step by step. Within a day of an hourly series only the hour moves, so
+/// the date is taken apart once a day.
+pub(crate) struct Clock {
+    freq: Frequency,
+    start: DateTime,
+    day: i64,
+    values: [f32; 5],
+}
+
+impl Clock {
+    pub(crate) fn new(freq: Frequency, start: DateTime) -> Clock {
+        Clock { freq, start, day: i64::MIN, values: [0.0; 5] }
+    }
+
+    fn at(&mut self, index: i64) -> &[f32; 5] {
+        let time = self.freq.advance(self.start, index);
+        let day = time.0.div_euclid(1440);
+        if self.day != day {
+            self.day = day;
+            calendar(self.freq, time, &mut self.values);
+        } else {
+            let minutes = time.0.rem_euclid(1440) as f32;
+            let hour = (minutes / 60.0).floor();
+            match self.freq.unit() {
+                Unit::Minute => {
+                    self.values[0] = (minutes - hour * 60.0) / 59.0 - 0.5;
+                    self.values[1] = hour / 23.0 - 0.5;
+                }
+                Unit::Hour => self.values[0] = hour / 23.0 - 0.5,
+                _ => {}
+            }
+        }
+        &self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(freq: &str) -> Vec<usize> {
+        lags(freq.parse().unwrap())
+    }
+
+    fn ranges(parts: &[std::ops::RangeInclusive<usize>]) -> Vec<usize> {
+        parts.iter().cloned().flatten().collect()
+    }
+
+    #[test]
+    fn lags_are_those_of_gluonts() {
+        let hourly = [
+            1..=7,
+            23..=25,
+            47..=49,
+            71..=73,
+            95..=97,
+            119..=121,
+            143..=145,
+            167..=169,
+            335..=337,
+            503..=505,
+            671..=673,
+            719..=721,
+        ];
+        assert_eq!(of("H"), ranges(&hourly));
+        assert_eq!(of("H").len(), 40);
+        let quarter =
+            [1..=14, 95..=97, 191..=193, 287..=289, 383..=385, 479..=481, 575..=577, 671..=673];
+        assert_eq!(of("15min"), ranges(&quarter));
+        let five = [1..=7, 10..=14, 22..=26, 34..=38, 287..=289, 575..=577, 863..=865, 1151..=1153];
+        assert_eq!(of("5min"), ranges(&five));
+        assert_eq!(of("min"), ranges(&[1..=7, 58..=62, 118..=122, 178..=182]));
+        let daily =
+            [1..=8, 13..=15, 20..=22, 27..=31, 56..=56, 84..=84, 363..=365, 727..=729, 1091..=1093];
+        assert_eq!(of("D"), ranges(&daily));
+        assert_eq!(of("W"), ranges(&[1..=8, 12..=12, 51..=53, 103..=105, 155..=157]));
+        assert_eq!(of("M"), ranges(&[1..=7, 11..=13, 23..=25, 35..=37]));
+    }
+
+    #[test]
+    fn the_clock_agrees_with_the_calendar() {
+        for freq in ["H", "7min", "15min", "D", "W", "M", "3H"] {
+            let freq: Frequency = freq.parse().unwrap();
+            let start = "2019-12-30 22:10:00".parse().unwrap();
+            let mut clock = Clock::new(freq, start);
+            for index in -300..600 {
+                let mut expect = [0.0; 5];
+                calendar(freq, freq.advance(start, index), &mut expect);
+                for (ours, theirs) in clock.at(index).iter().zip(expect) {
+                    assert!((ours - theirs).abs() < 1e-6, "{freq} {index}");
+                    assert!((-0.5..=0.5).contains(&theirs));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_survive_gaps_and_zeros() {
+        let item = |target: &[f32]| {
+            Item::new(&TimeSeries { target: target.to_vec(), ..TimeSeries::default() })
+        };
+        let series = [item(&[0.0, 0.0, f32::NAN, -8.0, 8.0]), item(&[f32::NAN])];
+        let scaling = Scaling::fit(&series);
+        assert_eq!(scaling.scale_default, 4.0);
+        assert_eq!(series[0].scale(3..5, &scaling), 8.0);
+        assert_eq!(series[0].scale(0..2, &scaling), 0.04);
+        assert_eq!(series[0].scale(2..3, &scaling), 4.0);
+        assert_eq!(series[1].scale(0..1, &scaling), 4.0);
+        assert_eq!(Scaling::fit(&[]).scale_default, 1.0);
+        assert_eq!(series[0].filled, [0.0, 0.0, 0.0, -8.0, 8.0]);
+    }
+
+    #[test]
+    fn windows_see_the_past_only() {
+        let plan = Plan {
+            freq: Frequency::HOURLY,
+            lags: vec![1, 3],
+            features: 0,
+            scaling: Scaling::fit(&[]),
+            scaled: true,
+        };
+        let series = TimeSeries { target: vec![2.0, 4.0, 6.0, 8.0], ..TimeSeries::default() };
+        let item = Item::new(&series);
+        let (steps, lanes) = (4, 2);
+        let mut x = vec![9.0; steps * plan.inputs() * lanes];
+        plan.fill(&item, 1, steps, 2.0, &mut x, lanes, 1);
+        let row = |t: usize, k: usize| x[(t * plan.inputs() + k) * lanes + 1];
+        assert_eq!([0, 1, 2, 3].map(|t| row(t, 0)), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!([0, 1, 2, 3].map(|t| row(t, 1)), [0.0, 0.0, 1.0, 2.0]);
+        assert!((row(0, 2) - 3f32.log10()).abs() < 1e-6);
+        assert_eq!(x[0], 9.0, "the other lane is untouched");
+    }
+}

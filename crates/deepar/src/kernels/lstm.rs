@@ -1,0 +1,513 @@
+//! One LSTM layer over a sequence, forward and backward, for a block of series side by side.
+//!
+//! Shapes, with `W` lanes (series or samples, 16 or 32, contiguous), `H` hidden units (a
+//! multiple of 8), `I` inputs, `K = I + H`, `T` steps:
+//!
+//! ```text
+//! x      [T][I][W]      what goes in          panels    [H/2][K][8]  weights for gates = w [x; h]
+//! h, c   [T + 1][H][W]  states, 0 = before    panels_t  [K/8][4H][8] the same for [dx; dh] = w' dgates
+//! gates  [T][4H][W]     rows 4u..4u+4 = i, f, g, o of unit u; backward turns them into their gradients
+//! base   [4H][W]        what the gates start from: bias plus all inputs constant over the steps
+//! ```
+//!
+//! A panel holds 8 rows of the weights, column by column, so that the innermost loop reads
+//! weights in order, broadcasts them, and keeps 8 rows x 2 vectors of sums in registers. Gate
+//! rows lie unit by unit, so a panel ends with all four gates of two units in registers and
+//! the cell is updated without going through memory.
+//!
+//! Zoneout (Krueger et al. 2016): a unit whose bit is set keeps both its states of the step
+//! before. When forecasting, states are mixed with the same probability instead.
+
+#![expect(unsafe_code, reason = "the inner loops; slices are checked once a sequence")]
+
+use super::simd::{Simd, sigmoid, tanh};
+
+/// Rows of a weight panel.
+pub(crate) const PANEL: usize = 8;
+/// Steps whose weight gradient is summed in one go: their transposed inputs stay in cache.
+pub(crate) const STEPS_PER_OUTER: usize = 2;
+
+/// Which units stand still.
+#[derive(Clone, Copy)]
+pub(crate) enum Zone<'a> {
+    /// None.
+    Off,
+    /// `bits[t * H + u]`: bit `lane` set keeps unit u of that lane at step t.
+    Bits(&'a [u32]),
+    /// Every unit by this share.
+    Mean(f32),
+}
+
+/// What [`forward`] works on.
+pub(crate) struct Forward<'a> {
+    pub(crate) lanes: usize,
+    pub(crate) hidden: usize,
+    pub(crate) steps: usize,
+    /// Rows of `x` a step: the first so many inputs of the layer. Fewer than the layer has
+    /// when the others are in `base`.
+    pub(crate) inputs: usize,
+    /// Inputs of the layer.
+    pub(crate) inputs_packed: usize,
+    pub(crate) panels: &'a [f32],
+    pub(crate) base: &'a [f32],
+    pub(crate) x: &'a [f32],
+    pub(crate) h: &'a mut [f32],
+    pub(crate) c: &'a mut [f32],
+    pub(crate) gates: &'a mut [f32],
+    pub(crate) tanh_c: &'a mut [f32],
+    pub(crate) zone: Zone<'a>,
+}
+
+impl Forward<'_> {
+    /// Asserts what the raw pointers below rely on.
+    pub(super) fn check(&self) {
+        let (w, h, t) = (self.lanes, self.hidden, self.steps);
+        assert!((w == 16 || w == 32) && h % PANEL == 0 && h > 0);
+        assert!(self.inputs <= self.inputs_packed);
+        assert!(self.panels.len() == h / 2 * (self.inputs_packed + h) * PANEL);
+        assert!(self.base.len() == 4 * h * w && self.x.len() >= t * self.inputs * w);
+        assert!(self.h.len() == (t + 1) * h * w && self.c.len() == (t + 1) * h * w);
+        assert!(self.gates.len() == t * 4 * h * w && self.tanh_c.len() == t * h * w);
+        if let Zone::Bits(bits) = self.zone {
+            assert!(bits.len() == t * h);
+        }
+    }
+}
+
+/// Runs the layer. `R` rows (4 or 8) and `C` vectors of sums are kept in registers.
+///
+/// # Safety
+///
+/// The instructions of `S` are there, `a.check()` holds, `C * S::N` divides `a.lanes`.
+#[inline(always)]
+pub(super) unsafe fn forward<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>) {
+    let (w, hidden) = (a.lanes, a.hidden);
+    let state = hidden * w;
+    let panel_len = (a.inputs_packed + hidden) * PANEL;
+    for t in 0..a.steps {
+        // SAFETY: offsets stay below the lengths `check` has established; `h` and `c` of step
+        // t are read and those of t + 1 written, which do not overlap.
+        unsafe {
+            let x = a.x.as_ptr().add(t * a.inputs * w);
+            let h_before = a.h.as_ptr().add(t * state);
+            let c_before = a.c.as_ptr().add(t * state);
+            let h_after = a.h.as_mut_ptr().add((t + 1) * state);
+            let c_after = a.c.as_mut_ptr().add((t + 1) * state);
+            let gates = a.gates.as_mut_ptr().add(t * 4 * state);
+            let tanh_c = a.tanh_c.as_mut_ptr().add(t * state);
+            for panel in 0..hidden / 2 {
+                let weights = a.panels.as_ptr().add(panel * panel_len);
+                for part in 0..PANEL / R {
+                    let row = panel * PANEL + part * R;
+                    let w_x = weights.add(part * R);
+                    let w_h = w_x.add(a.inputs_packed * PANEL);
+                    let mut lane = 0;
+                    while lane < w {
+                        let mut sums = load_tile::<S, R, C>(a.base.as_ptr().add(row * w + lane), w);
+                        multiply::<S, R, C>(&mut sums, w_x, x.add(lane), w, a.inputs);
+                        multiply::<S, R, C>(&mut sums, w_h, h_before.add(lane), w, hidden);
+                        for u in 0..R / 4 {
+                            let unit = row / 4 + u;
+                            for v in 0..C {
+                                let shift = lane + v * S::N;
+                                let at = unit * w + shift;
+                                let [i, f, g, o] = [
+                                    sigmoid::<S>(sums[4 * u][v]),
+                                    sigmoid::<S>(sums[4 * u + 1][v]),
+                                    tanh::<S>(sums[4 * u + 2][v]),
+                                    sigmoid::<S>(sums[4 * u + 3][v]),
+                                ];
+                                let c_old = S::load(c_before.add(at));
+                                let mut c = S::fma(f, c_old, S::mul(i, g));
+                                let tc = tanh::<S>(c);
+                                let mut h = S::mul(o, tc);
+                                match a.zone {
+                                    Zone::Off => {}
+                                    Zone::Bits(bits) => {
+                                        let kept = *bits.as_ptr().add(t * hidden + unit) >> shift;
+                                        c = S::select(kept, c_old, c);
+                                        h = S::select(kept, S::load(h_before.add(at)), h);
+                                    }
+                                    Zone::Mean(share) => {
+                                        let share = S::splat(share);
+                                        let h_old = S::load(h_before.add(at));
+                                        c = S::fma(share, S::sub(c_old, c), c);
+                                        h = S::fma(share, S::sub(h_old, h), h);
+                                    }
+                                }
+                                for (k, gate) in [i, f, g, o].into_iter().enumerate() {
+                                    S::store(gates.add((4 * unit + k) * w + shift), gate);
+                                }
+                                S::store(tanh_c.add(at), tc);
+                                S::store(c_after.add(at), c);
+                                S::store(h_after.add(at), h);
+                            }
+                        }
+                        lane += C * S::N;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What [`backward`] works on. States and gates are those [`forward`] left.
+pub(crate) struct Backward<'a> {
+    pub(crate) lanes: usize,
+    pub(crate) hidden: usize,
+    pub(crate) steps: usize,
+    pub(crate) inputs: usize,
+    /// Columns of `grad`: `K` rounded up to 16.
+    pub(crate) columns: usize,
+    /// Panels of the hidden columns: `[H/8][4H][8]`.
+    pub(crate) panels_h: &'a [f32],
+    /// Panels of the input columns; empty if nobody asks for `dx`.
+    pub(crate) panels_x: &'a [f32],
+    pub(crate) x: &'a [f32],
+    pub(crate) h: &'a [f32],
+    pub(crate) c: &'a [f32],
+    pub(crate) gates: &'a mut [f32],
+    pub(crate) tanh_c: &'a [f32],
+    pub(crate) zone: Zone<'a>,
+    /// `[T][H][W]`: in, the gradient of h from above; out, that of x if `panels_x` is given
+    /// (`I` = `H` then).
+    pub(crate) dh: &'a mut [f32],
+    /// `[4H][W]`: receives the sum over steps of the gates' gradients.
+    pub(crate) dbase: &'a mut [f32],
+    /// `[4H][columns]`: the weights' gradient is added.
+    pub(crate) grad: &'a mut [f32],
+    pub(crate) scratch: &'a mut BackwardScratch,
+}
+
+/// Room that [`backward`] needs; kept between calls.
+#[derive(Default)]
+pub(crate) struct BackwardScratch {
+    dc: Vec<f32>,
+    dh_next: Vec<f32>,
+    dh_kept: Vec<f32>,
+    transposed: Vec<f32>,
+}
+
+impl BackwardScratch {
+    fn prepare(&mut self, state: usize, transposed: usize) {
+        for buffer in [&mut self.dc, &mut self.dh_next, &mut self.dh_kept] {
+            buffer.clear();
+            buffer.resize(state, 0.0);
+        }
+        self.transposed.clear();
+        self.transposed.resize(transposed, 0.0);
+    }
+}
+
+impl Backward<'_> {
+    /// Asserts what the raw pointers below rely on, and makes room.
+    pub(super) fn check(&mut self) {
+        let (w, h, t) = (self.lanes, self.hidden, self.steps);
+        assert!((w == 16 || w == 32) && h % PANEL == 0 && h > 0);
+        assert!(self.columns % 16 == 0 && self.columns >= self.inputs + h);
+        assert!(self.panels_h.len() == 4 * h * h && self.x.len() >= t * self.inputs * w);
+        let dx = !self.panels_x.is_empty();
+        assert!(!dx || (self.inputs == h && self.panels_x.len() == 4 * h * h));
+        assert!(self.h.len() == (t + 1) * h * w && self.c.len() == (t + 1) * h * w);
+        assert!(self.gates.len() == t * 4 * h * w && self.tanh_c.len() == t * h * w);
+        assert!(self.dh.len() == t * h * w && self.dbase.len() == 4 * h * w);
+        assert!(self.grad.len() == 4 * h * self.columns);
+        if let Zone::Bits(bits) = self.zone {
+            assert!(bits.len() == t * h);
+        }
+        self.scratch.prepare(h * w, STEPS_PER_OUTER * w * self.columns);
+        self.dbase.fill(0.0);
+    }
+}
+
+/// Backpropagates through the layer. `R` and `C` as in [`forward`], `G` vectors across the
+/// columns of the weight gradient.
+///
+/// # Safety
+///
+/// As [`forward`], with `a.check()` just called.
+#[inline(always)]
+pub(super) unsafe fn backward<S: Simd, const R: usize, const C: usize, const G: usize>(
+    a: &mut Backward<'_>,
+) {
+    let (w, hidden) = (a.lanes, a.hidden);
+    let state = hidden * w;
+    let mut t_end = a.steps;
+    while t_end > 0 {
+        let t_start = t_end.saturating_sub(STEPS_PER_OUTER);
+        for t in (t_start..t_end).rev() {
+            // SAFETY: offsets stay below the lengths `check` has established. `dh` of step t
+            // has been read before its slot is reused for dx.
+            unsafe {
+                gate_gradients::<S>(a, t);
+                let gates = a.gates.as_ptr().add(t * 4 * state);
+                let kept = a.scratch.dh_kept.as_ptr();
+                let dh_next = a.scratch.dh_next.as_mut_ptr();
+                product::<S, R, C>(a.panels_h, hidden, 4 * hidden, gates, w, Some(kept), dh_next);
+                if !a.panels_x.is_empty() {
+                    let dx = a.dh.as_mut_ptr().add(t * state);
+                    product::<S, R, C>(a.panels_x, hidden, 4 * hidden, gates, w, None, dx);
+                }
+            }
+        }
+        // SAFETY: as above; the scratch holds STEPS_PER_OUTER transposed steps.
+        unsafe {
+            for t in t_start..t_end {
+                transpose_inputs::<S>(a, t, t - t_start);
+            }
+            weight_gradient::<S, G>(a, t_start, t_end - t_start);
+        }
+        t_end = t_start;
+    }
+}
+
+/// Turns the gates of step `t` into their gradients, and carries dc one step back.
+#[inline(always)]
+unsafe fn gate_gradients<S: Simd>(a: &mut Backward<'_>, t: usize) {
+    let (w, hidden) = (a.lanes, a.hidden);
+    let state = hidden * w;
+    // SAFETY: the caller's offsets; every buffer here has `state` or `4 state` floats at t.
+    unsafe {
+        let gates = a.gates.as_mut_ptr().add(t * 4 * state);
+        let dbase = a.dbase.as_mut_ptr();
+        let dh_above = a.dh.as_ptr().add(t * state);
+        let c_before = a.c.as_ptr().add(t * state);
+        let tanh_c = a.tanh_c.as_ptr().add(t * state);
+        let (dc_at, dh_next) = (a.scratch.dc.as_mut_ptr(), a.scratch.dh_next.as_ptr());
+        let dh_kept = a.scratch.dh_kept.as_mut_ptr();
+        let (zero, one) = (S::splat(0.0), S::splat(1.0));
+        for unit in 0..hidden {
+            let mut lane = 0;
+            while lane < w {
+                let at = unit * w + lane;
+                let gate = |k: usize| gates.add((4 * unit + k) * w + lane);
+                let [i, f, g, o] = [0, 1, 2, 3].map(|k| S::load(gate(k)));
+                let tc = S::load(tanh_c.add(at));
+                let mut dh = S::add(S::load(dh_above.add(at)), S::load(dh_next.add(at)));
+                let mut dc = S::load(dc_at.add(at));
+                let (mut kept_h, mut kept_c) = (zero, zero);
+                if let Zone::Bits(bits) = a.zone {
+                    let kept = *bits.as_ptr().add(t * hidden + unit) >> lane;
+                    kept_h = S::select(kept, dh, zero);
+                    kept_c = S::select(kept, dc, zero);
+                    dh = S::select(kept, zero, dh);
+                    dc = S::select(kept, zero, dc);
+                }
+                let through = S::mul(dh, o);
+                let dc_new = S::add(dc, S::fnma(S::mul(through, tc), tc, through));
+                let slope = |s: S::V| S::fnma(s, s, s);
+                let gradients = [
+                    S::mul(S::mul(dc_new, g), slope(i)),
+                    S::mul(S::mul(dc_new, S::load(c_before.add(at))), slope(f)),
+                    S::mul(S::mul(dc_new, i), S::fnma(g, g, one)),
+                    S::mul(S::mul(dh, tc), slope(o)),
+                ];
+                for (k, gradient) in gradients.into_iter().enumerate() {
+                    S::store(gate(k), gradient);
+                    let sum = dbase.add((4 * unit + k) * w + lane);
+                    S::store(sum, S::add(S::load(sum), gradient));
+                }
+                S::store(dc_at.add(at), S::fma(dc_new, f, kept_c));
+                S::store(dh_kept.add(at), kept_h);
+                lane += S::N;
+            }
+        }
+    }
+}
+
+/// `out[rows][W] = init + panels . b[depth][W]`, `rows` a multiple of 8.
+#[inline(always)]
+unsafe fn product<S: Simd, const R: usize, const C: usize>(
+    panels: &[f32],
+    rows: usize,
+    depth: usize,
+    b: *const f32,
+    w: usize,
+    init: Option<*const f32>,
+    out: *mut f32,
+) {
+    for panel in 0..rows / PANEL {
+        for part in 0..PANEL / R {
+            let row = panel * PANEL + part * R;
+            let mut lane = 0;
+            while lane < w {
+                // SAFETY: `panels` holds rows / 8 panels of depth x 8, `b` depth x W floats,
+                // `init` and `out` rows x W; C vectors from `lane` stay inside a row.
+                unsafe {
+                    let weights = panels.as_ptr().add(panel * depth * PANEL + part * R);
+                    let mut sums = match init {
+                        Some(init) => load_tile::<S, R, C>(init.add(row * w + lane), w),
+                        None => [[S::splat(0.0); C]; R],
+                    };
+                    multiply::<S, R, C>(&mut sums, weights, b.add(lane), w, depth);
+                    for (r, line) in sums.iter().enumerate() {
+                        for (v, sum) in line.iter().enumerate() {
+                            S::store(out.add((row + r) * w + lane + v * S::N), *sum);
+                        }
+                    }
+                }
+                lane += C * S::N;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_tile<S: Simd, const R: usize, const C: usize>(
+    from: *const f32,
+    stride: usize,
+) -> [[S::V; C]; R] {
+    // SAFETY: the caller vouches for R rows of C vectors.
+    unsafe {
+        let mut tile = [[S::splat(0.0); C]; R];
+        for (r, line) in tile.iter_mut().enumerate() {
+            for (v, sum) in line.iter_mut().enumerate() {
+                *sum = S::load(from.add(r * stride + v * S::N));
+            }
+        }
+        tile
+    }
+}
+
+/// `sums[R][C] += weights[.., R] . b[depth][C]`; a column of weights every PANEL floats.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const R: usize, const C: usize>(
+    sums: &mut [[S::V; C]; R],
+    mut weights: *const f32,
+    mut b: *const f32,
+    stride: usize,
+    depth: usize,
+) {
+    // A copy, so that the sums live in registers.
+    let mut tile = *sums;
+    for _ in 0..depth {
+        // SAFETY: the caller vouches for `depth` columns of weights and rows of `b`.
+        unsafe {
+            let mut row = [S::splat(0.0); C];
+            for (v, value) in row.iter_mut().enumerate() {
+                *value = S::load(b.add(v * S::N));
+            }
+            for (r, line) in tile.iter_mut().enumerate() {
+                let weight = S::splat(*weights.add(r));
+                for (sum, value) in line.iter_mut().zip(row) {
+                    *sum = S::fma(weight, value, *sum);
+                }
+            }
+            weights = weights.add(PANEL);
+            b = b.add(stride);
+        }
+    }
+    *sums = tile;
+}
+
+/// Writes `[x; h]` of step `t` as `[W][columns]` into slot `slot` of the scratch.
+#[inline(always)]
+unsafe fn transpose_inputs<S: Simd>(a: &mut Backward<'_>, t: usize, slot: usize) {
+    let (w, columns) = (a.lanes, a.columns);
+    // SAFETY: slot < STEPS_PER_OUTER, and inputs + hidden <= columns; rows past the last full
+    // eight of x are copied one by one.
+    unsafe {
+        let to = a.scratch.transposed.as_mut_ptr().add(slot * w * columns);
+        let x = a.x.as_ptr().add(t * a.inputs * w);
+        transpose::<S>(x, a.inputs, w, to, columns);
+        let h = a.h.as_ptr().add(t * a.hidden * w);
+        transpose::<S>(h, a.hidden, w, to.add(a.inputs), columns);
+    }
+}
+
+#[inline(always)]
+unsafe fn transpose<S: Simd>(
+    from: *const f32,
+    rows: usize,
+    w: usize,
+    to: *mut f32,
+    columns: usize,
+) {
+    let whole = rows / 8 * 8;
+    // SAFETY: `from` has rows x w floats, `to` w x columns with columns >= rows; w is a
+    // multiple of 16.
+    unsafe {
+        for row in (0..whole).step_by(8) {
+            for lane in (0..w).step_by(8) {
+                S::transpose8(from.add(row * w + lane), w, to.add(lane * columns + row), columns);
+            }
+        }
+        for row in whole..rows {
+            for lane in 0..w {
+                *to.add(lane * columns + row) = *from.add(row * w + lane);
+            }
+        }
+    }
+}
+
+/// Adds the weight gradient of `steps` steps from `t_start`: `grad += dgates . [x; h]'`.
+#[inline(always)]
+unsafe fn weight_gradient<S: Simd, const G: usize>(
+    a: &mut Backward<'_>,
+    t_start: usize,
+    steps: usize,
+) {
+    let vectors = a.columns / S::N;
+    let mut done = 0;
+    while done < vectors {
+        let left = vectors - done;
+        // Tiles of nearly equal width: seven vectors go as four and three, not six and one.
+        let width = left.div_ceil(left.div_ceil(G));
+        let column = done * S::N;
+        // SAFETY: `width` is at most G, and column + width vectors stay inside a row.
+        unsafe {
+            match width {
+                1 => outer::<S, 1>(a, t_start, steps, column),
+                2 => outer::<S, 2>(a, t_start, steps, column),
+                3 => outer::<S, 3>(a, t_start, steps, column),
+                4 => outer::<S, 4>(a, t_start, steps, column),
+                5 => outer::<S, 5>(a, t_start, steps, column),
+                _ => outer::<S, 6>(a, t_start, steps, column),
+            }
+        }
+        done += width;
+    }
+}
+
+#[inline(always)]
+unsafe fn outer<S: Simd, const V: usize>(
+    a: &mut Backward<'_>,
+    t_start: usize,
+    steps: usize,
+    column: usize,
+) {
+    const ROWS: usize = 4;
+    let (w, columns) = (a.lanes, a.columns);
+    let state4 = 4 * a.hidden * w;
+    for row in (0..4 * a.hidden).step_by(ROWS) {
+        // SAFETY: rows are a multiple of 4; V vectors from `column` stay inside a row of
+        // `grad` and of the transposed inputs; gates of `steps` steps exist from t_start.
+        unsafe {
+            let grad = a.grad.as_mut_ptr().add(row * columns + column);
+            let mut sums = load_tile::<S, ROWS, V>(grad, columns);
+            for slot in 0..steps {
+                let mut gates = a.gates.as_ptr().add((t_start + slot) * state4 + row * w);
+                let mut input = a.scratch.transposed.as_ptr().add(slot * w * columns + column);
+                for _ in 0..w {
+                    let mut values = [S::splat(0.0); V];
+                    for (v, value) in values.iter_mut().enumerate() {
+                        *value = S::load(input.add(v * S::N));
+                    }
+                    for (r, line) in sums.iter_mut().enumerate() {
+                        let gate = S::splat(*gates.add(r * w));
+                        for (sum, value) in line.iter_mut().zip(values) {
+                            *sum = S::fma(gate, value, *sum);
+                        }
+                    }
+                    gates = gates.add(1);
+                    input = input.add(columns);
+                }
+            }
+            for (r, line) in sums.iter().enumerate() {
+                for (v, sum) in line.iter().enumerate() {
+                    S::store(grad.add(r * columns + v * S::N), *sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Every path against the portable one, and the portable one against plain arithmetic.
+
+use super::simd::{self, Simd};
+use super::*;
+use crate::rng::Stream;
+
+fn noise(len: usize, salt: u64, size: f32) -> Vec<f32> {
+    let mut stream = Stream::new(7, salt, 0);
+    (0..len).map(|_| (stream.uniform() as f32 * 2.0 - 1.0) * size).collect()
+}
+
+#[derive(Clone)]
+struct Case {
+    lanes: usize,
+    hidden: usize,
+    steps: usize,
+    inputs: usize,
+    columns: usize,
+    weights: Vec<f32>,
+    base: Vec<f32>,
+    x: Vec<f32>,
+    bits: Option<Vec<u32>>,
+    mean: Option<f32>,
+}
+
+impl Case {
+    fn new(lanes: usize, hidden: usize, steps: usize, inputs: usize, salt: u64) -> Case {
+        let columns = (inputs + hidden).div_ceil(16) * 16;
+        let mut weights = noise(4 * hidden * columns, salt, 0.3);
+        for row in weights.chunks_mut(columns) {
+            row[inputs + hidden..].fill(0.0);
+        }
+        Case {
+            lanes,
+            hidden,
+            steps,
+            inputs,
+            columns,
+            weights,
+            base: noise(4 * hidden * lanes, salt + 1, 0.5),
+            x: noise(steps * inputs * lanes, salt + 2, 2.0),
+            bits: None,
+            mean: None,
+        }
+    }
+
+    fn zone(&self) -> Zone<'_> {
+        match (&self.bits, self.mean) {
+            (Some(bits), _) => Zone::Bits(bits),
+            (None, Some(share)) => Zone::Mean(share),
+            (None, None) => Zone::Off,
+        }
+    }
+
+    fn panels(&self) -> Vec<f32> {
+        crate::network::pack(
+            &self.weights,
+            self.columns,
+            4 * self.hidden,
+            self.inputs + self.hidden,
+        )
+    }
+}
+
+#[derive(Default)]
+struct Outcome {
+    h: Vec<f32>,
+    c: Vec<f32>,
+    gates: Vec<f32>,
+    tanh_c: Vec<f32>,
+    dh: Vec<f32>,
+    dbase: Vec<f32>,
+    grad: Vec<f32>,
+}
+
+fn run(case: &Case, isa: Isa, train: bool) -> Outcome {
+    let state = case.hidden * case.lanes;
+    let mut out = Outcome {
+        h: vec![0.0; (case.steps + 1) * state],
+        c: vec![0.0; (case.steps + 1) * state],
+        gates: vec![0.0; case.steps * 4 * state],
+        tanh_c: vec![0.0; case.steps * state],
+        ..Outcome::default()
+    };
+    // A state before the first step, so that it takes part.
+    out.h[..state].copy_from_slice(&noise(state, 90, 0.5));
+    out.c[..state].copy_from_slice(&noise(state, 91, 0.5));
+    isa.forward(&mut Forward {
+        lanes: case.lanes,
+        hidden: case.hidden,
+        steps: case.steps,
+        inputs: case.inputs,
+        inputs_packed: case.inputs,
+        panels: &case.panels(),
+        base: &case.base,
+        x: &case.x,
+        h: &mut out.h,
+        c: &mut out.c,
+        gates: &mut out.gates,
+        tanh_c: &mut out.tanh_c,
+        zone: case.zone(),
+    });
+    if train {
+        let transposed = |from: usize| {
+            crate::network::pack_transposed(
+                &case.weights,
+                case.columns,
+                4 * case.hidden,
+                from,
+                case.hidden,
+            )
+        };
+        let panels_x = if case.inputs == case.hidden { transposed(0) } else { Vec::new() };
+        out.dh = noise(case.steps * state, 92, 1.0);
+        out.dbase = vec![9.0; 4 * state];
+        out.grad = noise(case.weights.len(), 93, 0.1);
+        isa.backward(&mut Backward {
+            lanes: case.lanes,
+            hidden: case.hidden,
+            steps: case.steps,
+            inputs: case.inputs,
+            columns: case.columns,
+            panels_h: &transposed(case.inputs),
+            panels_x: &panels_x,
+            x: &case.x,
+            h: &out.h,
+            c: &out.c,
+            gates: &mut out.gates,
+            tanh_c: &out.tanh_c,
+            zone: case.zone(),
+            dh: &mut out.dh,
+            dbase: &mut out.dbase,
+            grad: &mut out.grad,
+            scratch: &mut BackwardScratch::default(),
+        });
+    }
+    out
+}
+
+fn near(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (at, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{what}[{at}]: {a} against {b}");
+    }
+}
+
+#[test]
+fn every_path_agrees_with_the_portable_one() {
+    for (salt, (lanes, hidden, steps, inputs)) in [
+        (32, 40, 5, 48),
+        (16, 40, 5, 47),
+        (32, 8, 3, 8),
+        (16, 48, 4, 48),
+        (32, 24, 1, 1),
+        (16, 16, 7, 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut case = Case::new(lanes, hidden, steps, inputs, 1000 * salt as u64);
+        for zoned in [false, true] {
+            if zoned {
+                let mut stream = Stream::new(3, 3, 3);
+                let keep = |_| (stream.next_u64() & stream.next_u64()) as u32;
+                case.bits = Some((0..steps * hidden).map(keep).collect());
+            }
+            let expect = run(&case, Isa(Kind::Portable), true);
+            for isa in Isa::available() {
+                let got = run(&case, isa, true);
+                let name = |what| format!("{isa} {lanes}x{hidden}x{steps}x{inputs} {zoned} {what}");
+                near(&name("h"), &got.h, &expect.h, 3e-6);
+                near(&name("c"), &got.c, &expect.c, 3e-6);
+                near(&name("gates"), &got.gates, &expect.gates, 2e-5);
+                near(&name("dh"), &got.dh, &expect.dh, 2e-5);
+                near(&name("dbase"), &got.dbase, &expect.dbase, 5e-5);
+                near(&name("grad"), &got.grad, &expect.grad, 2e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_portable_path_is_the_textbook_cell() {
+    for mode in 0..3 {
+        let mut case = Case::new(16, 8, 3, 5, 77);
+        case.bits = (mode == 1).then(|| (0..24).map(|i| 0x5a5a_1234u32.rotate_left(i)).collect());
+        case.mean = (mode == 2).then_some(0.25);
+        let got = run(&case, Isa(Kind::Portable), false);
+        let state = 8 * 16;
+        let (mut h, mut c) = (got.h[..state].to_vec(), got.c[..state].to_vec());
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        for t in 0..3 {
+            let (h_old, c_old) = (h.clone(), c.clone());
+            for unit in 0..8 {
+                for lane in 0..16 {
+                    let gate = |k: usize| {
+                        let row = 4 * unit + k;
+                        let weights = &case.weights[row * case.columns..];
+                        let x = (0..5).map(|i| weights[i] * case.x[(t * 5 + i) * 16 + lane]);
+                        let r = (0..8).map(|i| weights[5 + i] * h_old[i * 16 + lane]);
+                        f64::from(case.base[row * 16 + lane])
+                            + x.chain(r).map(f64::from).sum::<f64>()
+                    };
+                    let (i, f, g, o) =
+                        (sigmoid(gate(0)), sigmoid(gate(1)), gate(2).tanh(), sigmoid(gate(3)));
+                    let at = unit * 16 + lane;
+                    let (before_c, before_h) = (f64::from(c_old[at]), f64::from(h_old[at]));
+                    let new_c = f * before_c + i * g;
+                    let new_h = o * new_c.tanh();
+                    let kept = match mode {
+                        1 => f64::from(case.bits.as_ref().unwrap()[t * 8 + unit] >> lane & 1),
+                        2 => 0.25,
+                        _ => 0.0,
+                    };
+                    c[at] = (kept * before_c + (1.0 - kept) * new_c) as f32;
+                    h[at] = (kept * before_h + (1.0 - kept) * new_h) as f32;
+                }
+            }
+            near("h", &got.h[(t + 1) * state..(t + 2) * state], &h, 3e-6);
+            near("c", &got.c[(t + 1) * state..(t + 2) * state], &c, 3e-6);
+        }
+    }
+}
+
+/// Applies the three functions to 16 values on one path.
+struct Functions<S>(Vec<f32>, std::marker::PhantomData<S>);
+
+impl<S: Simd> Loops for Functions<S> {
+    type Output = [Vec<f32>; 3];
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let mut out = [self.0.clone(), self.0.clone(), self.0.clone()];
+        for at in (0..self.0.len()).step_by(S::N) {
+            // SAFETY: lengths are multiples of 16, and the test runs the path its Isa has.
+            unsafe {
+                let x = S::load(self.0.as_ptr().add(at));
+                S::store(out[0].as_mut_ptr().add(at), simd::exp::<S>(x));
+                S::store(out[1].as_mut_ptr().add(at), simd::sigmoid::<S>(x));
+                S::store(out[2].as_mut_ptr().add(at), simd::tanh::<S>(x));
+            }
+        }
+        out
+    }
+}
+
+fn functions(isa: Isa, x: Vec<f32>) -> [Vec<f32>; 3] {
+    use std::marker::PhantomData;
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => isa.run(Functions::<simd::Avx512>(x, PhantomData)),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => isa.run(Functions::<simd::Avx2>(x, PhantomData)),
+        Kind::Portable => isa.run(Functions::<simd::Portable>(x, PhantomData)),
+    }
+}
+
+#[test]
+fn approximations_keep_their_bounds_and_nan() {
+    let x: Vec<f32> = (-160_000..160_000).map(|i| i as f32 / 2000.0).collect();
+    for isa in Isa::available() {
+        let [exp, sigmoid, tanh] = functions(isa, x.clone());
+        for (at, x) in x.iter().enumerate() {
+            let wide = f64::from(*x);
+            let error = (f64::from(exp[at]) / wide.exp() - 1.0).abs();
+            assert!(error < 3e-7, "{isa} exp({x}) {error:e}");
+            let error = (f64::from(sigmoid[at]) - 1.0 / (1.0 + (-wide).exp())).abs();
+            assert!(error < 3e-7, "{isa} sigmoid({x}) {error:e}");
+            let error = (f64::from(tanh[at]) - wide.tanh()).abs();
+            assert!(error < 6e-7, "{isa} tanh({x}) {error:e}");
+        }
+        for broken in functions(isa, vec![f32::NAN; 16]) {
+            assert!(broken.iter().all(|y| y.is_nan()), "{isa}");
+        }
+        let [exp, sigmoid, tanh] = functions(isa, [f32::INFINITY, f32::NEG_INFINITY].repeat(8));
+        assert!(exp.iter().chain(&sigmoid).chain(&tanh).all(|y| y.is_finite()), "{isa}");
+    }
+}

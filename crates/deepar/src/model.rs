@@ -1,0 +1,174 @@
+//! A trained model: what it forecasts with, and how it came about.
+
+use base::{Error, Result};
+use forecast::{Forecast, Frequency, PredictOptions, Predictor, TimeSeries, TrainReport};
+use serde::{Deserialize, Serialize};
+
+use crate::features::Plan;
+use crate::hyper::Hyperparameters;
+use crate::kernels::Isa;
+use crate::network::{Layout, Packed, Shape};
+
+/// How the model came about; travels with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The seed of the training.
+    pub seed: u64,
+    /// Threads it ran on; another number rounds differently.
+    pub threads: usize,
+    /// The vector instructions it ran on; others round differently.
+    pub instructions: String,
+    /// SHA-256 over the values it learnt from, hexadecimal.
+    pub data_sha256: String,
+    /// The version of this crate.
+    pub code_version: String,
+    /// Series learnt from, and those left out as shorter than the horizon.
+    pub series: usize,
+    /// See `series`.
+    pub series_skipped: usize,
+    /// Observed points.
+    pub observations: usize,
+}
+
+/// A trained DeepAR model. It is a [`Predictor`].
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub(crate) hyper: Hyperparameters,
+    pub(crate) shape: Shape,
+    pub(crate) layout: Layout,
+    pub(crate) plan: Plan,
+    pub(crate) params: Vec<f32>,
+    pub(crate) packed: Packed,
+    pub(crate) nonnegative: bool,
+    pub(crate) provenance: Provenance,
+    pub(crate) report: TrainReport,
+    pub(crate) isa: Isa,
+}
+
+/// The parts a model is made of, before they are checked and packed.
+pub(crate) struct Parts {
+    pub(crate) hyper: Hyperparameters,
+    pub(crate) shape: Shape,
+    pub(crate) plan: Plan,
+    pub(crate) params: Vec<f32>,
+    pub(crate) nonnegative: bool,
+    pub(crate) provenance: Provenance,
+    pub(crate) report: TrainReport,
+}
+
+impl Model {
+    pub(crate) fn new(parts: Parts, isa: Isa) -> Result<Model> {
+        let layout = parts.shape.layout();
+        if parts.params.len() != layout.len {
+            return Err(Error::internal("parameters do not fit the network"));
+        }
+        if !parts.params.iter().all(|p| p.is_finite()) {
+            return Err(Error::invalid("the model has weights that are not finite numbers"));
+        }
+        let packed = Packed::new(&parts.shape, &layout, &parts.params, false);
+        Ok(Model {
+            hyper: parts.hyper,
+            shape: parts.shape,
+            layout,
+            plan: parts.plan,
+            params: parts.params,
+            packed,
+            nonnegative: parts.nonnegative,
+            provenance: parts.provenance,
+            report: parts.report,
+            isa,
+        })
+    }
+
+    /// The settings it was trained with.
+    pub fn hyperparameters(&self) -> &Hyperparameters {
+        &self.hyper
+    }
+
+    /// Where it comes from.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// What its training did.
+    pub fn report(&self) -> &TrainReport {
+        &self.report
+    }
+
+    /// Whether samples are kept from falling below zero, because no training value was.
+    pub fn is_nonnegative(&self) -> bool {
+        self.nonnegative
+    }
+
+    /// The sizes of the categories each series must bring; empty if none are used.
+    pub fn cardinality(&self) -> &[u32] {
+        &self.shape.cardinality
+    }
+
+    /// How many known features each series must bring.
+    pub fn num_dynamic_feat(&self) -> usize {
+        self.plan.features
+    }
+
+    /// Checks that the model can forecast `series`, and says what is wrong if not.
+    pub fn check(&self, series: &TimeSeries, index: usize) -> Result<()> {
+        let refuse = |what: String| Err(Error::invalid(format!("{}: {what}", series.label(index))));
+        let cats = self.shape.cardinality.len();
+        // A model trained with `ignore` takes series with or without.
+        let ignores_cats = self.hyper.cardinality == crate::Cardinality::Ignore;
+        if !ignores_cats && series.feat_static_cat.len() != cats {
+            let found = series.feat_static_cat.len();
+            return refuse(format!("has {found} values in cat, the model was trained with {cats}"));
+        }
+        for (k, (cat, size)) in
+            series.feat_static_cat.iter().zip(&self.shape.cardinality).enumerate()
+        {
+            if cat >= size {
+                return refuse(format!("cat[{k}] is {cat}, the model knows 0 to {}", size - 1));
+            }
+        }
+        let ignores_features = self.hyper.num_dynamic_feat == crate::DynamicFeat::Ignore;
+        if !ignores_features {
+            self.check_features(series).or_else(refuse)?;
+        }
+        if let Some(at) = series.target.iter().position(|value| value.is_infinite()) {
+            return refuse(format!("target[{at}] is not finite"));
+        }
+        Ok(())
+    }
+
+    fn check_features(&self, series: &TimeSeries) -> Result<(), String> {
+        let (found, wanted) = (series.feat_dynamic_real.len(), self.plan.features);
+        if found != wanted {
+            return Err(format!("has {found} dynamic_feat, the model was trained with {wanted}"));
+        }
+        let needed = series.target.len() + self.hyper.prediction_length;
+        for (k, feature) in series.feat_dynamic_real.iter().enumerate() {
+            if feature.len() < needed {
+                let (found, target) = (feature.len(), series.target.len());
+                return Err(format!(
+                    "dynamic_feat[{k}] has {found} values; a target of {target} and {} steps ahead need {needed}",
+                    self.hyper.prediction_length
+                ));
+            }
+            if let Some(at) = feature[..needed].iter().position(|value| !value.is_finite()) {
+                return Err(format!("dynamic_feat[{k}][{at}] is missing"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Predictor for Model {
+    fn freq(&self) -> Frequency {
+        self.plan.freq
+    }
+
+    fn prediction_length(&self) -> usize {
+        self.hyper.prediction_length
+    }
+
+    fn predict(&self, series: &[TimeSeries], options: &PredictOptions) -> Result<Vec<Forecast>> {
+        crate::sample::predict(self, series, options)
+    }
+}

@@ -1,0 +1,882 @@
+//! The network: its shape, its parameters in one flat slice, and one pass over a block of
+//! windows forward and back.
+//!
+//! ```text
+//! x[T][I][W] ──▶ LSTM 0 ──▶ LSTM 1 ... ──▶ h[T][H][W] ──▶ head ──▶ raw[T][P] a lane
+//!                  ▲ base: bias + static inputs (log scale, embeddings), once a window
+//! ```
+//!
+//! Invariants
+//! * Hidden units are padded to a multiple of 8. Padding weights are zero, their gradients
+//!   come out as zero, and nothing outside this file sees them.
+//! * A block's result does not depend on other blocks; a lane without a window adds nothing.
+
+use std::ops::Range;
+
+use crate::features::{Item, Plan};
+use crate::kernels::{Backward, BackwardScratch, Forward, Isa, Loops, PANEL, Zone};
+use crate::likelihood::Likelihood;
+use crate::rng::{Stream, Threshold, purpose};
+
+/// Sizes, all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shape {
+    /// Inputs that change by step.
+    pub(crate) inputs: usize,
+    /// Hidden units as asked for.
+    pub(crate) cells: usize,
+    pub(crate) layers: usize,
+    pub(crate) likelihood: Likelihood,
+    /// Categories and their sizes.
+    pub(crate) cardinality: Vec<u32>,
+    pub(crate) embedding: usize,
+}
+
+impl Shape {
+    /// Hidden units, padded.
+    pub(crate) fn hidden(&self) -> usize {
+        self.cells.div_ceil(PANEL) * PANEL
+    }
+
+    /// Inputs of layer `l` that change by step.
+    pub(crate) fn layer_inputs(&self, l: usize) -> usize {
+        if l == 0 { self.inputs } else { self.hidden() }
+    }
+
+    /// Floats in a row of layer `l`'s weights: `[x; h]`, rounded up to 16.
+    pub(crate) fn columns(&self, l: usize) -> usize {
+        (self.layer_inputs(l) + self.hidden()).div_ceil(16) * 16
+    }
+
+    /// Inputs that stay the same over a window: ln scale, then the embeddings.
+    pub(crate) fn statics(&self) -> usize {
+        1 + self.cardinality.len() * self.embedding
+    }
+
+    fn gates(&self) -> usize {
+        4 * self.hidden()
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.likelihood.outputs()
+    }
+
+    /// Where each group of parameters lies in the flat slice.
+    pub(crate) fn layout(&self) -> Layout {
+        let mut end = 0;
+        let mut take = |len: usize| {
+            end += len;
+            end - len..end
+        };
+        let layers = (0..self.layers)
+            .map(|l| (take(self.gates() * self.columns(l)), take(self.gates())))
+            .collect();
+        let statics = take(self.gates() * self.statics());
+        let embeddings =
+            self.cardinality.iter().map(|size| take(*size as usize * self.embedding)).collect();
+        let head = take(self.outputs() * self.hidden());
+        let head_bias = take(self.outputs());
+        Layout { layers, statics, embeddings, head, head_bias, len: end }
+    }
+
+    /// An upper bound of the parameters' number, without overflow; for limits.
+    pub(crate) fn parameters_estimate(&self) -> u128 {
+        let (h, layers) = (self.hidden() as u128, self.layers as u128);
+        let inputs = (self.inputs + self.statics()) as u128;
+        let tables: u128 =
+            self.cardinality.iter().map(|size| u128::from(*size) * self.embedding as u128).sum();
+        4 * h * (layers * (2 * h + 17) + inputs) + tables + 4 * h
+    }
+}
+
+/// Ranges of the flat parameter slice.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Weights `[4H][columns]` and bias `[4H]` of each layer, gate rows unit by unit.
+    pub(crate) layers: Vec<(Range<usize>, Range<usize>)>,
+    /// `[4H][statics]`, into the first layer.
+    pub(crate) statics: Range<usize>,
+    /// `[size][embedding]` a category.
+    pub(crate) embeddings: Vec<Range<usize>>,
+    /// `[P][H]`
+    pub(crate) head: Range<usize>,
+    /// `[P]`
+    pub(crate) head_bias: Range<usize>,
+    pub(crate) len: usize,
+}
+
+/// Fresh parameters: uniform within 1 / sqrt(cells) as PyTorch's LSTM has them, forget gates
+/// biased by 1 so that memory is kept until the network learns otherwise.
+pub(crate) fn init(shape: &Shape, seed: u64) -> Vec<f32> {
+    let layout = shape.layout();
+    let mut random = Stream::new(seed, purpose::INIT, 0);
+    let mut params = vec![0.0; layout.len];
+    let bound = 1.0 / (shape.cells as f64).sqrt();
+    let mut draw = |size: f64| ((random.uniform() * 2.0 - 1.0) * size) as f32;
+    for (l, (weights, bias)) in layout.layers.iter().enumerate() {
+        let (columns, inputs) = (shape.columns(l), shape.layer_inputs(l));
+        for unit in 0..shape.cells {
+            for gate in 0..4 {
+                let row = 4 * unit + gate;
+                let weights = &mut params[weights.clone()][row * columns..];
+                let inputs = if l == 0 { inputs } else { shape.cells };
+                weights[..inputs].iter_mut().for_each(|w| *w = draw(bound));
+                let from = shape.layer_inputs(l);
+                weights[from..from + shape.cells].iter_mut().for_each(|w| *w = draw(bound));
+                params[bias.clone()][row] = draw(bound) + if gate == 1 { 1.0 } else { 0.0 };
+            }
+        }
+    }
+    let statics = shape.statics();
+    params[layout.statics.clone()][..4 * shape.cells * statics]
+        .iter_mut()
+        .for_each(|w| *w = draw(bound));
+    for table in &layout.embeddings {
+        params[table.clone()].iter_mut().for_each(|w| *w = draw(1.0));
+    }
+    for row in params[layout.head.clone()].chunks_mut(shape.hidden()) {
+        row[..shape.cells].iter_mut().for_each(|w| *w = draw(bound));
+    }
+    params
+}
+
+/// `[rows / 8][columns][8]` from `[rows][stride]`: see `kernels::lstm`.
+pub(crate) fn pack(weights: &[f32], stride: usize, rows: usize, columns: usize) -> Vec<f32> {
+    let mut panels = vec![0.0; rows * columns];
+    for (panel, out) in panels.chunks_exact_mut(columns * PANEL).enumerate() {
+        for r in 0..PANEL {
+            let row = &weights[(panel * PANEL + r) * stride..][..columns];
+            for (slot, value) in out[r..].iter_mut().step_by(PANEL).zip(row) {
+                *slot = *value;
+            }
+        }
+    }
+    panels
+}
+
+/// `[count / 8][rows][8]`: columns `from..from + count` as rows.
+pub(crate) fn pack_transposed(
+    weights: &[f32],
+    stride: usize,
+    rows: usize,
+    from: usize,
+    count: usize,
+) -> Vec<f32> {
+    let mut panels = vec![0.0; rows * count];
+    for (panel, out) in panels.chunks_exact_mut(rows * PANEL).enumerate() {
+        for (row, out) in out.chunks_exact_mut(PANEL).enumerate() {
+            out.copy_from_slice(&weights[row * stride + from + panel * PANEL..][..PANEL]);
+        }
+    }
+    panels
+}
+
+/// The weights as the kernels read them; made once a step.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    forward: Vec<Vec<f32>>,
+    hidden: Vec<Vec<f32>>,
+    inputs: Vec<Vec<f32>>,
+}
+
+impl Packed {
+    /// `backward` adds what only training needs.
+    pub(crate) fn new(shape: &Shape, layout: &Layout, params: &[f32], backward: bool) -> Packed {
+        let gates = shape.gates();
+        let of = |l: usize| {
+            (&params[layout.layers[l].0.clone()], shape.columns(l), shape.layer_inputs(l))
+        };
+        let layers = || 0..shape.layers;
+        let transposed = |l: usize, hidden: bool| {
+            let (weights, columns, inputs) = of(l);
+            let from = if hidden { inputs } else { 0 };
+            pack_transposed(weights, columns, gates, from, shape.hidden())
+        };
+        Packed {
+            forward: layers()
+                .map(|l| {
+                    let (weights, columns, inputs) = of(l);
+                    pack(weights, columns, gates, inputs + shape.hidden())
+                })
+                .collect(),
+            hidden: layers().filter(|_| backward).map(|l| transposed(l, true)).collect(),
+            inputs: layers()
+                .filter(|_| backward)
+                .map(|l| if l == 0 { Vec::new() } else { transposed(l, false) })
+                .collect(),
+        }
+    }
+
+    pub(crate) fn layer(&self, l: usize) -> &[f32] {
+        &self.forward[l]
+    }
+}
+
+/// One training window: a series and the step at which its horizon begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) item: usize,
+    pub(crate) split: usize,
+}
+
+/// The sum of losses and how many points it is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Loss {
+    pub(crate) sum: f64,
+    pub(crate) count: u64,
+}
+
+impl Loss {
+    pub(crate) fn add(&mut self, other: Loss) {
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+
+    pub(crate) fn mean(self) -> f64 {
+        self.sum / self.count.max(1) as f64
+    }
+}
+
+/// States of one layer.
+#[derive(Clone, Debug, Default)]
+struct LayerState {
+    h: Vec<f32>,
+    c: Vec<f32>,
+    gates: Vec<f32>,
+    tanh_c: Vec<f32>,
+    base: Vec<f32>,
+    dbase: Vec<f32>,
+    zone: Vec<u32>,
+}
+
+/// Everything a pass needs, kept between passes.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    x: Vec<f32>,
+    statics: Vec<f32>,
+    layers: Vec<LayerState>,
+    dh: Vec<f32>,
+    raw: Vec<f32>,
+    scratch: BackwardScratch,
+}
+
+/// The network with its parameters, as passes read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Net<'a> {
+    pub(crate) shape: &'a Shape,
+    pub(crate) layout: &'a Layout,
+    pub(crate) params: &'a [f32],
+    pub(crate) packed: &'a Packed,
+    pub(crate) plan: &'a Plan,
+    pub(crate) isa: Isa,
+}
+
+/// How units stand still in a pass.
+#[derive(Clone, Copy)]
+pub(crate) enum Zoneout {
+    /// By chance: (rate, seed, index of the block among all of the training).
+    Random(f64, u64, u64),
+    /// By their share.
+    Mean(f64),
+}
+
+fn reset(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() != len {
+        buffer.clear();
+        buffer.resize(len, 0.0);
+    }
+}
+
+impl Net<'_> {
+    /// Runs the steps `first..first + steps` of each item in its lane, from a zero state.
+    /// `starts[lane]` = (item, first, scale).
+    pub(crate) fn run(
+        &self,
+        work: &mut Workspace,
+        lanes: usize,
+        steps: usize,
+        starts: &[(&Item, i64, f32)],
+        zone: Zoneout,
+    ) {
+        let inputs = self.shape.inputs;
+        reset(&mut work.x, steps * inputs * lanes);
+        if starts.len() < lanes {
+            work.x.fill(0.0);
+        }
+        for (lane, (item, first, scale)) in starts.iter().enumerate() {
+            self.plan.fill(item, *first, steps, *scale, &mut work.x, lanes, lane);
+        }
+        self.fill_statics(work, lanes, starts);
+        work.layers.resize_with(self.shape.layers, LayerState::default);
+        let state = self.shape.hidden() * lanes;
+        for l in 0..self.shape.layers {
+            let (below, rest) = work.layers.split_at_mut(l);
+            let layer = &mut rest[0];
+            reset(&mut layer.h, (steps + 1) * state);
+            reset(&mut layer.c, (steps + 1) * state);
+            layer.h[..state].fill(0.0);
+            layer.c[..state].fill(0.0);
+            reset(&mut layer.gates, steps * 4 * state);
+            reset(&mut layer.tanh_c, steps * state);
+            reset(&mut layer.base, 4 * state);
+            self.base(l, &work.statics, lanes, &mut layer.base);
+            draw_zone(&mut layer.zone, zone, l, steps * self.shape.hidden());
+            let x = match below.last() {
+                Some(below) => &below.h[state..],
+                None => &work.x[..],
+            };
+            self.isa.forward(&mut Forward {
+                lanes,
+                hidden: self.shape.hidden(),
+                steps,
+                inputs: self.shape.layer_inputs(l),
+                inputs_packed: self.shape.layer_inputs(l),
+                panels: &self.packed.forward[l],
+                base: &layer.base,
+                x,
+                h: &mut layer.h,
+                c: &mut layer.c,
+                gates: &mut layer.gates,
+                tanh_c: &mut layer.tanh_c,
+                zone: zone_of(zone, &layer.zone),
+            });
+        }
+    }
+
+    /// The states of layer `l` after the last step of [`Net::run`]: `[H][lanes]` each.
+    pub(crate) fn last_state<'w>(
+        &self,
+        work: &'w Workspace,
+        l: usize,
+        lanes: usize,
+    ) -> (&'w [f32], &'w [f32]) {
+        let state = self.shape.hidden() * lanes;
+        let layer = &work.layers[l];
+        (&layer.h[layer.h.len() - state..], &layer.c[layer.c.len() - state..])
+    }
+
+    fn fill_statics(&self, work: &mut Workspace, lanes: usize, starts: &[(&Item, i64, f32)]) {
+        work.statics.clear();
+        work.statics.resize(self.shape.statics() * lanes, 0.0);
+        let mut column = vec![0.0; self.shape.statics()];
+        for (lane, (item, _, scale)) in starts.iter().enumerate() {
+            self.statics_of(item, *scale, &mut column);
+            for (k, value) in column.iter().enumerate() {
+                work.statics[k * lanes + lane] = *value;
+            }
+        }
+    }
+
+    /// Log scale and embeddings of one item.
+    pub(crate) fn statics_of(&self, item: &Item, scale: f32, out: &mut [f32]) {
+        out[0] = self.plan.scaling.log_scale(scale);
+        let width = self.shape.embedding;
+        for ((table, cat), out) in
+            self.layout.embeddings.iter().zip(&item.cats).zip(out[1..].chunks_mut(width))
+        {
+            out.copy_from_slice(&self.params[table.clone()][*cat as usize * width..][..width]);
+        }
+    }
+
+    /// Bias, and for the first layer the static inputs' share.
+    fn base(&self, l: usize, statics: &[f32], lanes: usize, base: &mut [f32]) {
+        let bias = &self.params[self.layout.layers[l].1.clone()];
+        let width = self.shape.statics();
+        let weights = &self.params[self.layout.statics.clone()];
+        for (row, (out, bias)) in base.chunks_exact_mut(lanes).zip(bias).enumerate() {
+            out.fill(*bias);
+            if l == 0 {
+                let weights = &weights[row * width..][..width];
+                self.isa.run(Combine { weights, rows: statics, out });
+            }
+        }
+    }
+
+    /// The raw outputs of step `t` of the top layer, `[P][lanes]`.
+    pub(crate) fn head(&self, h: &[f32], lanes: usize, raw: &mut [f32]) {
+        let weights = &self.params[self.layout.head.clone()];
+        let bias = &self.params[self.layout.head_bias.clone()];
+        for (k, out) in raw.chunks_exact_mut(lanes).enumerate() {
+            out.fill(bias[k]);
+            let weights = &weights[k * self.shape.hidden()..][..self.shape.hidden()];
+            self.isa.run(Combine { weights, rows: h, out });
+        }
+    }
+
+    /// One pass over up to `lanes` windows: the loss and, with `grad`, its gradient added.
+    ///
+    /// The loss of a window is that of every step of context and horizon but the first; the
+    /// inputs are the true values (teacher forcing).
+    pub(crate) fn pass(
+        &self,
+        work: &mut Workspace,
+        lanes: usize,
+        lengths: (usize, usize),
+        windows: &[(&Item, Window)],
+        zone: Zoneout,
+        grad: Option<&mut [f32]>,
+    ) -> Loss {
+        let (context, horizon) = lengths;
+        let steps = context - 1 + horizon;
+        let starts: Vec<(&Item, i64, f32)> = windows
+            .iter()
+            .map(|(item, window)| {
+                let scale =
+                    self.plan.scale(item, window.split.saturating_sub(context)..window.split);
+                (*item, window.split as i64 - context as i64 + 1, scale)
+            })
+            .collect();
+        self.run(work, lanes, steps, &starts, zone);
+        let loss = self.loss(work, lanes, steps, &starts);
+        if let Some(grad) = grad {
+            self.backward(work, lanes, steps, &starts, zone, grad);
+        }
+        loss
+    }
+
+    /// Scores the outputs; leaves the gradient by the raw outputs in `work.raw`.
+    fn loss(
+        &self,
+        work: &mut Workspace,
+        lanes: usize,
+        steps: usize,
+        starts: &[(&Item, i64, f32)],
+    ) -> Loss {
+        let outputs = self.shape.outputs();
+        let law = self.shape.likelihood;
+        let state = self.shape.hidden() * lanes;
+        reset(&mut work.raw, steps * outputs * lanes);
+        let top = &work.layers[self.shape.layers - 1].h;
+        let mut total = Loss::default();
+        for t in 0..steps {
+            let raw = &mut work.raw[t * outputs * lanes..][..outputs * lanes];
+            self.head(&top[(t + 1) * state..(t + 2) * state], lanes, raw);
+            for lane in 0..lanes {
+                let mut d = [0.0; 3];
+                let known = starts.get(lane).and_then(|(item, first, scale)| {
+                    let at = usize::try_from(first + t as i64).ok()?;
+                    let z = *item.target.get(at)?;
+                    (!z.is_nan()).then_some((f64::from(z), f64::from(*scale)))
+                });
+                if let Some((z, scale)) = known {
+                    let o = std::array::from_fn(|k| {
+                        if k < outputs { f64::from(raw[k * lanes + lane]) } else { 0.0 }
+                    });
+                    total.sum += law.loss(&o, z / scale, scale, &mut d);
+                    total.sum += if law.is_density_in_z() { scale.ln() } else { 0.0 };
+                    total.count += 1;
+                }
+                for k in 0..outputs {
+                    raw[k * lanes + lane] = d[k] as f32;
+                }
+            }
+        }
+        total
+    }
+
+    fn backward(
+        &self,
+        work: &mut Workspace,
+        lanes: usize,
+        steps: usize,
+        starts: &[(&Item, i64, f32)],
+        zone: Zoneout,
+        grad: &mut [f32],
+    ) {
+        let hidden = self.shape.hidden();
+        let state = hidden * lanes;
+        reset(&mut work.dh, steps * state);
+        self.isa.run(HeadBackward {
+            h: &work.layers[self.shape.layers - 1].h[state..],
+            draw: &work.raw,
+            weights: &self.params[self.layout.head.clone()],
+            dh: &mut work.dh,
+            grad: &mut grad[self.layout.head.start..self.layout.head_bias.end],
+            hidden,
+            lanes,
+            steps,
+            outputs: self.shape.outputs(),
+        });
+        for l in (0..self.shape.layers).rev() {
+            let (below, rest) = work.layers.split_at_mut(l);
+            let layer = &mut rest[0];
+            reset(&mut layer.dbase, 4 * state);
+            let x = match below.last() {
+                Some(below) => &below.h[state..],
+                None => &work.x[..],
+            };
+            let (weights, bias) = self.layout.layers[l].clone();
+            self.isa.backward(&mut Backward {
+                lanes,
+                hidden,
+                steps,
+                inputs: self.shape.layer_inputs(l),
+                columns: self.shape.columns(l),
+                panels_h: &self.packed.hidden[l],
+                panels_x: &self.packed.inputs[l],
+                x,
+                h: &layer.h,
+                c: &layer.c,
+                gates: &mut layer.gates,
+                tanh_c: &layer.tanh_c,
+                zone: zone_of(zone, &layer.zone),
+                dh: &mut work.dh,
+                dbase: &mut layer.dbase,
+                grad: &mut grad[weights],
+                scratch: &mut work.scratch,
+            });
+            for (slot, row) in grad[bias].iter_mut().zip(layer.dbase.chunks_exact(lanes)) {
+                *slot += row.iter().sum::<f32>();
+            }
+        }
+        self.statics_backward(work, lanes, starts, grad);
+    }
+
+    /// Weights of the static inputs, and the embeddings.
+    fn statics_backward(
+        &self,
+        work: &Workspace,
+        lanes: usize,
+        starts: &[(&Item, i64, f32)],
+        grad: &mut [f32],
+    ) {
+        let width = self.shape.statics();
+        let dbase = &work.layers[0].dbase;
+        let mut dstatics = vec![0.0; width * lanes];
+        self.isa.run(StaticsBackward {
+            dbase,
+            statics: &work.statics,
+            weights: &self.params[self.layout.statics.clone()],
+            grad: &mut grad[self.layout.statics.clone()],
+            dstatics: &mut dstatics,
+            lanes,
+            width,
+        });
+        let embedding = self.shape.embedding;
+        for (k, table) in self.layout.embeddings.iter().enumerate() {
+            for (lane, (item, ..)) in starts.iter().enumerate() {
+                let row =
+                    &mut grad[table.clone()][item.cats[k] as usize * embedding..][..embedding];
+                for (j, slot) in row.iter_mut().enumerate() {
+                    *slot += dstatics[(1 + k * embedding + j) * lanes + lane];
+                }
+            }
+        }
+    }
+}
+
+fn zone_of(zone: Zoneout, bits: &[u32]) -> Zone<'_> {
+    match zone {
+        Zoneout::Random(rate, ..) if rate > 0.0 => Zone::Bits(bits),
+        Zoneout::Mean(rate) if rate > 0.0 => Zone::Mean(rate as f32),
+        _ => Zone::Off,
+    }
+}
+
+fn draw_zone(bits: &mut Vec<u32>, zone: Zoneout, layer: usize, len: usize) {
+    let Zoneout::Random(rate, seed, index) = zone else { return };
+    if rate <= 0.0 {
+        return;
+    }
+    bits.clear();
+    bits.reserve(len + 1);
+    let threshold = Threshold::new(rate);
+    let mut random = Stream::new(seed, purpose::ZONEOUT + ((layer as u64) << 8), index);
+    while bits.len() < len {
+        let pair = random.bits(threshold);
+        bits.extend([pair as u32, (pair >> 32) as u32]);
+    }
+    bits.truncate(len);
+}
+
+/// `out += sum of weights[k] rows[k]`
+struct Combine<'a> {
+    weights: &'a [f32],
+    rows: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Loops for Combine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let lanes = self.out.len();
+        for (out, start) in self.out.chunks_exact_mut(16).zip((0..lanes).step_by(16)) {
+            let mut sum = [0.0f32; 16];
+            sum.copy_from_slice(out);
+            for (weight, row) in self.weights.iter().zip(self.rows.chunks_exact(lanes)) {
+                let row = &row[start..start + 16];
+                for i in 0..16 {
+                    sum[i] += weight * row[i];
+                }
+            }
+            out.copy_from_slice(&sum);
+        }
+    }
+}
+
+/// From the raw outputs' gradient to the head's and to dh of the top layer.
+struct HeadBackward<'a> {
+    h: &'a [f32],
+    draw: &'a [f32],
+    weights: &'a [f32],
+    dh: &'a mut [f32],
+    /// Weights, then bias.
+    grad: &'a mut [f32],
+    hidden: usize,
+    lanes: usize,
+    steps: usize,
+    outputs: usize,
+}
+
+impl Loops for HeadBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (lanes, hidden, outputs) = (self.lanes, self.hidden, self.outputs);
+        self.dh.fill(0.0);
+        // Lane-wise sums first; one sum across lanes at the end.
+        let mut sums = vec![0.0f32; outputs * hidden * 16];
+        for t in 0..self.steps {
+            for k in 0..outputs {
+                let draw = &self.draw[(t * outputs + k) * lanes..][..lanes];
+                self.grad[outputs * hidden + k] += draw.iter().sum::<f32>();
+                for unit in 0..hidden {
+                    let at = (t * hidden + unit) * lanes;
+                    let weight = self.weights[k * hidden + unit];
+                    let sum = &mut sums[(k * hidden + unit) * 16..][..16];
+                    let (h, dh) = (&self.h[at..at + lanes], &mut self.dh[at..at + lanes]);
+                    for ((h, dh), draw) in
+                        h.chunks_exact(16).zip(dh.chunks_exact_mut(16)).zip(draw.chunks_exact(16))
+                    {
+                        for i in 0..16 {
+                            dh[i] += weight * draw[i];
+                            sum[i] += h[i] * draw[i];
+                        }
+                    }
+                }
+            }
+        }
+        for (slot, sum) in self.grad[..outputs * hidden].iter_mut().zip(sums.chunks_exact(16)) {
+            *slot += sum.iter().sum::<f32>();
+        }
+    }
+}
+
+/// `grad += dbase . statics'`, `dstatics = weights' . dbase`
+struct StaticsBackward<'a> {
+    dbase: &'a [f32],
+    statics: &'a [f32],
+    weights: &'a [f32],
+    grad: &'a mut [f32],
+    dstatics: &'a mut [f32],
+    lanes: usize,
+    width: usize,
+}
+
+impl Loops for StaticsBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (lanes, width) = (self.lanes, self.width);
+        for (row, gradient) in self.dbase.chunks_exact(lanes).enumerate() {
+            for k in 0..width {
+                let weight = self.weights[row * width + k];
+                let statics = self.statics[k * lanes..][..lanes].chunks_exact(16);
+                let dstatics = self.dstatics[k * lanes..][..lanes].chunks_exact_mut(16);
+                let mut sum = [0.0f32; 16];
+                for ((gradient, statics), dstatics) in
+                    gradient.chunks_exact(16).zip(statics).zip(dstatics)
+                {
+                    for i in 0..16 {
+                        sum[i] += gradient[i] * statics[i];
+                        dstatics[i] += weight * gradient[i];
+                    }
+                }
+                self.grad[row * width + k] += sum.iter().sum::<f32>();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forecast::{Frequency, TimeSeries};
+
+    use super::*;
+    use crate::features::{Scaling, lags};
+
+    struct Bench {
+        shape: Shape,
+        plan: Plan,
+        items: Vec<Item>,
+        windows: Vec<Window>,
+        params: Vec<f32>,
+    }
+
+    impl Bench {
+        fn new(likelihood: Likelihood) -> Bench {
+            let mut random = Stream::new(5, 5, 5);
+            let series = |k: u32, random: &mut Stream| TimeSeries {
+                target: (0..60)
+                    .map(|_| match (likelihood, random.uniform()) {
+                        (_, u) if u < 0.1 => f32::NAN,
+                        (Likelihood::Beta, u) => u as f32,
+                        (Likelihood::NegativeBinomial, _) => random.poisson(4.0) as f32,
+                        _ => random.normal() as f32 + 2.0,
+                    })
+                    .collect(),
+                feat_static_cat: vec![k % 3, k % 2],
+                feat_dynamic_real: vec![(0..60).map(|_| random.uniform() as f32).collect()],
+                ..TimeSeries::default()
+            };
+            let items: Vec<Item> = (0..5).map(|k| Item::new(&series(k, &mut random))).collect();
+            let plan = Plan {
+                freq: Frequency::HOURLY,
+                lags: lags(Frequency::HOURLY)[..12].to_vec(),
+                features: 1,
+                scaling: Scaling::fit(&items),
+                scaled: likelihood.is_scaled(),
+            };
+            let shape = Shape {
+                inputs: plan.inputs(),
+                cells: 11,
+                layers: 3,
+                likelihood,
+                cardinality: vec![3, 2],
+                embedding: 2,
+            };
+            let mut params = init(&shape, 1);
+            params.iter_mut().filter(|p| **p != 0.0).for_each(|p| *p *= 1.5);
+            let windows = (0..19).map(|k| Window { item: k % 5, split: 2 + 5 * k % 50 }).collect();
+            Bench { shape, plan, items, windows, params }
+        }
+
+        fn pass(&self, isa: Isa, params: &[f32], zone: Zoneout, grad: Option<&mut [f32]>) -> Loss {
+            let layout = self.shape.layout();
+            let packed = Packed::new(&self.shape, &layout, params, true);
+            let net = Net {
+                shape: &self.shape,
+                layout: &layout,
+                params,
+                packed: &packed,
+                plan: &self.plan,
+                isa,
+            };
+            let windows: Vec<(&Item, Window)> =
+                self.windows.iter().map(|window| (&self.items[window.item], *window)).collect();
+            net.pass(&mut Workspace::default(), 32, (6, 5), &windows, zone, grad)
+        }
+
+        fn groups(&self) -> Vec<(String, Range<usize>)> {
+            let layout = self.shape.layout();
+            let mut groups = Vec::new();
+            for (l, (weights, bias)) in layout.layers.iter().enumerate() {
+                groups.push((format!("weights {l}"), weights.clone()));
+                groups.push((format!("bias {l}"), bias.clone()));
+            }
+            groups.push(("statics".into(), layout.statics.clone()));
+            groups
+                .extend(layout.embeddings.iter().map(|range| ("embedding".into(), range.clone())));
+            groups.push(("head".into(), layout.head.clone()));
+            groups.push(("head bias".into(), layout.head_bias.clone()));
+            groups
+        }
+    }
+
+    #[test]
+    fn gradients_match_finite_differences_for_every_group_law_and_path() {
+        for likelihood in Likelihood::ALL {
+            let bench = Bench::new(likelihood);
+            for isa in Isa::available() {
+                for zone in [Zoneout::Random(0.0, 0, 0), Zoneout::Random(0.2, 3, 7)] {
+                    let mut grad = vec![0.0; bench.params.len()];
+                    bench.pass(isa, &bench.params, zone, Some(&mut grad));
+                    for (name, range) in bench.groups() {
+                        check_group(&bench, isa, zone, &grad, &name, range);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves the group along its own gradient, where the slope is steepest and rounding
+    /// matters least, and along a random direction.
+    fn check_group(
+        bench: &Bench,
+        isa: Isa,
+        zone: Zoneout,
+        grad: &[f32],
+        name: &str,
+        range: Range<usize>,
+    ) {
+        let mut random = Stream::new(9, 9, range.start as u64);
+        let noise: Vec<f64> = range
+            .clone()
+            .map(|at| match bench.params[at] == 0.0 && grad[at] == 0.0 {
+                true => 0.0,
+                false => random.normal(),
+            })
+            .collect();
+        let own: Vec<f64> = grad[range.clone()].iter().map(|g| f64::from(*g)).collect();
+        for direction in [own, noise] {
+            let length = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
+            assert!(length > 1e-3, "{name} of {:?} has no gradient", bench.shape.likelihood);
+            let at = |step: f64| {
+                let mut moved = bench.params.clone();
+                for (p, d) in moved[range.clone()].iter_mut().zip(&direction) {
+                    *p += (step * d / length) as f32;
+                }
+                bench.pass(isa, &moved, zone, None).sum
+            };
+            let h = 4e-3;
+            // Richardson: two central differences, the error of the first order removed.
+            let slope = (8.0 * (at(h / 2.0) - at(-h / 2.0)) - (at(h) - at(-h))) / (6.0 * h);
+            let expect: f64 = grad[range.clone()]
+                .iter()
+                .zip(&direction)
+                .map(|(g, d)| f64::from(*g) * d / length)
+                .sum();
+            let size =
+                grad[range.clone()].iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let tolerance = 0.004 * size + 0.03;
+            assert!(
+                (slope - expect).abs() < tolerance,
+                "{name} of {:?} on {isa}: {slope} by differences, {expect} by backpropagation",
+                bench.shape.likelihood
+            );
+        }
+    }
+
+    #[test]
+    fn padding_has_no_gradient() {
+        let bench = Bench::new(Likelihood::Gaussian);
+        let mut grad = vec![0.0; bench.params.len()];
+        bench.pass(Isa::detect(), &bench.params, Zoneout::Random(0.1, 3, 7), Some(&mut grad));
+        let layout = bench.shape.layout();
+        let columns = bench.shape.columns(1);
+        for (row, line) in grad[layout.layers[1].0.clone()].chunks(columns).enumerate() {
+            for (column, value) in line.iter().enumerate() {
+                let padded = row >= 44 || column % 16 >= 11 || column >= 32;
+                assert!(!padded || *value == 0.0, "row {row}, column {column}: {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_do_not_touch_each_other() {
+        let bench = Bench::new(Likelihood::StudentT);
+        let zone = Zoneout::Random(0.0, 0, 0);
+        let all = bench.pass(Isa::detect(), &bench.params, zone, None);
+        let mut apart = Loss::default();
+        for window in &bench.windows {
+            let single = Bench { windows: vec![*window], ..Bench::new(Likelihood::StudentT) };
+            apart.add(single.pass(Isa::detect(), &bench.params, zone, None));
+        }
+        assert_eq!(all.count, apart.count);
+        assert!((all.sum - apart.sum).abs() < 1e-9 * all.sum.abs());
+    }
+}

@@ -1,0 +1,702 @@
+//! Learning: draws windows, follows the gradient, keeps the best weights.
+//!
+//! Invariants
+//! * Every draw is a function of (seed, step, position in the batch). Threads divide the
+//!   lanes of a batch; their gradients are added in lane order. So data, settings, seed,
+//!   thread count and instruction set decide every bit of the result.
+//! * A model is only returned if its loss and its weights are finite.
+
+use base::{Error, Result};
+use forecast::{
+    Dataset, EpochReport, Estimator, TimeSeries, TrainReport, Trained, TrainingObserver,
+};
+use sha2::{Digest, Sha256};
+
+use crate::features::{Item, Plan, Scaling, lags};
+use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
+use crate::kernels::{Isa, LANES, Loops};
+use crate::model::{Model, Parts, Provenance};
+use crate::network::{Layout, Loss, Net, Packed, Shape, Window, Workspace, Zoneout, init};
+use crate::rng::{Stream, purpose};
+
+/// DeepAR refuses to learn from fewer observed points than this.
+pub const OBSERVATIONS_MIN: usize = 300;
+
+/// Parameters a network may have: 200 million are 800 MB.
+const PARAMETERS_MAX: u128 = 200_000_000;
+
+/// The norm a gradient is cut down to.
+const GRADIENT_NORM_MAX: f64 = 10.0;
+
+/// How to run; what is learned is in [`Hyperparameters`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainOptions {
+    /// Decides every draw.
+    pub seed: u64,
+    /// Threads, at least 1. More than half the batch's blocks of 16 windows do not help.
+    pub threads: usize,
+    /// The vector instructions to use.
+    pub isa: Isa,
+}
+
+impl Default for TrainOptions {
+    /// Seed 0, one thread, the best instructions there are.
+    fn default() -> Self {
+        TrainOptions { seed: 0, threads: 1, isa: Isa::detect() }
+    }
+}
+
+/// DeepAR as an [`Estimator`].
+#[derive(Clone, Debug)]
+pub struct DeepAr {
+    /// What to learn.
+    pub hyper: Hyperparameters,
+    /// How to run.
+    pub options: TrainOptions,
+}
+
+impl Estimator for DeepAr {
+    fn train(&self, data: &Dataset, observer: &mut dyn TrainingObserver) -> Result<Trained> {
+        let model = train(&self.hyper, data, &self.options, observer)?;
+        let files = model.to_files()?;
+        let report = model.report().clone();
+        Ok(Trained { predictor: Box::new(model), files, report })
+    }
+}
+
+/// Learns a model from `data`.
+///
+/// Refuses data of another frequency, with fewer than [`OBSERVATIONS_MIN`] observed points,
+/// with values the likelihood cannot produce, or whose series are all shorter than the
+/// horizon.
+pub fn train(
+    hyper: &Hyperparameters,
+    data: &Dataset,
+    options: &TrainOptions,
+    observer: &mut dyn TrainingObserver,
+) -> Result<Model> {
+    if options.threads == 0 {
+        return Err(Error::invalid("training on 0 threads"));
+    }
+    let prepared = Prepared::new(hyper, data)?;
+    let mut run = Run::new(hyper, &prepared, options);
+    let report = run.epochs(observer)?;
+    let parts = Parts {
+        hyper: hyper.clone(),
+        shape: prepared.shape.clone(),
+        plan: prepared.plan.clone(),
+        params: run.best.params,
+        nonnegative: prepared.nonnegative,
+        provenance: Provenance {
+            seed: options.seed,
+            threads: options.threads,
+            instructions: options.isa.to_string(),
+            data_sha256: hash(data),
+            code_version: env!("CARGO_PKG_VERSION").to_owned(),
+            series: prepared.items.len(),
+            series_skipped: data.series.len() - prepared.items.len(),
+            observations: data.series.iter().map(TimeSeries::observed).sum(),
+        },
+        report,
+    };
+    Model::new(parts, options.isa)
+}
+
+/// SHA-256 over everything that is learnt from, lengths included.
+fn hash(data: &Dataset) -> String {
+    let mut hash = Sha256::new();
+    hash.update(data.freq.to_string());
+    let mut floats = |hash: &mut Sha256, values: &[f32]| {
+        hash.update((values.len() as u64).to_le_bytes());
+        for value in values {
+            // All missing values are the same.
+            let bits = if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() };
+            hash.update(bits.to_le_bytes());
+        }
+    };
+    for series in &data.series {
+        hash.update(series.start.0.to_le_bytes());
+        floats(&mut hash, &series.target);
+        hash.update((series.feat_static_cat.len() as u64).to_le_bytes());
+        series.feat_static_cat.iter().for_each(|cat| hash.update(cat.to_le_bytes()));
+        series.feat_dynamic_real.iter().for_each(|feature| floats(&mut hash, feature));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The data, checked and in the form passes read.
+struct Prepared {
+    items: Vec<Item>,
+    plan: Plan,
+    shape: Shape,
+    nonnegative: bool,
+    /// Steps at the end of each series kept from training.
+    held: Vec<usize>,
+}
+
+impl Prepared {
+    fn new(hyper: &Hyperparameters, data: &Dataset) -> Result<Prepared> {
+        check(hyper, data)?;
+        let cardinality = cardinality(hyper, data)?;
+        let features = num_features(hyper, data)?;
+        let horizon = hyper.prediction_length;
+        let items: Vec<Item> = data
+            .series
+            .iter()
+            .filter(|series| series.target.len() >= horizon)
+            .map(|series| {
+                let mut item = Item::new(series);
+                item.cats.truncate(cardinality.len());
+                item.features.truncate(features);
+                item
+            })
+            .collect();
+        if !items.iter().any(|item| item.target.iter().any(|z| !z.is_nan())) {
+            return Err(Error::invalid(format!(
+                "every series is shorter than prediction_length {horizon} or has no observed point"
+            )));
+        }
+        let plan = Plan {
+            freq: data.freq,
+            lags: lags(data.freq),
+            features,
+            scaling: Scaling::fit(&items),
+            scaled: hyper.likelihood.is_scaled(),
+        };
+        let shape = Shape {
+            inputs: plan.inputs(),
+            cells: hyper.num_cells,
+            layers: hyper.num_layers,
+            likelihood: hyper.likelihood,
+            cardinality,
+            embedding: hyper.embedding_dimension,
+        };
+        if shape.parameters_estimate() > PARAMETERS_MAX {
+            return Err(Error::invalid(format!(
+                "the network would have {} parameters, at most {PARAMETERS_MAX}; lower num_cells, \
+                 num_layers, embedding_dimension or cardinality",
+                shape.parameters_estimate()
+            )));
+        }
+        let observed = || items.iter().flat_map(|item| &item.target).filter(|z| !z.is_nan());
+        let nonnegative = observed().all(|z| *z >= 0.0);
+        let held = match hyper.early_stopping_patience {
+            Some(_) => hold_back(&items, horizon),
+            None => vec![0; items.len()],
+        };
+        Ok(Prepared { nonnegative, items, plan, shape, held })
+    }
+
+    /// Splits at which a training window may begin its horizon: 0 to this, a series.
+    fn splits(&self, horizon: usize) -> Vec<u64> {
+        let count = |(item, held): (&Item, &usize)| {
+            (item.target.len() - held).checked_sub(horizon).map_or(0, |last| last as u64 + 1)
+        };
+        self.items.iter().zip(&self.held).map(count).collect()
+    }
+
+    /// The windows whose horizons are held back.
+    fn held_windows(&self, horizon: usize) -> Vec<Window> {
+        let windows = |(item, held): (usize, &usize)| {
+            let len = self.items[item].target.len();
+            (1..=held / horizon).map(move |back| Window { item, split: len - back * horizon })
+        };
+        self.held.iter().enumerate().flat_map(windows).collect()
+    }
+}
+
+fn check(hyper: &Hyperparameters, data: &Dataset) -> Result<()> {
+    data.validate()?;
+    if data.freq != hyper.time_freq {
+        let (data, asked) = (data.freq, hyper.time_freq);
+        return Err(Error::invalid(format!("the data are at {data}, time_freq is {asked}")));
+    }
+    let observed: usize = data.series.iter().map(TimeSeries::observed).sum();
+    if observed < OBSERVATIONS_MIN {
+        return Err(Error::invalid(format!(
+            "the training data have {observed} observed points in {} series; DeepAR needs at least {OBSERVATIONS_MIN}",
+            data.series.len()
+        )));
+    }
+    for (index, series) in data.series.iter().enumerate() {
+        for z in series.target.iter().filter(|z| !z.is_nan()) {
+            hyper.likelihood.check(*z).map_err(|error| error.context(series.label(index)))?;
+            if z.abs() > 1e30 {
+                return Err(Error::invalid(format!(
+                    "{}: target {z:e} is too large; rescale the data",
+                    series.label(index)
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cardinality(hyper: &Hyperparameters, data: &Dataset) -> Result<Vec<u32>> {
+    let found = data.series.first().map_or(0, |series| series.feat_static_cat.len());
+    let largest =
+        |k: usize| data.series.iter().map(|series| series.feat_static_cat[k]).max().unwrap_or(0);
+    match &hyper.cardinality {
+        Cardinality::Ignore => Ok(Vec::new()),
+        Cardinality::Auto => (0..found)
+            .map(|k| match largest(k) {
+                large @ 1_000_000.. => Err(Error::invalid(format!(
+                    "cat[{k}] is as large as {large}; categories count from 0 to 999999"
+                ))),
+                largest => Ok(largest + 1),
+            })
+            .collect(),
+        Cardinality::Given(sizes) if sizes.len() != found => Err(Error::invalid(format!(
+            "cardinality names {} categories, the series have {found} in cat",
+            sizes.len()
+        ))),
+        Cardinality::Given(sizes) => {
+            for (k, size) in sizes.iter().enumerate() {
+                if largest(k) >= *size {
+                    let found = largest(k);
+                    return Err(Error::invalid(format!(
+                        "cat[{k}] is as large as {found}, cardinality says {size}"
+                    )));
+                }
+            }
+            Ok(sizes.clone())
+        }
+    }
+}
+
+fn num_features(hyper: &Hyperparameters, data: &Dataset) -> Result<usize> {
+    let found = data.series.first().map_or(0, |series| series.feat_dynamic_real.len());
+    match hyper.num_dynamic_feat {
+        DynamicFeat::Ignore => Ok(0),
+        DynamicFeat::Given(count) if count != found => Err(Error::invalid(format!(
+            "num_dynamic_feat is {count}, the series have {found} dynamic_feat"
+        ))),
+        _ => Ok(found),
+    }
+}
+
+/// The last horizon of every series; several if there are few series, as far as they take no
+/// more than a tenth of it: twelve windows alone would choose the best epoch by luck.
+fn hold_back(items: &[Item], horizon: usize) -> Vec<usize> {
+    const WINDOWS_WANTED: usize = 64;
+    let wanted = WINDOWS_WANTED.div_ceil(items.len().max(1));
+    let held = |item: &Item| {
+        let len = item.target.len();
+        // At least one window must be left to learn from.
+        let most = (len / 10 / horizon).max(usize::from(len >= 2 * horizon));
+        wanted.min(most) * horizon
+    };
+    items.iter().map(held).collect()
+}
+
+/// The weights to return.
+struct Best {
+    params: Vec<f32>,
+    loss: f64,
+    epoch: u32,
+}
+
+/// One training under way.
+struct Run<'a> {
+    hyper: &'a Hyperparameters,
+    data: &'a Prepared,
+    options: &'a TrainOptions,
+    layout: Layout,
+    params: Vec<f32>,
+    adam: Adam,
+    workers: Vec<Worker>,
+    best: Best,
+    /// Splits of each series, summed up: a draw below the last finds series and split.
+    splits: Vec<u64>,
+    held: Vec<Window>,
+    step: u64,
+}
+
+/// One thread's room.
+struct Worker {
+    work: Workspace,
+    grad: Vec<f32>,
+    loss: Loss,
+}
+
+impl<'a> Run<'a> {
+    fn new(hyper: &'a Hyperparameters, data: &'a Prepared, options: &'a TrainOptions) -> Run<'a> {
+        let layout = data.shape.layout();
+        let params = init(&data.shape, options.seed);
+        let mut total = 0;
+        let splits = data.splits(hyper.prediction_length).into_iter().map(|count| {
+            total += count;
+            total
+        });
+        let worker = |_| Worker {
+            work: Workspace::default(),
+            grad: vec![0.0; layout.len],
+            loss: Loss::default(),
+        };
+        // A thread takes at least 16 windows.
+        let threads = options.threads.min(hyper.mini_batch_size.div_ceil(LANES));
+        Run {
+            hyper,
+            data,
+            options,
+            adam: Adam::new(layout.len),
+            workers: (0..threads).map(worker).collect(),
+            best: Best { params: params.clone(), loss: f64::INFINITY, epoch: 0 },
+            splits: splits.collect(),
+            held: data.held_windows(hyper.prediction_length),
+            layout,
+            params,
+            step: 0,
+        }
+    }
+
+    /// Windows an epoch: as asked, else as many as there are, from 1,600 (GluonTS's 50
+    /// batches of 32) to 4,000 (which gives the article's 20 epochs 2,500 steps).
+    fn windows_per_epoch(&self) -> u64 {
+        let there_are = self.splits.last().copied().unwrap_or(0);
+        self.hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000))
+    }
+
+    fn epochs(&mut self, observer: &mut dyn TrainingObserver) -> Result<TrainReport> {
+        let batch = self.hyper.mini_batch_size as u64;
+        let steps = self.windows_per_epoch().div_ceil(batch);
+        let mut report = TrainReport::default();
+        let mut rate = Rate::new(self.hyper, steps);
+        for epoch in 0..self.hyper.epochs {
+            let mut loss = Loss::default();
+            for step in 0..steps {
+                if observer.should_stop() {
+                    report.stopped = Some("asked to stop".to_owned());
+                    return self.finish(report);
+                }
+                loss.add(self.train_step(rate.at(self.step)));
+                if step % 16 == 0 {
+                    let total = u64::from(self.hyper.epochs) * steps * batch;
+                    observer.progress(self.step * batch, total);
+                }
+            }
+            let held = (!self.held.is_empty()).then(|| self.held_loss());
+            let ended = EpochReport {
+                epoch,
+                epochs: self.hyper.epochs,
+                loss: loss.mean(),
+                validation_loss: held,
+                learning_rate: rate.at(self.step.saturating_sub(1)),
+                windows: self.step * batch,
+            };
+            self.judge(&ended)?;
+            rate.epoch(held.unwrap_or(ended.loss));
+            observer.epoch(&ended);
+            report.log.push(ended);
+            let waited = epoch - self.best.epoch;
+            if self.hyper.early_stopping_patience.is_some_and(|patience| waited >= patience) {
+                report.stopped = Some(format!("no progress in {waited} epochs"));
+                break;
+            }
+        }
+        self.finish(report)
+    }
+
+    fn judge(&mut self, ended: &EpochReport) -> Result<()> {
+        let loss = ended.validation_loss.unwrap_or(ended.loss);
+        if !loss.is_finite() {
+            return Err(Error::invalid(format!(
+                "the loss is not finite in epoch {}; lower learning_rate {}",
+                ended.epoch, self.hyper.learning_rate
+            )));
+        }
+        if loss < self.best.loss {
+            self.best = Best { params: self.params.clone(), loss, epoch: ended.epoch };
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, mut report: TrainReport) -> Result<TrainReport> {
+        let epochs = report.log.len() as u32;
+        if epochs == 0 {
+            return Err(Error::new(
+                base::ErrorKind::Unavailable,
+                "training was stopped before its first epoch ended",
+            ));
+        }
+        report.windows = self.step * self.hyper.mini_batch_size as u64;
+        report.epochs = epochs;
+        report.best_epoch = self.best.epoch;
+        report.final_loss = self.best.loss;
+        Ok(report)
+    }
+
+    /// One batch, one step down.
+    fn train_step(&mut self, learning_rate: f64) -> Loss {
+        let batch = self.hyper.mini_batch_size;
+        let windows = self.draw_windows(batch);
+        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, true);
+        let shares = share_out(batch, self.workers.len());
+        let zone = (self.hyper.dropout_rate, self.options.seed, self.step << 16);
+        let lengths = (self.hyper.context_length, self.hyper.prediction_length);
+        let net = Net {
+            shape: &self.data.shape,
+            layout: &self.layout,
+            params: &self.params,
+            packed: &packed,
+            plan: &self.data.plan,
+            isa: self.options.isa,
+        };
+        let items = &self.data.items;
+        let job = |worker: &mut Worker, share: &std::ops::Range<usize>| {
+            worker.run(net, items, &windows[share.clone()], share.start, lengths, zone);
+        };
+        std::thread::scope(|scope| {
+            let mut pairs = self.workers.iter_mut().zip(&shares);
+            let first = pairs.next();
+            for (worker, share) in pairs {
+                scope.spawn(move || job(worker, share));
+            }
+            if let Some((worker, share)) = first {
+                job(worker, share);
+            }
+        });
+        let loss = self.reduce();
+        self.step += 1;
+        // The mean over observed points, whatever was missing in this batch.
+        let scale = 1.0 / loss.count.max(1) as f64;
+        let grad = &self.workers[0].grad;
+        self.adam.step(self.options.isa, &mut self.params, grad, scale, learning_rate);
+        loss
+    }
+
+    /// Adds all gradients into the first worker's, in order.
+    fn reduce(&mut self) -> Loss {
+        let mut loss = Loss::default();
+        let Some((first, others)) = self.workers.split_first_mut() else { return loss };
+        loss.add(first.loss);
+        for other in others {
+            loss.add(other.loss);
+            self.options.isa.run(AddInto { to: &mut first.grad, from: &other.grad });
+        }
+        loss
+    }
+
+    fn draw_windows(&self, count: usize) -> Vec<Window> {
+        let total = self.splits.last().copied().unwrap_or(0);
+        let mut random = Stream::new(self.options.seed, purpose::WINDOWS, self.step);
+        let mut draw = || {
+            let at = random.below(total);
+            let item = self.splits.partition_point(|end| *end <= at);
+            let before = if item == 0 { 0 } else { self.splits[item - 1] };
+            Window { item, split: (at - before) as usize }
+        };
+        (0..count).map(|_| draw()).collect()
+    }
+
+    fn held_loss(&mut self) -> f64 {
+        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, false);
+        let net = Net {
+            shape: &self.data.shape,
+            layout: &self.layout,
+            params: &self.params,
+            packed: &packed,
+            plan: &self.data.plan,
+            isa: self.options.isa,
+        };
+        let lengths = (self.hyper.context_length, self.hyper.prediction_length);
+        let zone = Zoneout::Mean(self.hyper.dropout_rate);
+        let mut loss = Loss::default();
+        for windows in self.held.chunks(2 * LANES) {
+            let windows = with_items(&self.data.items, windows);
+            loss.add(net.pass(&mut self.workers[0].work, 2 * LANES, lengths, &windows, zone, None));
+        }
+        loss.mean()
+    }
+}
+
+fn with_items<'i>(items: &'i [Item], windows: &[Window]) -> Vec<(&'i Item, Window)> {
+    windows.iter().map(|window| (&items[window.item], *window)).collect()
+}
+
+impl Worker {
+    /// Runs its share of a batch in blocks of 32 lanes, or 16 if no more are left.
+    fn run(
+        &mut self,
+        net: Net<'_>,
+        items: &[Item],
+        windows: &[Window],
+        first: usize,
+        lengths: (usize, usize),
+        zone: (f64, u64, u64),
+    ) {
+        self.grad.fill(0.0);
+        self.loss = Loss::default();
+        let mut done = 0;
+        while done < windows.len() {
+            let lanes = if windows.len() - done > LANES { 2 * LANES } else { LANES };
+            let block = &windows[done..windows.len().min(done + lanes)];
+            let block = with_items(items, block);
+            let (rate, seed, index) = zone;
+            let zone = Zoneout::Random(rate, seed, index + (first + done) as u64);
+            let grad = Some(&mut self.grad[..]);
+            self.loss.add(net.pass(&mut self.work, lanes, lengths, &block, zone, grad));
+            done += lanes;
+        }
+    }
+}
+
+/// Consecutive parts of `0..count`, all but the last multiples of 16 and nearly equal.
+fn share_out(count: usize, parts: usize) -> Vec<std::ops::Range<usize>> {
+    let blocks = count.div_ceil(LANES);
+    let bound = |part: usize| (part * blocks / parts * LANES).min(count);
+    (0..parts).map(|part| bound(part)..bound(part + 1)).collect()
+}
+
+/// Adam (Kingma and Ba 2015) with the gradient's norm cut.
+struct Adam {
+    mean: Vec<f32>,
+    square: Vec<f32>,
+    steps: i32,
+}
+
+impl Adam {
+    const BETA: (f64, f64) = (0.9, 0.999);
+
+    fn new(len: usize) -> Adam {
+        Adam { mean: vec![0.0; len], square: vec![0.0; len], steps: 0 }
+    }
+
+    /// Moves `params` against `scale * grad`.
+    fn step(&mut self, isa: Isa, params: &mut [f32], grad: &[f32], scale: f64, rate: f64) {
+        self.steps = self.steps.saturating_add(1);
+        let norm = isa.run(SquareSum(grad)).sqrt() * scale;
+        let cut = if norm > GRADIENT_NORM_MAX { GRADIENT_NORM_MAX / norm } else { 1.0 };
+        let (b1, b2) = Adam::BETA;
+        let unbias = (1.0 - b2.powi(self.steps)).sqrt();
+        isa.run(AdamLoop {
+            params,
+            grad,
+            mean: &mut self.mean,
+            square: &mut self.square,
+            scale: (scale * cut) as f32,
+            rate: (rate / (1.0 - b1.powi(self.steps)) * unbias) as f32,
+            // Adam's epsilon of 1e-8 is beside the unbiased root.
+            epsilon: (1e-8 * unbias) as f32,
+        });
+    }
+}
+
+struct AdamLoop<'a> {
+    params: &'a mut [f32],
+    grad: &'a [f32],
+    mean: &'a mut [f32],
+    square: &'a mut [f32],
+    scale: f32,
+    rate: f32,
+    epsilon: f32,
+}
+
+impl Loops for AdamLoop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (b1, b2) = (Adam::BETA.0 as f32, Adam::BETA.1 as f32);
+        let moments = self.mean.iter_mut().zip(self.square.iter_mut());
+        for ((param, grad), (mean, square)) in self.params.iter_mut().zip(self.grad).zip(moments) {
+            let grad = grad * self.scale;
+            *mean = b1 * *mean + (1.0 - b1) * grad;
+            *square = b2 * *square + (1.0 - b2) * grad * grad;
+            *param -= self.rate * *mean / (square.sqrt() + self.epsilon);
+        }
+    }
+}
+
+/// Of f32 squares, summed in 16 lanes of f64.
+struct SquareSum<'a>(&'a [f32]);
+
+impl Loops for SquareSum<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut sums = [0.0f64; 16];
+        let chunks = self.0.chunks_exact(16);
+        let tail: f64 = chunks.remainder().iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        for chunk in chunks {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(*x) * f64::from(*x);
+            }
+        }
+        sums.iter().sum::<f64>() + tail
+    }
+}
+
+struct AddInto<'a> {
+    to: &'a mut [f32],
+    from: &'a [f32],
+}
+
+impl Loops for AddInto<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
+            *to += from;
+        }
+    }
+}
+
+/// The step size over time.
+struct Rate {
+    schedule: Schedule,
+    base: f64,
+    steps: f64,
+    warm_up: f64,
+    halved: f64,
+    best: f64,
+    waited: u32,
+}
+
+impl Rate {
+    const PLATEAU_PATIENCE: u32 = 10;
+    const LOWEST: f64 = 0.01;
+
+    fn new(hyper: &Hyperparameters, steps_per_epoch: u64) -> Rate {
+        let steps = steps_per_epoch as f64 * f64::from(hyper.epochs);
+        Rate {
+            schedule: hyper.learning_rate_schedule,
+            base: hyper.learning_rate,
+            steps,
+            warm_up: (steps / 20.0).min(200.0),
+            halved: 1.0,
+            best: f64::INFINITY,
+            waited: 0,
+        }
+    }
+
+    fn at(&self, step: u64) -> f64 {
+        let step = step as f64 + 1.0;
+        let factor = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Plateau => self.halved,
+            Schedule::Cosine if step < self.warm_up => step / self.warm_up,
+            Schedule::Cosine => {
+                let done = ((step - self.warm_up) / (self.steps - self.warm_up).max(1.0)).min(1.0);
+                let falling = 0.5 + 0.5 * (std::f64::consts::PI * done).cos();
+                Rate::LOWEST + (1.0 - Rate::LOWEST) * falling
+            }
+        };
+        self.base * factor
+    }
+
+    fn epoch(&mut self, loss: f64) {
+        if loss < self.best {
+            self.best = loss;
+            self.waited = 0;
+            return;
+        }
+        self.waited += 1;
+        if self.waited > Rate::PLATEAU_PATIENCE {
+            self.halved /= 2.0;
+            self.waited = 0;
+        }
+    }
+}
