@@ -13,19 +13,16 @@ use std::time::Duration;
 
 use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::Broker;
 use crate::auth::{Credential, Identity, Refusal};
 use crate::codec::{self, Connect, ConnectError, Fault, Version, kind};
-use crate::connection::{Connection, Opening, Transport};
+use crate::connection::{Connection, Opening, Transport, part};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
-
-/// How long a refusal may take to leave.
-const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A peer whose transport stands and who has not said CONNECT.
 pub(crate) struct Peer {
@@ -65,15 +62,7 @@ pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Co
     };
     broker.counters.refused_connect.one();
     info!(peer = %peer.address, why = %refused.why, "connection refused");
-    let answer = async {
-        if peer.stream.write_all(&refused.answer).await.is_ok() {
-            // Best effort: the peer may be gone.
-            drop(peer.stream.shutdown().await);
-        }
-    };
-    if timeout(REFUSAL_TIME_MAX, answer).await.is_err() {
-        debug!(peer = %peer.address, "the peer did not take its refusal");
-    }
+    part(&mut *peer.stream, &refused.answer, !refused.answer.is_empty()).await;
     None
 }
 

@@ -29,7 +29,7 @@ use base::{Error, Offset, QoS, Timestamp};
 use bytes::Bytes;
 use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode as Code;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
@@ -154,6 +154,24 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
         RefCell::new(Scratch { input: vec![0; READ_BYTES], work: Work::default() });
+}
+
+/// Says a last word and closes, all within a second. A peer that may still be sending is
+/// listened to until it has closed too: closing on unread bytes resets the connection, and the
+/// last word could be lost with it.
+pub(crate) async fn part(stream: &mut dyn Transport, last_word: &[u8], linger: bool) {
+    let goodbye = async {
+        stream.write_all(last_word).await?;
+        stream.shutdown().await?;
+        let mut ignored = [0; 512];
+        while linger && stream.read(&mut ignored).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    match timeout(GOODBYE_TIME_MAX, goodbye).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => debug!(%cause, "the peer was gone before its goodbye"),
+        Err(_elapsed) => debug!("the peer did not take its goodbye in time"),
+    }
 }
 
 /// Why a connection ends.
@@ -619,15 +637,8 @@ impl Connection {
             self.out.extend(codec::goodbye(code, &why, self.packet_bytes_max));
         }
         let rest = mem::take(&mut self.out);
-        let goodbye = async {
-            if self.stream.write_all(&rest[self.out_at..]).await.is_ok() {
-                // Best effort: the peer may be gone.
-                drop(self.stream.shutdown().await);
-            }
-        };
-        if timeout(GOODBYE_TIME_MAX, goodbye).await.is_err() {
-            debug!(client_id = %self.link.client_id, "the peer did not take its goodbye");
-        }
+        let linger = !matches!(ending, Ending::Lost | Ending::Left { .. });
+        part(&mut *self.stream, &rest[self.out_at..], linger).await;
     }
 
     /// Gives the session back and publishes the will, once.

@@ -121,6 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_table_may_name_some_settings_but_no_unknown_ones() {
+        let some: Settings = toml::from_str("receive_maximum = 7").unwrap();
+        assert_eq!(some, Settings { receive_maximum: 7, ..Settings::default() });
+        let unknown = toml::from_str::<Settings>("recieve_maximum = 7").unwrap_err();
+        assert!(unknown.to_string().contains("recieve_maximum"));
+    }
+
+    #[test]
     fn the_defaults_pass_and_zeros_do_not() {
         Settings::default().check().unwrap();
         let broken = Settings { receive_maximum: 0, ..Settings::default() };
