@@ -124,7 +124,7 @@ struct Print;
 impl TrainingObserver for Print {
     fn epoch(&mut self, report: &EpochReport) {
         let every = (report.epochs / 10).max(1);
-        if report.epoch % every == 0 || report.epoch + 1 == report.epochs {
+        if report.epoch.is_multiple_of(every) || report.epoch + 1 == report.epochs {
             let held = report
                 .validation_loss
                 .map(|loss| format!(", held back {loss:.4}"))

@@ -221,18 +221,14 @@ impl Plan {
         if self.scaled { item.scale(context, &self.scaling) } else { 1.0 }
     }
 
-    /// Fills lane `lane` of `x[steps][inputs][lanes]` with the inputs of the steps from
-    /// `first`, which may lie before the series begins.
-    pub(crate) fn fill(
-        &self,
-        item: &Item,
-        first: i64,
-        steps: usize,
-        scale: f32,
-        x: &mut [f32],
-        lanes: usize,
-        lane: usize,
-    ) {
+    /// Fills a lane with the inputs of `steps` steps from `first`, which may lie before the
+    /// series begins.
+    pub(crate) fn fill(&self, item: &Item, first: i64, steps: usize, scale: f32, into: Lane<'_>) {
+        let Lane { x, lanes, lane } = into;
+        // A context of one step is over before it begins.
+        if steps == 0 {
+            return;
+        }
         let stride = self.inputs() * lanes;
         let inverse = 1.0 / scale;
         for (k, lag) in self.lags.iter().enumerate() {
@@ -267,6 +263,13 @@ impl Plan {
             out[1 + calendar + k] = value.map_or(0.0, |value| (value - mean) / spread);
         }
     }
+}
+
+/// One lane of `x[steps][inputs][lanes]`.
+pub(crate) struct Lane<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) lanes: usize,
+    pub(crate) lane: usize,
 }
 
 /// Calendar features step by step. Within a day of an hourly series only the hour moves, so
@@ -394,7 +397,7 @@ mod tests {
         let item = Item::new(&series);
         let (steps, lanes) = (4, 2);
         let mut x = vec![9.0; steps * plan.inputs() * lanes];
-        plan.fill(&item, 1, steps, 2.0, &mut x, lanes, 1);
+        plan.fill(&item, 1, steps, 2.0, Lane { x: &mut x, lanes, lane: 1 });
         let row = |t: usize, k: usize| x[(t * plan.inputs() + k) * lanes + 1];
         assert_eq!([0, 1, 2, 3].map(|t| row(t, 0)), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!([0, 1, 2, 3].map(|t| row(t, 1)), [0.0, 0.0, 1.0, 2.0]);

@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use crate::features::{Item, Plan};
+use crate::features::{Item, Lane, Plan};
 use crate::kernels::{Backward, BackwardScratch, Forward, Isa, Loops, PANEL, Zone};
 use crate::likelihood::Likelihood;
 use crate::rng::{Stream, Threshold, purpose};
@@ -304,7 +304,8 @@ impl Net<'_> {
             work.x.fill(0.0);
         }
         for (lane, (item, first, scale)) in starts.iter().enumerate() {
-            self.plan.fill(item, *first, steps, *scale, &mut work.x, lanes, lane);
+            let into = Lane { x: &mut work.x, lanes, lane };
+            self.plan.fill(item, *first, steps, *scale, into);
         }
         self.fill_statics(work, lanes, starts);
         work.layers.resize_with(self.shape.layers, LayerState::default);

@@ -106,7 +106,7 @@ pub fn train(
 fn hash(data: &Dataset) -> String {
     let mut hash = Sha256::new();
     hash.update(data.freq.to_string());
-    let mut floats = |hash: &mut Sha256, values: &[f32]| {
+    let floats = |hash: &mut Sha256, values: &[f32]| {
         hash.update((values.len() as u64).to_le_bytes());
         for value in values {
             // All missing values are the same.

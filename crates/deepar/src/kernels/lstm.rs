@@ -62,7 +62,7 @@ impl Forward<'_> {
     /// Asserts what the raw pointers below rely on.
     pub(super) fn check(&self) {
         let (w, h, t) = (self.lanes, self.hidden, self.steps);
-        assert!((w == 16 || w == 32) && h % PANEL == 0 && h > 0);
+        assert!((w == 16 || w == 32) && h.is_multiple_of(PANEL) && h > 0);
         assert!(self.inputs <= self.inputs_packed);
         assert!(self.panels.len() == h / 2 * (self.inputs_packed + h) * PANEL);
         assert!(self.base.len() == 4 * h * w && self.x.len() >= t * self.inputs * w);
@@ -80,6 +80,7 @@ impl Forward<'_> {
 ///
 /// The instructions of `S` are there, `a.check()` holds, `C * S::N` divides `a.lanes`.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "`v` is a place in a register tile and in memory")]
 pub(super) unsafe fn forward<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>) {
     let (w, hidden) = (a.lanes, a.hidden);
     let state = hidden * w;
@@ -203,8 +204,8 @@ impl Backward<'_> {
     /// Asserts what the raw pointers below rely on, and makes room.
     pub(super) fn check(&mut self) {
         let (w, h, t) = (self.lanes, self.hidden, self.steps);
-        assert!((w == 16 || w == 32) && h % PANEL == 0 && h > 0);
-        assert!(self.columns % 16 == 0 && self.columns >= self.inputs + h);
+        assert!((w == 16 || w == 32) && h.is_multiple_of(PANEL) && h > 0);
+        assert!(self.columns.is_multiple_of(16) && self.columns >= self.inputs + h);
         assert!(self.panels_h.len() == 4 * h * h && self.x.len() >= t * self.inputs * w);
         let dx = !self.panels_x.is_empty();
         assert!(!dx || (self.inputs == h && self.panels_x.len() == 4 * h * h));
