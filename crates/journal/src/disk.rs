@@ -43,6 +43,8 @@ pub(crate) struct Folder {
 }
 
 const ZEROS: usize = 1024 * 1024;
+/// Parts of zeros between two syncs.
+const SYNC_EVERY: u64 = 8;
 
 impl Folder {
     pub(crate) fn new(path: PathBuf) -> Self {
@@ -66,7 +68,8 @@ impl Disk for Folder {
     }
 
     /// Zeros are written, not merely reserved: a sync of an overwritten block costs a third
-    /// of one that also has to record the file's growth (measured, see ARCHITECTURE.md).
+    /// or less of one that also has to record the file's growth. They are synced in parts, so
+    /// that a commit at the same time does not queue behind all of them.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn SegmentFile>> {
         let path = self.path.join(name);
         let fill = || {
@@ -82,6 +85,9 @@ impl Disk for Folder {
                 let part = left.min(ZEROS as u64);
                 file.write_all(&zeros[..part as usize])?;
                 left -= part;
+                if (left / ZEROS as u64).is_multiple_of(SYNC_EVERY) {
+                    file.sync_data()?;
+                }
             }
             file.sync_all()?;
             self.sync_names()?;
@@ -149,146 +155,4 @@ impl SegmentFile for File {
 }
 
 #[cfg(test)]
-pub(crate) mod faulty {
-    //! A disk in memory that fails on demand and forgets what was not synced.
-
-    use std::collections::BTreeMap;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    #[derive(Debug, Default)]
-    struct Contents {
-        now: Vec<u8>,
-        synced: Vec<u8>,
-    }
-
-    #[derive(Debug, Default)]
-    struct State {
-        files: BTreeMap<String, Arc<Mutex<Contents>>>,
-        small: BTreeMap<String, Vec<u8>>,
-        faults: Faults,
-    }
-
-    /// What goes wrong from now on.
-    #[derive(Clone, Debug, Default)]
-    pub(crate) struct Faults {
-        pub(crate) sync_fails: bool,
-        pub(crate) disk_full: bool,
-    }
-
-    #[derive(Clone, Debug, Default)]
-    pub(crate) struct Memory(Arc<Mutex<State>>);
-
-    #[derive(Debug)]
-    struct MemoryFile(Arc<Mutex<Contents>>, Memory);
-
-    impl Memory {
-        pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
-            change(&mut self.0.lock().unwrap().faults);
-        }
-
-        /// The power goes: a copy of what was synced, plus `kept` of the bytes that were not,
-        /// as a disk may have written some of them.
-        pub(crate) fn after_power_cut(&self, mut kept: impl FnMut() -> bool) -> Memory {
-            let state = self.0.lock().unwrap();
-            let files = state.files.iter().map(|(name, contents)| {
-                let contents = contents.lock().unwrap();
-                let mut bytes = contents.synced.clone();
-                for (block, new) in contents.now.chunks(512).enumerate() {
-                    let at = block * 512;
-                    if bytes[at..at + new.len()] != *new && kept() {
-                        bytes[at..at + new.len()].copy_from_slice(new);
-                    }
-                }
-                let contents = Contents { now: bytes.clone(), synced: bytes };
-                (name.clone(), Arc::new(Mutex::new(contents)))
-            });
-            let files = files.collect();
-            let small = state.small.clone();
-            Memory(Arc::new(Mutex::new(State { files, small, faults: Faults::default() })))
-        }
-
-        /// Changes one file's bytes, as bit rot would.
-        pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-            let state = self.0.lock().unwrap();
-            let mut contents = state.files[name].lock().unwrap();
-            change(&mut contents.now);
-            contents.synced = contents.now.clone();
-        }
-    }
-
-    impl Disk for Memory {
-        fn list(&self) -> io::Result<Vec<String>> {
-            Ok(self.0.lock().unwrap().files.keys().cloned().collect())
-        }
-
-        fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn SegmentFile>> {
-            let mut state = self.0.lock().unwrap();
-            if state.faults.disk_full {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            let zeros = vec![0; bytes as usize];
-            let contents = Arc::new(Mutex::new(Contents { now: zeros.clone(), synced: zeros }));
-            state.files.insert(name.to_owned(), contents.clone());
-            Ok(Box::new(MemoryFile(contents, self.clone())))
-        }
-
-        fn open(&self, name: &str) -> io::Result<Box<dyn SegmentFile>> {
-            let state = self.0.lock().unwrap();
-            let contents = state.files.get(name).ok_or(io::ErrorKind::NotFound)?;
-            Ok(Box::new(MemoryFile(contents.clone(), self.clone())))
-        }
-
-        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-            let mut state = self.0.lock().unwrap();
-            let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-            state.files.insert(to.to_owned(), file);
-            Ok(())
-        }
-
-        fn remove(&self, name: &str) -> io::Result<()> {
-            let removed = self.0.lock().unwrap().files.remove(name);
-            removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
-        }
-
-        fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-            Ok(self.0.lock().unwrap().small.get(name).cloned())
-        }
-
-        fn write_small(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-            self.0.lock().unwrap().small.insert(name.to_owned(), bytes.to_vec());
-            Ok(())
-        }
-    }
-
-    impl SegmentFile for MemoryFile {
-        fn len(&self) -> io::Result<u64> {
-            Ok(self.0.lock().unwrap().now.len() as u64)
-        }
-
-        fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
-            let at = position as usize;
-            self.0.lock().unwrap().now[at..at + bytes.len()].copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn read_at(&self, bytes: &mut [u8], position: u64) -> io::Result<()> {
-            let contents = self.0.lock().unwrap();
-            let at = position as usize;
-            let from =
-                contents.now.get(at..at + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-            bytes.copy_from_slice(from);
-            Ok(())
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            if self.1.0.lock().unwrap().faults.sync_fails {
-                return Err(io::Error::other("input/output error"));
-            }
-            let mut contents = self.0.lock().unwrap();
-            contents.synced = contents.now.clone();
-            Ok(())
-        }
-    }
-}
+pub(crate) mod faulty;

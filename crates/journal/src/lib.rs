@@ -11,10 +11,17 @@
 
 mod batch;
 mod bell;
+mod commit;
 mod cursors;
 mod disk;
+mod frame;
 mod log;
+mod queue;
+mod recent;
+mod recover;
 mod segment;
+mod supply;
+mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
