@@ -1,0 +1,187 @@
+//! Rows of the control plane: models, endpoint configurations, endpoints.
+//!
+//! An endpoint keeps what it serves, not only the names of it: its configuration and its
+//! models may be deleted while it lives, as notebooks do when they clean up in any order.
+
+use std::path::PathBuf;
+
+use base::{Error, Result, Timestamp};
+use metastore::Row;
+use serde::{Deserialize, Serialize};
+
+use crate::route::Wheel;
+
+/// Most variants of one endpoint, as SageMaker has it.
+pub(crate) const VARIANTS_MAX: usize = 10;
+
+/// A model file under a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// The `model.tar.gz`.
+    pub artifact: PathBuf,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+impl Row for Model {
+    const TABLE: &'static str = "models";
+}
+
+/// A share of an endpoint's traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Its name within the endpoint.
+    pub name: String,
+    /// The model that answers.
+    pub model: String,
+    /// Its share is its weight over the sum of all.
+    pub weight: f64,
+}
+
+/// Variants under a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointConfig {
+    /// Its name.
+    pub name: String,
+    /// One to ten.
+    pub variants: Vec<Variant>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+impl Row for EndpointConfig {
+    const TABLE: &'static str = "endpoint_configs";
+}
+
+/// Where an endpoint is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Its models are being loaded for the first time.
+    Creating,
+    /// It answers.
+    InService,
+    /// It answers with what it has while the next configuration is being loaded.
+    Updating,
+    /// A model did not load; it answers nothing.
+    Failed,
+}
+
+impl Status {
+    /// SageMaker's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Creating => "Creating",
+            Status::InService => "InService",
+            Status::Updating => "Updating",
+            Status::Failed => "Failed",
+        }
+    }
+}
+
+/// A variant as an endpoint serves it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployed {
+    /// Its name within the endpoint.
+    pub name: String,
+    /// The model's name.
+    pub model: String,
+    /// The model's file.
+    pub artifact: PathBuf,
+    /// Its weight now.
+    pub weight: f64,
+}
+
+/// The configuration an endpoint is on its way to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Its name.
+    pub config: String,
+    /// Its variants.
+    pub variants: Vec<Deployed>,
+}
+
+/// A name that answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// The configuration it serves.
+    pub config: String,
+    /// What that is.
+    pub variants: Vec<Deployed>,
+    /// What it is being updated to.
+    pub pending: Option<Pending>,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Why it failed, or why its last update was undone.
+    pub failure_reason: Option<String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub modified_at: Timestamp,
+}
+
+impl Row for Endpoint {
+    const TABLE: &'static str = "endpoints";
+}
+
+/// Checks a name as SageMaker does: letters, digits and inner hyphens, at most 63.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
+    let signs = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let ends = !name.starts_with('-') && !name.ends_with('-');
+    if signs && ends && (1..=63).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what} name {name:.80?} must be 1 to 63 letters, digits and inner hyphens"
+    )))
+}
+
+/// Checks the variants of a configuration among themselves.
+pub(crate) fn check_variants(variants: &[Variant]) -> Result<()> {
+    if !(1..=VARIANTS_MAX).contains(&variants.len()) {
+        let found = variants.len();
+        return Err(Error::invalid(format!("{found} variants, expected 1 to {VARIANTS_MAX}")));
+    }
+    for (k, variant) in variants.iter().enumerate() {
+        check_name("variant", &variant.name)?;
+        if variants[..k].iter().any(|earlier| earlier.name == variant.name) {
+            return Err(Error::invalid(format!("variant \"{}\" is named twice", variant.name)));
+        }
+    }
+    Wheel::new(variants.iter().map(|variant| variant.weight).collect())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sagemakers() {
+        for good in ["a", "DEMO-deepar-2024-01-01", &"x".repeat(63)] {
+            check_name("model", good).unwrap();
+        }
+        for bad in ["", "-a", "a-", "a b", "a/b", "ä", "../x", &"x".repeat(64)] {
+            assert!(check_name("model", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn variants_are_checked_together() {
+        let variant = |name: &str, weight| Variant { name: name.into(), model: "m".into(), weight };
+        check_variants(&[variant("a", 1.0), variant("b", 0.0)]).unwrap();
+        for (variants, expect) in [
+            (vec![], "0 variants"),
+            (vec![variant("a", 1.0); 11], "11 variants"),
+            (vec![variant("a", 1.0), variant("a", 1.0)], "named twice"),
+            (vec![variant("a", 0.0)], "no traffic"),
+            (vec![variant("a b", 1.0)], "variant name"),
+        ] {
+            let error = check_variants(&variants).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        }
+    }
+}
