@@ -172,6 +172,8 @@ fn declared(description: &Description) -> Result<(Plan, Shape)> {
         cardinality: description.cardinality.clone(),
         embedding: hyper.embedding_dimension,
     };
+    let steps = hyper.context_length + hyper.prediction_length;
+    shape.check_size(steps).map_err(|error| corrupt(error.to_string()))?;
     Ok((plan, shape))
 }
 

@@ -13,6 +13,8 @@
 
 use std::ops::Range;
 
+use base::{Error, Result};
+
 use crate::features::{Item, Lane, Plan};
 use crate::kernels::{Backward, BackwardScratch, Forward, Isa, Loops, PANEL, Zone};
 use crate::likelihood::Likelihood;
@@ -86,6 +88,36 @@ impl Shape {
         let tables: u128 =
             self.cardinality.iter().map(|size| u128::from(*size) * self.embedding as u128).sum();
         4 * h * (layers * (2 * h + 17) + inputs) + tables + 4 * h
+    }
+}
+
+/// Parameters a network may have: 200 million are 800 MB.
+const PARAMETERS_MAX: u128 = 200_000_000;
+
+/// Memory one pass over 32 windows may take.
+const WORKSPACE_BYTES_MAX: u128 = 2 << 30;
+
+impl Shape {
+    /// Refuses a network that would not fit into memory, over windows of `steps` steps.
+    pub(crate) fn check_size(&self, steps: usize) -> Result<()> {
+        let parameters = self.parameters_estimate();
+        if parameters > PARAMETERS_MAX {
+            return Err(Error::invalid(format!(
+                "the network would have {parameters} parameters, at most {PARAMETERS_MAX}; lower num_cells, \
+                 num_layers, embedding_dimension or cardinality"
+            )));
+        }
+        let a_step = self.inputs + self.hidden() * (7 * self.layers + 1) + self.outputs();
+        let bytes = a_step as u128 * steps as u128 * 32 * 4;
+        if bytes > WORKSPACE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "32 windows of {steps} steps would take {} MiB, at most {}; lower context_length, \
+                 prediction_length, num_cells or num_layers",
+                bytes >> 20,
+                WORKSPACE_BYTES_MAX >> 20
+            )));
+        }
+        Ok(())
     }
 }
 

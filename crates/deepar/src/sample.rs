@@ -9,7 +9,7 @@
 //! * The draw of path p at step t depends on (seed, position of the series in the call, p, t)
 //!   only. Without a seed, seed 0 is used.
 
-use base::Result;
+use base::{Error, Result};
 use forecast::{Forecast, PredictOptions, TimeSeries};
 
 use crate::features::{Clock, Item};
@@ -31,6 +31,7 @@ pub(crate) fn predict(
     options: &PredictOptions,
 ) -> Result<Vec<Forecast>> {
     options.validate()?;
+    check_size(model, options)?;
     for (index, series) in series.iter().enumerate() {
         model.check(series, index)?;
     }
@@ -48,6 +49,18 @@ pub(crate) fn predict(
         }
     }
     Ok(forecasts)
+}
+
+/// Paths are held until a series is done; 20 million values are 80 MB.
+fn check_size(model: &Model, options: &PredictOptions) -> Result<()> {
+    const VALUES_MAX: usize = 20_000_000;
+    let (samples, steps) = (options.num_samples, model.hyper.prediction_length);
+    if samples.saturating_mul(steps) > VALUES_MAX {
+        return Err(Error::invalid(format!(
+            "{samples} samples of {steps} steps are more than {VALUES_MAX} values; ask for fewer samples"
+        )));
+    }
+    Ok(())
 }
 
 /// A block of series read up to their end.

@@ -22,9 +22,6 @@ use crate::rng::{Stream, purpose};
 /// DeepAR refuses to learn from fewer observed points than this.
 pub const OBSERVATIONS_MIN: usize = 300;
 
-/// Parameters a network may have: 200 million are 800 MB.
-const PARAMETERS_MAX: u128 = 200_000_000;
-
 /// The norm a gradient is cut down to.
 const GRADIENT_NORM_MAX: f64 = 10.0;
 
@@ -171,13 +168,7 @@ impl Prepared {
             cardinality,
             embedding: hyper.embedding_dimension,
         };
-        if shape.parameters_estimate() > PARAMETERS_MAX {
-            return Err(Error::invalid(format!(
-                "the network would have {} parameters, at most {PARAMETERS_MAX}; lower num_cells, \
-                 num_layers, embedding_dimension or cardinality",
-                shape.parameters_estimate()
-            )));
-        }
+        shape.check_size(hyper.context_length + horizon)?;
         let observed = || items.iter().flat_map(|item| &item.target).filter(|z| !z.is_nan());
         let nonnegative = observed().all(|z| *z >= 0.0);
         let held = match hyper.early_stopping_patience {

@@ -12,8 +12,7 @@
 //!
 //! A panel holds 8 rows of the weights, column by column, so that the innermost loop reads
 //! weights in order, broadcasts them, and keeps 8 rows x 2 vectors of sums in registers. Gate
-//! rows lie unit by unit, so a panel ends with all four gates of two units in registers and
-//! the cell is updated without going through memory.
+//! rows lie unit by unit, so the four gates of a unit are neighbours.
 //!
 //! Zoneout (Krueger et al. 2016): a unit whose bit is set keeps both its states of the step
 //! before. When forecasting, states are mixed with the same probability instead.
@@ -76,77 +75,101 @@ impl Forward<'_> {
 
 /// Runs the layer. `R` rows (4 or 8) and `C` vectors of sums are kept in registers.
 ///
+/// The gates of a step are summed first and the cells updated after, in a loop of its own:
+/// the constants of the activations would otherwise take the registers that hold the sums.
+///
 /// # Safety
 ///
 /// The instructions of `S` are there, `a.check()` holds, `C * S::N` divides `a.lanes`.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "`v` is a place in a register tile and in memory")]
 pub(super) unsafe fn forward<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>) {
+    for t in 0..a.steps {
+        // SAFETY: the caller's.
+        unsafe {
+            sum_gates::<S, R, C>(a, t);
+            update_cells::<S>(a, t);
+        }
+    }
+}
+
+/// `gates[t] = base + w [x[t]; h[t]]`
+#[inline(always)]
+unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>, t: usize) {
+    let (w, hidden) = (a.lanes, a.hidden);
+    let panel_len = (a.inputs_packed + hidden) * PANEL;
+    // SAFETY: offsets stay below the lengths `check` has established.
+    unsafe {
+        let x = a.x.as_ptr().add(t * a.inputs * w);
+        let h = a.h.as_ptr().add(t * hidden * w);
+        let gates = a.gates.as_mut_ptr().add(t * 4 * hidden * w);
+        for panel in 0..hidden / 2 {
+            let weights = a.panels.as_ptr().add(panel * panel_len);
+            for part in 0..PANEL / R {
+                let row = panel * PANEL + part * R;
+                let w_x = weights.add(part * R);
+                let w_h = w_x.add(a.inputs_packed * PANEL);
+                let mut lane = 0;
+                while lane < w {
+                    let at = row * w + lane;
+                    let mut sums = load_tile::<S, R, C>(a.base.as_ptr().add(at), w);
+                    multiply::<S, R, C>(&mut sums, w_x, x.add(lane), w, a.inputs);
+                    multiply::<S, R, C>(&mut sums, w_h, h.add(lane), w, hidden);
+                    store_tile::<S, R, C>(&sums, gates.add(at), w);
+                    lane += C * S::N;
+                }
+            }
+        }
+    }
+}
+
+/// Activates the gates of step `t` and moves the states on.
+#[inline(always)]
+unsafe fn update_cells<S: Simd>(a: &mut Forward<'_>, t: usize) {
     let (w, hidden) = (a.lanes, a.hidden);
     let state = hidden * w;
-    let panel_len = (a.inputs_packed + hidden) * PANEL;
-    for t in 0..a.steps {
-        // SAFETY: offsets stay below the lengths `check` has established; `h` and `c` of step
-        // t are read and those of t + 1 written, which do not overlap.
-        unsafe {
-            let x = a.x.as_ptr().add(t * a.inputs * w);
-            let h_before = a.h.as_ptr().add(t * state);
-            let c_before = a.c.as_ptr().add(t * state);
-            let h_after = a.h.as_mut_ptr().add((t + 1) * state);
-            let c_after = a.c.as_mut_ptr().add((t + 1) * state);
-            let gates = a.gates.as_mut_ptr().add(t * 4 * state);
-            let tanh_c = a.tanh_c.as_mut_ptr().add(t * state);
-            for panel in 0..hidden / 2 {
-                let weights = a.panels.as_ptr().add(panel * panel_len);
-                for part in 0..PANEL / R {
-                    let row = panel * PANEL + part * R;
-                    let w_x = weights.add(part * R);
-                    let w_h = w_x.add(a.inputs_packed * PANEL);
-                    let mut lane = 0;
-                    while lane < w {
-                        let mut sums = load_tile::<S, R, C>(a.base.as_ptr().add(row * w + lane), w);
-                        multiply::<S, R, C>(&mut sums, w_x, x.add(lane), w, a.inputs);
-                        multiply::<S, R, C>(&mut sums, w_h, h_before.add(lane), w, hidden);
-                        for u in 0..R / 4 {
-                            let unit = row / 4 + u;
-                            for v in 0..C {
-                                let shift = lane + v * S::N;
-                                let at = unit * w + shift;
-                                let [i, f, g, o] = [
-                                    sigmoid::<S>(sums[4 * u][v]),
-                                    sigmoid::<S>(sums[4 * u + 1][v]),
-                                    tanh::<S>(sums[4 * u + 2][v]),
-                                    sigmoid::<S>(sums[4 * u + 3][v]),
-                                ];
-                                let c_old = S::load(c_before.add(at));
-                                let mut c = S::fma(f, c_old, S::mul(i, g));
-                                let tc = tanh::<S>(c);
-                                let mut h = S::mul(o, tc);
-                                match a.zone {
-                                    Zone::Off => {}
-                                    Zone::Bits(bits) => {
-                                        let kept = *bits.as_ptr().add(t * hidden + unit) >> shift;
-                                        c = S::select(kept, c_old, c);
-                                        h = S::select(kept, S::load(h_before.add(at)), h);
-                                    }
-                                    Zone::Mean(share) => {
-                                        let share = S::splat(share);
-                                        let h_old = S::load(h_before.add(at));
-                                        c = S::fma(share, S::sub(c_old, c), c);
-                                        h = S::fma(share, S::sub(h_old, h), h);
-                                    }
-                                }
-                                for (k, gate) in [i, f, g, o].into_iter().enumerate() {
-                                    S::store(gates.add((4 * unit + k) * w + shift), gate);
-                                }
-                                S::store(tanh_c.add(at), tc);
-                                S::store(c_after.add(at), c);
-                                S::store(h_after.add(at), h);
-                            }
-                        }
-                        lane += C * S::N;
+    // SAFETY: offsets stay below the lengths `check` has established; `h` and `c` of step t
+    // are read and those of t + 1 written, which do not overlap.
+    unsafe {
+        let h_before = a.h.as_ptr().add(t * state);
+        let c_before = a.c.as_ptr().add(t * state);
+        let h_after = a.h.as_mut_ptr().add((t + 1) * state);
+        let c_after = a.c.as_mut_ptr().add((t + 1) * state);
+        let gates = a.gates.as_mut_ptr().add(t * 4 * state);
+        let tanh_c = a.tanh_c.as_mut_ptr().add(t * state);
+        for unit in 0..hidden {
+            let mut lane = 0;
+            while lane < w {
+                let at = unit * w + lane;
+                let gate = |k: usize| gates.add((4 * unit + k) * w + lane);
+                let i = sigmoid::<S>(S::load(gate(0)));
+                let f = sigmoid::<S>(S::load(gate(1)));
+                let g = tanh::<S>(S::load(gate(2)));
+                let o = sigmoid::<S>(S::load(gate(3)));
+                for (k, value) in [i, f, g, o].into_iter().enumerate() {
+                    S::store(gate(k), value);
+                }
+                let c_old = S::load(c_before.add(at));
+                let mut c = S::fma(f, c_old, S::mul(i, g));
+                let tc = tanh::<S>(c);
+                let mut h = S::mul(o, tc);
+                match a.zone {
+                    Zone::Off => {}
+                    Zone::Bits(bits) => {
+                        let kept = *bits.as_ptr().add(t * hidden + unit) >> lane;
+                        c = S::select(kept, c_old, c);
+                        h = S::select(kept, S::load(h_before.add(at)), h);
+                    }
+                    Zone::Mean(share) => {
+                        let share = S::splat(share);
+                        let h_old = S::load(h_before.add(at));
+                        c = S::fma(share, S::sub(c_old, c), c);
+                        h = S::fma(share, S::sub(h_old, h), h);
                     }
                 }
+                S::store(tanh_c.add(at), tc);
+                S::store(c_after.add(at), c);
+                S::store(h_after.add(at), h);
+                lane += S::N;
             }
         }
     }
@@ -341,11 +364,7 @@ unsafe fn product<S: Simd, const R: usize, const C: usize>(
                         None => [[S::splat(0.0); C]; R],
                     };
                     multiply::<S, R, C>(&mut sums, weights, b.add(lane), w, depth);
-                    for (r, line) in sums.iter().enumerate() {
-                        for (v, sum) in line.iter().enumerate() {
-                            S::store(out.add((row + r) * w + lane + v * S::N), *sum);
-                        }
-                    }
+                    store_tile::<S, R, C>(&sums, out.add(row * w + lane), w);
                 }
                 lane += C * S::N;
             }
@@ -367,6 +386,20 @@ unsafe fn load_tile<S: Simd, const R: usize, const C: usize>(
             }
         }
         tile
+    }
+}
+
+#[inline(always)]
+unsafe fn store_tile<S: Simd, const R: usize, const C: usize>(
+    tile: &[[S::V; C]; R],
+    to: *mut f32,
+    stride: usize,
+) {
+    for (r, line) in tile.iter().enumerate() {
+        for (v, sum) in line.iter().enumerate() {
+            // SAFETY: the caller vouches for R rows of C vectors.
+            unsafe { S::store(to.add(r * stride + v * S::N), *sum) };
+        }
     }
 }
 
@@ -504,11 +537,7 @@ unsafe fn outer<S: Simd, const V: usize>(
                     input = input.add(columns);
                 }
             }
-            for (r, line) in sums.iter().enumerate() {
-                for (v, sum) in line.iter().enumerate() {
-                    S::store(grad.add(r * columns + v * S::N), *sum);
-                }
-            }
+            store_tile::<S, ROWS, V>(&sums, grad, columns);
         }
     }
 }

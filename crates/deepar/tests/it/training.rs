@@ -183,6 +183,9 @@ fn data_nothing_can_be_learnt_from_are_refused() {
     data.series.iter_mut().for_each(|series| series.feat_static_cat = vec![900_000]);
     let error = train(&wide, &data, &TrainOptions::default(), &mut Silent).unwrap_err();
     assert!(error.to_string().contains("parameters, at most"), "{error}");
+    let long = hyper(&[("num_cells", "1024"), ("context_length", "10000")]);
+    let error = train(&long, &sines(3, 200), &TrainOptions::default(), &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("MiB, at most 2048; lower context_length"), "{error}");
 }
 
 #[test]
