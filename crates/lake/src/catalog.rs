@@ -14,6 +14,8 @@ use base::{Clock, Error, ErrorKind, Result, Timestamp};
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
+use crate::job::refuse_while_written;
+
 /// Earlier versions of a table that are kept.
 const VERSIONS_KEPT: usize = 100;
 /// Longest name of a database or table, Glue's bound.
@@ -284,6 +286,7 @@ impl Catalog {
     /// Removes a database that has no tables.
     pub fn drop_database(&self, name: &str) -> Result<()> {
         self.store.transact(|transaction| {
+            refuse_while_written(transaction, name, None)?;
             if let Some((_, table)) =
                 transaction.list_prefix::<Table>(&format!("{name}/"))?.into_iter().next()
             {
@@ -302,7 +305,10 @@ impl Catalog {
     /// Makes a table; its version, created_at and updated_at are set here.
     pub fn create_table(&self, table: Table) -> Result<Table> {
         let now = self.clock.now();
-        self.store.transact(|transaction| create_table(transaction, table, now))
+        self.store.transact(|transaction| {
+            refuse_while_written(transaction, &table.database, Some(&table.name))?;
+            create_table(transaction, table, now)
+        })
     }
 
     /// A table.
@@ -326,7 +332,10 @@ impl Catalog {
     /// Answers the new version. The old one is kept.
     pub fn update_table(&self, table: Table) -> Result<Table> {
         let now = self.clock.now();
-        self.store.transact(|transaction| update_table(transaction, table, now))
+        self.store.transact(|transaction| {
+            refuse_while_written(transaction, &table.database, Some(&table.name))?;
+            update_table(transaction, table, now)
+        })
     }
 
     /// All versions of a table that are kept, newest first; the first is the one in force.

@@ -48,12 +48,14 @@ fn spell_out(pattern: &str) -> std::result::Result<Vec<String>, &'static str> {
     let mut waiting = vec![pattern.to_owned()];
     let mut plain = Vec::new();
     while let Some(next) = waiting.pop() {
-        let Some((head, rest)) = next.split_once('{') else {
+        let Some(open) = find(&next, '{') else {
             plain.push(next);
             continue;
         };
-        let (choices, tail) = rest.split_once('}').ok_or("a '{' is not closed")?;
-        if choices.contains('{') {
+        let (head, rest) = (&next[..open], &next[open + 1..]);
+        let close = find(rest, '}').ok_or("a '{' is not closed")?;
+        let (choices, tail) = (&rest[..close], &rest[close + 1..]);
+        if find(choices, '{').is_some() {
             return Err("braces within braces are not supported");
         }
         for choice in choices.split(',') {
@@ -64,6 +66,18 @@ fn spell_out(pattern: &str) -> std::result::Result<Vec<String>, &'static str> {
         }
     }
     Ok(plain)
+}
+
+/// Where `wanted` is, unless a backslash makes it literal.
+fn find(text: &str, wanted: char) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        if c == wanted && !escaped {
+            return Some(at);
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    None
 }
 
 fn tokens(pattern: &str) -> std::result::Result<Vec<Token>, &'static str> {
@@ -171,6 +185,8 @@ mod tests {
             ("*.{csv,tsv}", "a.json", false),
             ("\\*", "*", true),
             ("\\*", "a", false),
+            ("\\{a,b\\}", "{a,b}", true),
+            ("\\{{a,b}", "{b", true),
             ("", "x", false),
         ];
         for (pattern, path, expected) in cases.iter().filter(|case| !case.0.is_empty()) {

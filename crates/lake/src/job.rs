@@ -1,3 +1,20 @@
 //! Jobs: graphs as data, their runs, and the commit of what a run made.
+//!
+//! ```text
+//! start_run --spec--> child process --result--> prepare --> publish --> commit
+//!    |  nothing new: SUCCEEDED, 0 files           |
+//!    |                          before: a crash fails the run, nothing remains
+//!    v                          after:  a crash is finished forwards by recover
+//! one run of a job at a time
+//! ```
 
+mod bookmark;
+mod commit;
 pub(crate) mod graph;
+mod plan;
+mod run;
+
+pub use commit::Recovered;
+pub(crate) use commit::refuse_while_written;
+pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
+pub use run::{JobRun, RunState};

@@ -141,6 +141,15 @@ impl fmt::Debug for Lake {
     }
 }
 
+/// Runs file work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|cause| Error::internal("file work ended early").with_source(cause))?
+}
+
 /// Whether a folder or the file starts with `_` or `.`, which readers of a lake skip.
 pub(crate) fn is_hidden(below: &str) -> bool {
     below.split('/').any(|part| part.starts_with(['_', '.']))

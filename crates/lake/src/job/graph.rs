@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most nodes of a graph.
 const NODES_MAX: usize = 100;
+/// Longest id of a node.
+const ID_BYTES_MAX: usize = 128;
 
 /// A job: where rows come from, what is done to them, and where they go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -274,8 +276,12 @@ impl Job {
         for node in &self.nodes {
             node.check()?;
             let id = node.id();
-            if id.is_empty() {
-                return Err(Error::invalid("a node has no id"));
+            let allowed = |c: char| c.is_ascii_alphanumeric() || " _.:-".contains(c);
+            if id.is_empty() || id.len() > ID_BYTES_MAX || !id.chars().all(allowed) {
+                return Err(Error::invalid(format!(
+                    "{id:?} is not a node id; use 1 to {ID_BYTES_MAX} letters, digits, ' ', '_', \
+                     '.', ':' and '-'"
+                )));
             }
             if by_id.insert(id, node).is_some() {
                 return Err(Error::invalid(format!("two nodes have the id {id:?}")));

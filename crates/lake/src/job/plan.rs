@@ -1,0 +1,267 @@
+//! What a run is to read, and whether it may.
+
+use std::path::PathBuf;
+
+use base::{Error, ErrorKind, Result};
+use metastore::Row;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::bookmark::{self, Input};
+use super::run::{JobRun, RunState, free, run_key, take, unfinished};
+use crate::lake::blocking;
+use crate::{EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, escape};
+
+/// Input objects that one run reads at most; the rest is left to the next run.
+pub const INPUTS_PER_RUN_MAX: usize = 20_000;
+
+/// Bounds of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// A file is closed once it is about so large.
+    pub target_file_bytes: u64,
+    /// Memory that operators may use together.
+    pub memory_bytes: u64,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        RunOptions { target_file_bytes: 128 * 1024 * 1024, memory_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+/// A run that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// Its row: STARTING, or SUCCEEDED if there was nothing new.
+    pub run: JobRun,
+    /// What its process is to do; `None` if there was nothing new.
+    pub spec: Option<EtlSpec>,
+}
+
+/// What a run began with, kept until it is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RunPlan {
+    pub(super) job: Job,
+    pub(super) inputs: Vec<Input>,
+}
+
+impl Row for RunPlan {
+    const TABLE: &'static str = "job_run_plans";
+}
+
+/// Where a job writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetOf<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) prefix: &'a str,
+    pub(super) database: &'a str,
+    pub(super) table: &'a str,
+    pub(super) partition_keys: &'a [String],
+}
+
+pub(super) fn target_of(job: &Job) -> Result<TargetOf<'_>> {
+    match job.target()? {
+        Node::Target { bucket, prefix, database, table, partition_keys, .. } => {
+            Ok(TargetOf { bucket, prefix, database, table, partition_keys })
+        }
+        other => Err(Error::internal(format!("node {:?} is no target", other.id()))),
+    }
+}
+
+/// Where a job's records that cannot be read go.
+pub(super) fn error_prefix(job: &Job) -> String {
+    job.error_prefix.clone().unwrap_or_else(|| format!("errors/{}/", escape(&job.name)))
+}
+
+/// What the planning found, before it is stored.
+struct Work {
+    job: Job,
+    sources: Vec<SourceInput>,
+    inputs: Vec<Input>,
+    refreshed: Vec<(String, bookmark::Bookmark)>,
+    left: u64,
+}
+
+impl Lake {
+    /// Begins a run: takes the job, finds the input objects it has not read, and says what its
+    /// process is to do. Without anything new the run has succeeded already.
+    ///
+    /// [`ErrorKind::Conflict`] while another run of the job is not over.
+    pub async fn start_run(&self, job: &str, options: &RunOptions) -> Result<Planned> {
+        let job = self.get_job(job)?;
+        let run_id = format!("jr_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let run = JobRun::new(run_id, &job.name, self.clock().now());
+        self.store().transact(|transaction| take(transaction, &run))?;
+        let name = job.name.clone();
+        let planned = match self.find_work(job).await {
+            Ok(work) => self.store_plan(&run.run_id, work, options),
+            Err(error) => Err(error),
+        };
+        planned.or_else(|error| {
+            self.fail_run(&name, &run.run_id, &error.to_string())?;
+            Err(error)
+        })
+    }
+
+    async fn find_work(&self, job: Job) -> Result<Work> {
+        self.check_target(&job)?;
+        let mut work = Work {
+            job: job.clone(),
+            sources: Vec::new(),
+            inputs: Vec::new(),
+            refreshed: Vec::new(),
+            left: 0,
+        };
+        let mut room = INPUTS_PER_RUN_MAX;
+        for node in &job.nodes {
+            let Node::Source { id, database, table } = node else { continue };
+            let table = self.catalog().get_table(database, table)?;
+            check_apart(&job, &table)?;
+            let mut files = self.files(&table).await?;
+            if job.bookmark {
+                let (store, name, node) = (self.store().clone(), job.name.clone(), id.clone());
+                let sorted = blocking(move || bookmark::sort(&store, &name, &node, files)).await?;
+                work.refreshed.extend(sorted.refreshed);
+                files = sorted.new;
+            }
+            work.left += files.len().saturating_sub(room) as u64;
+            files.truncate(room);
+            room -= files.len();
+            let (node, read) = (id.clone(), files.clone());
+            let checked = job.bookmark;
+            work.inputs.extend(blocking(move || inputs(&node, &read, checked)).await?);
+            work.sources.push(SourceInput { node: id.clone(), table, files });
+        }
+        Ok(work)
+    }
+
+    /// Refuses a target that cannot be written, before any work is done for it.
+    fn check_target(&self, job: &Job) -> Result<()> {
+        let target = target_of(job)?;
+        self.buckets().store(target.bucket)?;
+        self.catalog().get_database(target.database)?;
+        let errors = error_prefix(job);
+        if errors.len() < 2 || !errors.ends_with('/') || errors.starts_with('/') {
+            return Err(Error::invalid(format!(
+                "error prefix {errors:?} must name a folder, as in \"errors/\""
+            )));
+        }
+        if overlap(&errors, target.prefix) {
+            return Err(Error::invalid(format!(
+                "error prefix {errors:?} lies in the target {:?}; set another",
+                target.prefix
+            )));
+        }
+        match self.catalog().find_table(target.database, target.table)? {
+            None => Ok(()),
+            Some(table) => check_same_place(&table, &target),
+        }
+    }
+
+    fn store_plan(&self, run_id: &str, work: Work, options: &RunOptions) -> Result<Planned> {
+        let Work { job, sources, inputs, refreshed, left } = work;
+        let nothing = inputs.is_empty();
+        let now = self.clock().now();
+        let staging = self.staging(run_id);
+        if !nothing {
+            std::fs::create_dir_all(&staging).map_err(|cause| {
+                Error::io(format_args!("failed to make {}", staging.display()), cause)
+            })?;
+        }
+        let plan = RunPlan { job: job.clone(), inputs };
+        let run = self.store().transact(|transaction| {
+            for (key, row) in &refreshed {
+                transaction.put(key, row)?;
+            }
+            let mut run = unfinished(transaction, &job.name, run_id)?;
+            run.files_in = plan.inputs.len() as u64;
+            run.files_left = left;
+            if nothing {
+                run.state = RunState::Succeeded;
+                run.finished_at = Some(now);
+                free(transaction, &job.name, run_id)?;
+            } else {
+                transaction.put(run_id, &plan)?;
+            }
+            transaction.put(&run_key(&job.name, run_id), &run)?;
+            Ok(run)
+        })?;
+        let spec = (!nothing).then(|| EtlSpec {
+            run_id: run_id.to_owned(),
+            job,
+            sources,
+            staging,
+            target_file_bytes: options.target_file_bytes,
+            memory_bytes: options.memory_bytes,
+            started_at: run.started_at,
+        });
+        Ok(Planned { run, spec })
+    }
+
+    /// The folder of a run: its staging folder lies in it, and whoever runs its process may
+    /// keep files beside that. It is swept when the run is over.
+    pub fn run_folder(&self, run_id: &str) -> PathBuf {
+        self.jobs_folder().join(run_id)
+    }
+
+    pub(super) fn staging(&self, run_id: &str) -> PathBuf {
+        self.run_folder(run_id).join("staging")
+    }
+}
+
+/// The files as inputs; checksums only where a bookmark will need them.
+fn inputs(node: &str, files: &[TableFile], checked: bool) -> Result<Vec<Input>> {
+    let input = |file: &TableFile| {
+        let crc32c = if checked { bookmark::checksum(&file.path)? } else { 0 };
+        Ok(Input {
+            node: node.to_owned(),
+            bucket: file.bucket.clone(),
+            key: file.key.clone(),
+            etag: file.etag.clone(),
+            bytes: file.bytes,
+            crc32c,
+        })
+    };
+    files.iter().map(input).collect()
+}
+
+/// Refuses a job that would read what it writes.
+fn check_apart(job: &Job, source: &Table) -> Result<()> {
+    let target = target_of(job)?;
+    let errors = error_prefix(job);
+    if source.bucket == target.bucket {
+        for written in [target.prefix, &errors] {
+            if overlap(&source.prefix, written) {
+                return Err(Error::invalid(format!(
+                    "job {:?} writes {written:?}, and would read that in table {:?} at {:?}",
+                    job.name, source.name, source.prefix
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlap(one: &str, other: &str) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// Refuses to add files to a table that is not the job's kind.
+pub(super) fn check_same_place(table: &Table, target: &TargetOf<'_>) -> Result<()> {
+    let conflict = |why: String| {
+        let name = format!("{}.{}", table.database, table.name);
+        Err(Error::new(ErrorKind::Conflict, format!("table {name:?} {why}; choose another table")))
+    };
+    if table.source != FileSource::Committed || table.format != Format::Parquet {
+        return conflict("exists and is not written by jobs".into());
+    }
+    if table.bucket != target.bucket || table.prefix != target.prefix {
+        return conflict(format!("lies at {}/{}", table.bucket, table.prefix));
+    }
+    let keys: Vec<&str> = table.partition_keys.iter().map(|key| key.name.as_str()).collect();
+    if keys != target.partition_keys {
+        return conflict(format!("is partitioned by {keys:?}"));
+    }
+    Ok(())
+}

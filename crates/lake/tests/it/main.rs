@@ -1,0 +1,9 @@
+//! The lake at its border: catalog, crawls, runs, and what a crash leaves of them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod catalog;
+mod crash;
+mod crawl;
+mod graph;
+mod run;
+mod world;
