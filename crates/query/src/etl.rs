@@ -1,0 +1,76 @@
+//! One run of a job's graph, from its input files to staged Parquet files.
+//!
+//! Rows keep the order of the input (files by key, rows by place) through every node but a
+//! query that says otherwise. Nothing is published here: see the `lake` crate's commit.
+
+mod lower;
+mod write;
+
+use std::sync::Arc;
+
+use base::Result;
+use datafusion::physical_plan::execute_stream;
+use futures::StreamExt;
+use lake::{EtlResult, EtlSpec, Node, SetAsideWriter};
+
+use crate::error::explain;
+use crate::meter::Meter;
+use crate::pool::Pool;
+use crate::settle;
+
+/// Threads of a run: one plans and writes, readers have their own.
+const THREADS: usize = 2;
+
+/// Folder beneath the staging folder for what does not fit in memory; gone after the run.
+const SPILL_FOLDER: &str = "spill";
+
+/// Bytes of spilled rows at most.
+const SPILL_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+
+/// Runs the graph of `spec`, reading the files it names and writing beneath its staging
+/// folder.
+///
+/// # Errors
+/// [`base::ErrorKind::Invalid`] for a graph or column that is not there,
+/// [`base::ErrorKind::Exhausted`] beyond the run's memory or a full disk, I/O errors. What
+/// was staged is then not to be used.
+pub async fn run(spec: &EtlSpec) -> Result<EtlResult> {
+    let spec = spec.clone();
+    Pool::new(THREADS)?.run(async move { run_here(&spec).await }).await
+}
+
+async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
+    let nodes = spec.job.check()?;
+    let spill = spec.staging.join(SPILL_FOLDER);
+    let environment =
+        crate::session::environment(spec.memory_bytes, spill.clone(), SPILL_BYTES_MAX)?;
+    let meter = Arc::new(Meter::keeping(SetAsideWriter::create(&spec.staging, &spec.run_id)?));
+    let mut graph = lower::Graph::new(spec, &environment, &meter);
+    for node in nodes {
+        let Node::Target { input, partition_keys, compression, .. } = node else {
+            graph.add(node).await.map_err(|e| e.context(format!("node {:?}", node.id())))?;
+            continue;
+        };
+        let (session, plan) = graph.take(input)?;
+        let plan = session.state().create_physical_plan(&plan).await.map_err(explain)?;
+        let schema = settle::schema(&plan.schema());
+        let mut writer = write::PartitionWriter::new(spec, &schema, partition_keys, *compression)
+            .map_err(|e| e.context(format!("node {:?}", node.id())))?;
+        let mut stream = execute_stream(plan, session.task_ctx()).map_err(explain)?;
+        while let Some(batch) = stream.next().await {
+            writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
+        }
+        drop(stream);
+        let mut result = writer.close()?;
+        let totals = meter.finish()?;
+        result.rows_in = totals.rows;
+        result.bytes_in = totals.bytes;
+        result.set_aside = totals.set_aside;
+        result.set_aside_count = totals.set_aside_count;
+        result.set_aside_file = totals.has_file.then(|| SetAsideWriter::NAME.to_owned());
+        std::fs::remove_dir_all(&spill)
+            .map_err(|e| base::Error::io(format!("removing {}", spill.display()), e))?;
+        return Ok(result);
+    }
+    Err(base::Error::internal("a checked graph has a target"))
+}

@@ -1,0 +1,174 @@
+//! What a query read: bytes, rows, and the records that were set aside.
+//!
+//! A plan may read a file twice (a table joined with itself), and it may stop early. Rows and
+//! bad records are therefore accounted by file and place, so that each counts once.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use base::{Error, Result};
+use lake::{EtlResult, SetAside, SetAsideWriter, TableFile};
+
+/// The account of one query or run.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    inner: Mutex<Account>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    files: BTreeMap<(String, String), FileAccount>,
+    bytes: u64,
+    set_aside: u64,
+    keep: Option<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct FileAccount {
+    rows: u64,
+    /// Bad records before this place are in the account.
+    next: u64,
+}
+
+/// Bad records that are handed on with their bytes.
+#[derive(Debug)]
+struct Kept {
+    first: Vec<SetAside>,
+    writer: SetAsideWriter,
+}
+
+/// The totals of a finished run.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) set_aside_count: u64,
+    pub(crate) set_aside: Vec<SetAside>,
+    pub(crate) has_file: bool,
+}
+
+impl Meter {
+    /// A meter that also hands every bad record to `writer`.
+    pub(crate) fn keeping(writer: SetAsideWriter) -> Self {
+        let keep = Some(Kept { first: Vec::new(), writer });
+        Meter { inner: Mutex::new(Account { keep, ..Account::default() }) }
+    }
+
+    fn account(&self) -> std::sync::MutexGuard<'_, Account> {
+        // Counters stay whole if a holder panicked, and the query then fails anyway.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Bytes of an object were read.
+    pub(crate) fn bytes(&self, count: u64) {
+        self.account().bytes += count;
+    }
+
+    /// So many rows of `file` have been handed out by one reader of it.
+    pub(crate) fn rows(&self, file: &TableFile, count: u64) {
+        let mut account = self.account();
+        let known = account.of(file);
+        known.rows = known.rows.max(count);
+    }
+
+    /// A record was set aside, the first of its file at or after `position`.
+    pub(crate) fn set_aside(
+        &self,
+        file: &TableFile,
+        position: u64,
+        reason: &str,
+        raw: &[u8],
+    ) -> Result<()> {
+        let mut account = self.account();
+        let known = account.of(file);
+        if position < known.next {
+            return Ok(());
+        }
+        known.next = position + 1;
+        account.set_aside += 1;
+        let Some(keep) = &mut account.keep else { return Ok(()) };
+        let record = SetAside {
+            bucket: file.bucket.clone(),
+            key: file.key.clone(),
+            position,
+            reason: reason.to_owned(),
+            raw_base64: base64(raw),
+        };
+        keep.writer.push(&record)?;
+        if keep.first.len() < EtlResult::SET_ASIDE_MAX {
+            keep.first.push(record);
+        }
+        Ok(())
+    }
+
+    /// Bytes read and records set aside so far.
+    pub(crate) fn seen(&self) -> (u64, u64) {
+        let account = self.account();
+        (account.bytes, account.set_aside)
+    }
+
+    /// Ends the account.
+    pub(crate) fn finish(&self) -> Result<Totals> {
+        let account = std::mem::take(&mut *self.account());
+        let mut totals = Totals {
+            rows: account.files.values().map(|file| file.rows).sum(),
+            bytes: account.bytes,
+            set_aside_count: account.set_aside,
+            ..Totals::default()
+        };
+        if let Some(keep) = account.keep {
+            let written = keep.writer.finish()?;
+            if written != account.set_aside {
+                return Err(Error::internal(format!(
+                    "{} records were set aside but {written} were written",
+                    account.set_aside
+                )));
+            }
+            totals.has_file = true;
+            totals.set_aside = keep.first;
+        }
+        Ok(totals)
+    }
+}
+
+impl Account {
+    fn of(&mut self, file: &TableFile) -> &mut FileAccount {
+        self.files.entry((file.bucket.clone(), file.key.clone())).or_default()
+    }
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
+        let word = word << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            if place <= chunk.len() {
+                let six = (word >> (18 - 6 * place)) & 63;
+                text.push(char::from(LETTERS[six as usize]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_is_as_the_standard_shows_it() {
+        for (plain, expect) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(super::base64(plain.as_bytes()), expect);
+        }
+        assert_eq!(super::base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+}

@@ -1,0 +1,289 @@
+//! Files of a table as batches, whatever state they are in.
+//!
+//! A file that is damaged never fails a table: what lies before the damage is read, and the
+//! rest counts as one record set aside, with the place and the reason. A file that cannot be
+//! *reached* is an error, because retrying may bring its rows.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatchOptions;
+use arrow::util::display::FormatOptions;
+use base::{Error, ErrorKind, Result};
+use datafusion::common::ScalarValue;
+use formats::json::{Scan, ScanOptions};
+use formats::parquet::Reader;
+use lake::{Column, Format, NULL_PARTITION, Table, TableFile};
+
+use crate::meter::Meter;
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+
+/// A table's columns as Arrow knows them.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) format: Format,
+    /// Columns in the files.
+    pub(crate) data: SchemaRef,
+    /// Columns that folders give.
+    pub(crate) partition: Vec<Arc<Field>>,
+    /// Both, in this order.
+    pub(crate) all: SchemaRef,
+}
+
+impl Layout {
+    pub(crate) fn of(table: &Table) -> Result<Self> {
+        if table.format == Format::Csv {
+            return Err(Error::unsupported(format!(
+                "table {:?}: CSV objects are not read yet",
+                table.name
+            )));
+        }
+        let data = fields(&table.columns)?;
+        let partition = fields(&table.partition_keys)?;
+        let all = data.iter().chain(&partition).cloned().collect::<Vec<_>>();
+        Ok(Layout {
+            format: table.format,
+            data: Arc::new(Schema::new(data)),
+            partition,
+            all: Arc::new(Schema::new(all)),
+        })
+    }
+
+    /// The values that a file's folders give to the partition columns. What is no value of
+    /// the column's type is null.
+    pub(crate) fn partition_values(&self, file: &TableFile) -> Vec<ScalarValue> {
+        let value = |(field, text): (&Arc<Field>, &String)| {
+            let null = || ScalarValue::try_from(field.data_type()).unwrap_or(ScalarValue::Null);
+            if text == NULL_PARTITION {
+                return null();
+            }
+            let text = ScalarValue::Utf8(Some(text.clone()));
+            text.cast_to(field.data_type()).unwrap_or_else(|_not_of_this_type| null())
+        };
+        self.partition.iter().zip(&file.partition_values).map(value).collect()
+    }
+}
+
+fn fields(columns: &[Column]) -> Result<Vec<Arc<Field>>> {
+    let field = |column: &Column| {
+        let data_type = formats::hive::to_arrow(&column.hive_type)
+            .map_err(|error| error.context(format!("column {:?}", column.name)))?;
+        Ok(Arc::new(Field::new(&column.name, data_type, true)))
+    };
+    columns.iter().map(field).collect()
+}
+
+/// Which columns a reader hands out, data columns and partition columns apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Picked {
+    pub(crate) layout: Layout,
+    /// Indices into `layout.all`.
+    columns: Vec<usize>,
+    pub(crate) schema: SchemaRef,
+}
+
+impl Picked {
+    pub(crate) fn new(layout: &Layout, projection: Option<&Vec<usize>>) -> Result<Self> {
+        let columns = match projection {
+            Some(columns) => columns.clone(),
+            None => (0..layout.all.fields().len()).collect(),
+        };
+        let schema = layout
+            .all
+            .project(&columns)
+            .map_err(|cause| Error::internal(format!("no such column: {cause}")))?;
+        Ok(Picked { layout: layout.clone(), columns, schema: Arc::new(schema) })
+    }
+
+    fn data_columns(&self) -> Vec<usize> {
+        let data = self.layout.data.fields().len();
+        self.columns.iter().copied().filter(|&column| column < data).collect()
+    }
+
+    /// Puts partition columns between the data columns that a file gave.
+    fn complete(&self, data: RecordBatch, values: &[ScalarValue]) -> Result<RecordBatch> {
+        let rows = data.num_rows();
+        let mut given = data.columns().iter();
+        let first_partition = self.layout.data.fields().len();
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
+        for &column in &self.columns {
+            let array = match column.checked_sub(first_partition) {
+                None => given.next().map(Arc::clone),
+                Some(partition) => values
+                    .get(partition)
+                    .map(|value| value.to_array_of_size(rows))
+                    .transpose()
+                    .map_err(crate::error::explain)?,
+            };
+            arrays.push(array.ok_or_else(|| Error::internal("a file gave too few columns"))?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+            .map_err(|cause| Error::internal(format!("a batch was built wrongly: {cause}")))
+    }
+}
+
+/// Hands all rows of `file` to `send`, which answers false when it wants no more.
+pub(crate) fn read_file(
+    file: &TableFile,
+    picked: &Picked,
+    meter: &Meter,
+    send: &mut dyn FnMut(RecordBatch) -> bool,
+) -> Result<bool> {
+    let values = picked.layout.partition_values(file);
+    let mut rows = 0;
+    let mut goes_on = true;
+    let mut hand_out = |batch: RecordBatch| -> Result<bool> {
+        rows += batch.num_rows() as u64;
+        meter.rows(file, rows);
+        goes_on = send(picked.complete(batch, &values)?);
+        Ok(goes_on)
+    };
+    let read = match picked.layout.format {
+        Format::Parquet => read_parquet(file, picked, meter, &mut hand_out),
+        _ => read_json(file, picked, meter, &mut hand_out),
+    };
+    match read {
+        Ok(()) => Ok(goes_on),
+        Err(Damage { position, error }) => match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::Unsupported => {
+                let unit = if picked.layout.format == Format::Parquet { "row" } else { "byte" };
+                let reason = format!("the object is not read from {unit} {position} on: {error}");
+                tracing::warn!(bucket = file.bucket, key = file.key, reason, "damaged object");
+                meter.set_aside(file, position, &reason, &[])?;
+                Ok(true)
+            }
+            _ => Err(error.context(format!("reading {}/{}", file.bucket, file.key))),
+        },
+    }
+}
+
+/// An error and how far a file was read before it.
+struct Damage {
+    position: u64,
+    error: Error,
+}
+
+impl From<Error> for Damage {
+    fn from(error: Error) -> Self {
+        Damage { position: 0, error }
+    }
+}
+
+type Sink<'a> = &'a mut dyn FnMut(RecordBatch) -> Result<bool>;
+
+fn open(file: &TableFile) -> Result<File> {
+    File::open(&file.path)
+        .map_err(|cause| Error::io(format!("opening {}/{}", file.bucket, file.key), cause))
+}
+
+fn read_json(
+    file: &TableFile,
+    picked: &Picked,
+    meter: &Meter,
+    hand_out: Sink<'_>,
+) -> Result<(), Damage> {
+    let input = formats::decode(Counted { inner: open(file)?, meter })?;
+    let data = picked.data_columns();
+    let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
+    let mut scan = Scan::new(&picked.layout.data, Some(&data), input, options)?;
+    let mut unkept = Ok(());
+    loop {
+        let next = scan.next_batch(&mut |bad| {
+            if unkept.is_ok() {
+                unkept = meter.set_aside(file, bad.position, &bad.reason, &bad.raw);
+            }
+        });
+        std::mem::replace(&mut unkept, Ok(()))?;
+        match next {
+            Ok(Some(batch)) => {
+                if !hand_out(batch)? {
+                    return Ok(());
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(Damage { position: scan.bytes(), error }),
+        }
+    }
+}
+
+/// Counts bytes on their way from the disk.
+struct Counted<'a> {
+    inner: File,
+    meter: &'a Meter,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(out)?;
+        self.meter.bytes(count as u64);
+        Ok(count)
+    }
+}
+
+fn read_parquet(
+    file: &TableFile,
+    picked: &Picked,
+    meter: &Meter,
+    hand_out: Sink<'_>,
+) -> Result<(), Damage> {
+    let reader = Reader::open(&file.path)?;
+    meter.bytes(file.bytes);
+    let present = reader.schema();
+    let wanted: Vec<Option<usize>> = picked
+        .data_columns()
+        .iter()
+        .map(|&column| present.index_of(picked.layout.data.field(column).name()).ok())
+        .collect();
+    let mut projection: Vec<usize> = wanted.iter().copied().flatten().collect();
+    projection.sort_unstable();
+    let types: Vec<DataType> = picked
+        .data_columns()
+        .iter()
+        .map(|&column| picked.layout.data.field(column).data_type().clone())
+        .collect();
+    let mut rows = 0;
+    for batch in reader.batches(Some(&projection), BATCH_ROWS)? {
+        let batch = batch.map_err(|error| Damage { position: rows, error })?;
+        let adapted = adapt(&batch, &projection, &wanted, &types)
+            .map_err(|error| Damage { position: rows, error })?;
+        rows += batch.num_rows() as u64;
+        if !hand_out(adapted)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The batch with the columns `wanted` in their order and types; absent ones are null.
+fn adapt(
+    batch: &RecordBatch,
+    projection: &[usize],
+    wanted: &[Option<usize>],
+    types: &[DataType],
+) -> Result<RecordBatch> {
+    let options = CastOptions { safe: false, format_options: FormatOptions::default() };
+    let mut arrays = Vec::with_capacity(wanted.len());
+    let mut fields = Vec::with_capacity(wanted.len());
+    for (index, data_type) in wanted.iter().zip(types) {
+        let at = index.and_then(|index| projection.iter().position(|&other| other == index));
+        arrays.push(match at.map(|at| batch.column(at)) {
+            Some(array) if array.data_type() == data_type => Arc::clone(array),
+            Some(array) => cast_with_options(array, data_type, &options).map_err(|cause| {
+                let from = array.data_type();
+                Error::new(ErrorKind::Corrupt, format!("{from} does not fit {data_type}: {cause}"))
+            })?,
+            None => new_null_array(data_type, batch.num_rows()),
+        });
+        fields.push(Field::new("", data_type.clone(), true));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .map_err(|cause| Error::internal(format!("a batch was built wrongly: {cause}")))
+}

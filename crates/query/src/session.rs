@@ -1,0 +1,78 @@
+//! A DataFusion session that can read what it is given and nothing else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{Error, Result};
+use datafusion::execution::FunctionRegistry;
+use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::statement::CATALOG;
+
+/// Functions that make gigabytes of a few characters, outside the memory pool.
+const FUNCTIONS_REFUSED: &[&str] = &[
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+    "generate_series",
+    "range",
+    "repeat",
+    "lpad",
+    "rpad",
+];
+
+/// What all sessions share: the memory pool and the folder for what does not fit in it.
+pub(crate) fn environment(
+    memory_bytes: u64,
+    spill_folder: PathBuf,
+    spill_bytes_max: u64,
+) -> Result<Arc<RuntimeEnv>> {
+    let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
+    std::fs::create_dir_all(&spill_folder).map_err(|cause| {
+        Error::io(format!("making the folder {}", spill_folder.display()), cause)
+    })?;
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![spill_folder]))
+        .with_max_temp_directory_size(spill_bytes_max);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_disk_manager_builder(disk)
+        .build_arc()
+        .map_err(crate::error::explain)
+}
+
+/// A session without tables. `database` is where unqualified names are looked up.
+pub(crate) fn session(
+    environment: &Arc<RuntimeEnv>,
+    database: &str,
+    partitions: usize,
+) -> Result<SessionContext> {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions.max(1))
+        .with_default_catalog_and_schema(CATALOG, database)
+        .with_create_default_catalog_and_schema(true)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.execution.enable_recursive_ctes = false;
+    // Half the pool must not be promised to a sort that may never spill.
+    options.execution.sort_spill_reservation_bytes = 1024 * 1024;
+    let mut state: SessionState = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(Arc::clone(environment))
+        .with_default_features()
+        .build();
+    for name in FUNCTIONS_REFUSED {
+        state.deregister_udf(name).map_err(crate::error::explain)?;
+        state.deregister_udtf(name).map_err(crate::error::explain)?;
+    }
+    for function in crate::functions::all() {
+        state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
+    }
+    Ok(SessionContext::new_with_state(state))
+}

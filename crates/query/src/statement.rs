@@ -1,0 +1,540 @@
+//! Which SQL is let in: one statement that only reads tables of the catalog.
+//!
+//! Everything is decided on the parsed statement, before a plan exists. Its size is bounded
+//! on the flat list of tokens first, because what a parser, a planner and an optimiser do
+//! with a deep tree is recursion.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use base::{Error, Result};
+use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, ShowStatementIn,
+    ShowStatementOptions, Statement as Ast, TableFactor, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Longest statement, Athena's own bound.
+const SQL_BYTES_MAX: usize = 262_144;
+
+/// Operators, brackets of types and set operations: what can make a tree deep without nesting
+/// brackets. Planning such a tree needs some tens of KiB of stack each, see `STACK_BYTES`.
+const OPERATORS_MAX: usize = 1_000;
+
+/// Tables and sub-queries named in FROM clauses.
+const TABLES_MAX: usize = 100;
+
+/// Brackets within brackets.
+const NESTING_MAX: usize = 50;
+
+/// What a statement asks for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Rows of a query, or how it would be run.
+    Query {
+        /// The statement.
+        statement: Box<Parsed>,
+        /// The tables it reads.
+        tables: Vec<TableName>,
+    },
+    /// Something that the catalog knows.
+    Show(Show),
+}
+
+/// A question about the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// The databases.
+    Databases,
+    /// The tables of a database, or of the one in use.
+    Tables(Option<String>),
+    /// The columns of a table.
+    Columns(TableName),
+    /// The partitions of a table.
+    Partitions(TableName),
+}
+
+/// A table as a statement names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TableName {
+    /// If the statement says.
+    pub(crate) database: Option<String>,
+    /// Within the database.
+    pub(crate) name: String,
+}
+
+/// Reads a statement and refuses what is not let in.
+pub(crate) fn parse(sql: &str) -> Result<Request> {
+    if sql.len() > SQL_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "the statement has {} bytes; at most {SQL_BYTES_MAX} are read",
+            sql.len()
+        )));
+    }
+    check_tokens(sql)?;
+    if let Some(show) = show_partitions(sql) {
+        return show.map(Request::Show);
+    }
+    let dialect = GenericDialect {};
+    let mut statements = DFParserBuilder::new(sql)
+        .with_dialect(&dialect)
+        .with_recursion_limit(NESTING_MAX)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(crate::error::explain)?;
+    let (Some(mut statement), None) = (statements.pop_front(), statements.pop_front()) else {
+        return Err(Error::invalid("give one statement at a time"));
+    };
+    if let Parsed::Statement(ast) = &statement
+        && let Some(show) = show(ast)?
+    {
+        return Ok(Request::Show(show));
+    }
+    check_reads_only(&mut statement)?;
+    let (references, _ctes) =
+        resolve_table_references(&statement, true).map_err(crate::error::explain)?;
+    let tables: Result<BTreeSet<TableName>> = references
+        .iter()
+        .map(|reference| {
+            let parts = [reference.catalog(), reference.schema(), Some(reference.table())];
+            table_name(parts.into_iter().flatten().map(str::to_owned).collect())
+        })
+        .collect();
+    Ok(Request::Query { statement: Box::new(statement), tables: tables?.into_iter().collect() })
+}
+
+fn refused(what: &str) -> Error {
+    Error::unsupported(format!(
+        "{what} is not supported: only SELECT, EXPLAIN, SHOW and DESCRIBE are"
+    ))
+}
+
+fn check_tokens(sql: &str) -> Result<()> {
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize()
+        .map_err(|cause| Error::invalid(format!("the statement cannot be read: {cause}")))?;
+    let operators = tokens.iter().filter(|token| is_operator(token)).count();
+    if operators > OPERATORS_MAX {
+        return Err(Error::new(
+            base::ErrorKind::Exhausted,
+            format!(
+                "the statement has {operators} operators; at most {OPERATORS_MAX} are planned \
+                 (a list IN (...) may be longer)"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn is_operator(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => matches!(
+            word.keyword,
+            Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::UNION
+                | Keyword::INTERSECT
+                | Keyword::EXCEPT
+                | Keyword::JOIN
+                | Keyword::IS
+                | Keyword::LIKE
+                | Keyword::ILIKE
+                | Keyword::SIMILAR
+                | Keyword::BETWEEN
+                | Keyword::IN
+                | Keyword::COLLATE
+                | Keyword::AT
+                | Keyword::OVER
+                | Keyword::WITH
+        ),
+        Token::Number(_, _)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_)
+        | Token::Comma
+        | Token::Period
+        | Token::Whitespace(_)
+        // Brackets nest, and nesting has its own bound in the parser.
+        | Token::LParen
+        | Token::RParen
+        | Token::SemiColon
+        | Token::EOF => false,
+        _ => true,
+    }
+}
+
+/// `SHOW PARTITIONS t`, which the parser takes for a variable.
+fn show_partitions(sql: &str) -> Option<Result<Show>> {
+    let mut words = sql.trim().trim_end_matches(';').split_whitespace();
+    let is = |word: Option<&str>, expect: &str| word.is_some_and(|w| w.eq_ignore_ascii_case(expect));
+    if !is(words.next(), "show") || !is(words.next(), "partitions") {
+        return None;
+    }
+    let name = words.next().unwrap_or_default();
+    let parts = name.split('.').map(|part| part.trim_matches(['"', '`']).to_lowercase()).collect();
+    Some(match words.next() {
+        Some(more) => Err(Error::invalid(format!("expected nothing after the table, not {more:?}"))),
+        None => table_name(parts).map(Show::Partitions),
+    })
+}
+
+/// The name of the only catalog, as Athena calls it.
+pub(crate) const CATALOG: &str = "awsdatacatalog";
+
+fn table_name(mut parts: Vec<String>) -> Result<TableName> {
+    let named = parts.join(".");
+    let name = parts.pop().filter(|name| !name.is_empty());
+    let database = parts.pop();
+    match (parts.pop(), parts.is_empty(), name) {
+        (None, true, Some(name)) => Ok(TableName { database, name }),
+        (Some(catalog), true, Some(name)) if catalog == CATALOG => {
+            Ok(TableName { database, name })
+        }
+        _ => Err(Error::invalid(format!("{named:?} is no table: write it as database.table"))),
+    }
+}
+
+fn object_name(name: &ObjectName) -> Result<TableName> {
+    let part = |part: &ObjectNamePart| match part.as_ident() {
+        Some(ident) if ident.quote_style.is_some() => Ok(ident.value.clone()),
+        Some(ident) => Ok(ident.value.to_lowercase()),
+        None => Err(Error::invalid(format!("{name} is no table"))),
+    };
+    table_name(name.0.iter().map(part).collect::<Result<_>>()?)
+}
+
+fn show(ast: &Ast) -> Result<Option<Show>> {
+    Ok(Some(match ast {
+        Ast::ShowTables { show_options, extended: false, full: false, external: false, .. } => {
+            Show::Tables(shown_in(show_options)?.map(|name| name.name))
+        }
+        Ast::ShowDatabases { show_options, .. } | Ast::ShowSchemas { show_options, .. } => {
+            shown_in(show_options)?.map_or(Ok(Show::Databases), |_| Err(refused("SHOW ... IN")))?
+        }
+        Ast::ShowColumns { show_options, extended: false, full: false } => {
+            let table = shown_in(show_options)?;
+            Show::Columns(table.ok_or_else(|| Error::invalid("SHOW COLUMNS needs FROM table"))?)
+        }
+        Ast::ExplainTable { table_name, .. } => Show::Columns(object_name(table_name)?),
+        _ => return Ok(None),
+    }))
+}
+
+fn shown_in(options: &ShowStatementOptions) -> Result<Option<TableName>> {
+    if options.starts_with.is_some()
+        || options.limit.is_some()
+        || options.limit_from.is_some()
+        || options.filter_position.is_some()
+    {
+        return Err(refused("a filter on SHOW"));
+    }
+    match &options.show_in {
+        None => Ok(None),
+        Some(ShowStatementIn { parent_name: Some(name), .. }) => object_name(name).map(Some),
+        Some(_) => Err(refused("this form of SHOW")),
+    }
+}
+
+fn check_reads_only(statement: &mut Parsed) -> Result<()> {
+    match statement {
+        Parsed::Statement(ast) => match &mut **ast {
+            Ast::Query(query) => check_query(query),
+            other => Err(refused(&first_words(&other.to_string()))),
+        },
+        Parsed::Explain(explain) => match &mut *explain.statement {
+            Parsed::Statement(ast) => match &mut **ast {
+                Ast::Query(query) => check_query(query),
+                other => Err(refused(&first_words(&format!("EXPLAIN {other}")))),
+            },
+            _ => Err(refused("EXPLAIN of anything but a SELECT")),
+        },
+        Parsed::CreateExternalTable(_) => Err(refused("CREATE EXTERNAL TABLE")),
+        Parsed::CopyTo(_) => Err(refused("COPY")),
+        Parsed::Reset(_) => Err(refused("RESET")),
+    }
+}
+
+/// The verb of a statement, for a message.
+fn first_words(text: &str) -> String {
+    text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn check_query(query: &mut Query) -> Result<()> {
+    let mut check = Check { tables: 0 };
+    match VisitMut::visit(query, &mut check) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// Refuses what the engine would do silently otherwise than asked, or should not do.
+struct Check {
+    tables: usize,
+}
+
+impl Check {
+    fn refuse_if(found: bool, what: &str) -> ControlFlow<Error> {
+        match found {
+            true => ControlFlow::Break(Error::unsupported(format!("{what} is not supported"))),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl VisitorMut for Check {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        Self::refuse_if(!query.locks.is_empty(), "FOR UPDATE")?;
+        Self::refuse_if(query.for_clause.is_some(), "a FOR clause")?;
+        Self::refuse_if(query.settings.is_some(), "SETTINGS")?;
+        Self::refuse_if(query.format_clause.is_some(), "FORMAT")?;
+        Self::refuse_if(!query.pipe_operators.is_empty(), "the pipe syntax")?;
+        let recursive = query.with.as_ref().is_some_and(|with| with.recursive);
+        Self::refuse_if(recursive, "WITH RECURSIVE")?;
+        check_body(&query.body)
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        Self::refuse_if(select.into.is_some(), "SELECT INTO")?;
+        Self::refuse_if(select.top.is_some(), "TOP")?;
+        Self::refuse_if(select.prewhere.is_some(), "PREWHERE")?;
+        Self::refuse_if(!select.lateral_views.is_empty(), "LATERAL VIEW")?;
+        Self::refuse_if(!select.connect_by.is_empty(), "CONNECT BY")?;
+        Self::refuse_if(!select.cluster_by.is_empty(), "CLUSTER BY")?;
+        Self::refuse_if(!select.distribute_by.is_empty(), "DISTRIBUTE BY")?;
+        Self::refuse_if(!select.sort_by.is_empty(), "SORT BY")?;
+        Self::refuse_if(!select.optimizer_hints.is_empty(), "an optimizer hint")?;
+        Self::refuse_if(select.value_table_mode.is_some(), "SELECT AS")
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        self.tables += 1;
+        if self.tables > TABLES_MAX {
+            return ControlFlow::Break(Error::new(
+                base::ErrorKind::Exhausted,
+                format!("the statement names more than {TABLES_MAX} tables"),
+            ));
+        }
+        match factor {
+            TableFactor::Table {
+                args,
+                with_hints,
+                version,
+                with_ordinality,
+                partitions,
+                json_path,
+                sample,
+                index_hints,
+                ..
+            } => {
+                // The engine parses a sample and then reads everything.
+                Self::refuse_if(sample.is_some(), "TABLESAMPLE")?;
+                Self::refuse_if(args.is_some(), "a table function")?;
+                Self::refuse_if(version.is_some(), "a table's version")?;
+                Self::refuse_if(*with_ordinality, "WITH ORDINALITY")?;
+                let hints = !with_hints.is_empty() || !index_hints.is_empty();
+                Self::refuse_if(hints, "a hint on a table")?;
+                Self::refuse_if(!partitions.is_empty(), "PARTITION")?;
+                Self::refuse_if(json_path.is_some(), "a path on a table")
+            }
+            TableFactor::Derived { sample, .. } => Self::refuse_if(sample.is_some(), "TABLESAMPLE"),
+            TableFactor::NestedJoin { .. } | TableFactor::UNNEST { .. } => {
+                ControlFlow::Continue(())
+            }
+            other => Self::refuse_if(true, &first_words(&other.to_string())),
+        }
+    }
+}
+
+fn check_body(body: &SetExpr) -> ControlFlow<Error> {
+    match body {
+        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
+        SetExpr::SetOperation { left, right, .. } => {
+            check_body(left)?;
+            check_body(right)
+        }
+        other => ControlFlow::Break(refused(&first_words(&other.to_string()))),
+    }
+}
+
+/// Spellings of names by what they are in lower case, to find them as people write them.
+#[derive(Debug, Default)]
+pub(crate) struct Names(BTreeMap<String, BTreeSet<String>>);
+
+impl Names {
+    /// Adds a name.
+    pub(crate) fn add(&mut self, name: &str) {
+        self.0.entry(name.to_lowercase()).or_default().insert(name.to_owned());
+    }
+
+    /// Spells an unquoted name as the one known name that it can mean.
+    fn spell(&self, ident: &mut Ident) {
+        if ident.quote_style.is_some() {
+            return;
+        }
+        let Some(spellings) = self.0.get(&ident.value.to_lowercase()) else { return };
+        if spellings.contains(&ident.value) {
+            ident.quote_style = Some('"');
+        } else if let (Some(only), 1) = (spellings.first(), spellings.len()) {
+            ident.value.clone_from(only);
+            ident.quote_style = Some('"');
+        }
+    }
+}
+
+/// Devices spell their keys as they like, and SQL does not mind case: an unquoted name that
+/// can only mean one column (or table) is spelled as that one.
+pub(crate) fn spell(statement: &mut Parsed, columns: &Names, tables: &Names) {
+    struct Speller<'a>(&'a Names, &'a Names);
+
+    impl VisitorMut for Speller<'_> {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Identifier(ident) => self.0.spell(ident),
+                Expr::CompoundIdentifier(parts) => {
+                    for part in parts {
+                        self.0.spell(part);
+                    }
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+            for item in &mut select.projection {
+                if let SelectItem::ExprWithAlias { alias, .. } = item {
+                    self.0.spell(alias);
+                }
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+            if let [ObjectNamePart::Identifier(ident)] = relation.0.as_mut_slice() {
+                self.1.spell(ident);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    let mut speller = Speller(columns, tables);
+    let ast = match statement {
+        Parsed::Statement(ast) => ast,
+        Parsed::Explain(explain) => match &mut *explain.statement {
+            Parsed::Statement(ast) => ast,
+            _ => return,
+        },
+        _ => return,
+    };
+    // The visitor never breaks off.
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(ast, &mut speller);
+}
+
+#[cfg(test)]
+mod tests {
+    use base::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_reading_is_let_in() {
+        for sql in [
+            "SELECT 1; SELECT 2",
+            "",
+            "-- nothing",
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a = 1",
+            "DELETE FROM t",
+            "DROP TABLE t",
+            "CREATE TABLE t (a int)",
+            "CREATE VIEW v AS SELECT 1",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+            "COPY (SELECT 1) TO '/tmp/x.csv'",
+            "SET datafusion.execution.target_partitions = 1",
+            "RESET datafusion.execution.target_partitions",
+            "PREPARE p AS SELECT 1",
+            "EXECUTE p",
+            "SHOW ALL",
+            "SHOW datafusion.execution.time_zone",
+            "EXPLAIN INSERT INTO t VALUES (1)",
+            "EXPLAIN COPY (SELECT 1) TO 'x'",
+            "WITH RECURSIVE r AS (SELECT 1) SELECT * FROM r",
+            "SELECT * FROM t TABLESAMPLE BERNOULLI (10)",
+            "SELECT * FROM generate_series(1, 1000000000000)",
+            "SELECT * INTO u FROM t",
+            "SELECT * FROM t FOR UPDATE",
+            "SELECT * FROM a.b.c.d",
+            "SELECT * FROM other.db.t",
+            "WITH x AS (INSERT INTO t VALUES (1)) SELECT * FROM x",
+            "CALL f()",
+            "USE other",
+            "BEGIN",
+            "GRANT ALL ON t TO x",
+        ] {
+            let refused = parse(sql).map(|_| ()).unwrap_err();
+            let kind = refused.kind();
+            assert!(matches!(kind, ErrorKind::Invalid | ErrorKind::Unsupported), "{sql}: {refused}");
+        }
+    }
+
+    #[test]
+    fn statements_too_large_to_plan_are_refused_unplanned() {
+        let chain = format!("SELECT 1{}", " + 1".repeat(10_000));
+        let unions = format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(5_000));
+        let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+        let nots = format!("SELECT {} true", "NOT ".repeat(10_000));
+        let joins = format!("SELECT 1 FROM t{}", ", t".repeat(5_000));
+        let queries = format!("{}SELECT 1{}", "SELECT * FROM (".repeat(1_000), ")".repeat(1_000));
+        let types = format!("SELECT CAST(1 AS {}int{})", "array<".repeat(5000), ">".repeat(5000));
+        let long = format!("SELECT '{}'", "x".repeat(300_000));
+        for sql in [chain, unions, deep, nots, joins, queries, types, long] {
+            assert!(parse(&sql).is_err(), "{}", &sql[..40]);
+        }
+        let list = format!("SELECT 1 IN ({}1)", "1, ".repeat(50_000));
+        assert!(parse(&list).is_ok());
+    }
+
+    #[test]
+    fn tables_and_questions_are_recognised() {
+        let Request::Query { tables, .. } = parse(
+            "WITH c AS (SELECT * FROM Raw) SELECT * FROM c JOIN db.\"T\" ON true \
+             WHERE x IN (SELECT y FROM awsdatacatalog.db.u);",
+        )
+        .unwrap() else {
+            panic!("not a query")
+        };
+        let names: Vec<String> = tables
+            .iter()
+            .map(|table| format!("{}.{}", table.database.as_deref().unwrap_or("-"), table.name))
+            .collect();
+        assert_eq!(names, ["-.raw", "db.T", "db.u"]);
+
+        let table = |database: Option<&str>| TableName {
+            database: database.map(str::to_owned),
+            name: "t".into(),
+        };
+        for (sql, expect) in [
+            ("SHOW TABLES", Show::Tables(None)),
+            ("show tables in Db;", Show::Tables(Some("db".into()))),
+            ("SHOW DATABASES", Show::Databases),
+            ("SHOW SCHEMAS", Show::Databases),
+            ("SHOW COLUMNS FROM db.t", Show::Columns(table(Some("db")))),
+            ("DESCRIBE t", Show::Columns(table(None))),
+            ("SHOW PARTITIONS db.t", Show::Partitions(table(Some("db")))),
+        ] {
+            let Request::Show(show) = parse(sql).unwrap() else { panic!("{sql}") };
+            assert_eq!(show, expect, "{sql}");
+        }
+        assert!(parse("SHOW PARTITIONS").is_err());
+        assert!(parse("SHOW TABLES LIKE 'x%'").is_err());
+    }
+}
