@@ -6,19 +6,20 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use base::{Error, Result};
+use base::{Error, ErrorKind, Result};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{
     CopyMode, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
 /// The folder beside the buckets where objects are written; no bucket can have this name.
@@ -40,6 +41,19 @@ impl DurableLocal {
         self.inner.path_to_filesystem(key).map_err(|e| Error::invalid(format!("object key: {e}")))
     }
 
+    fn refuse(&self, operation: &str) -> object_store::Error {
+        object_store::Error::NotImplemented {
+            operation: operation.to_owned(),
+            implementer: self.to_string(),
+        }
+    }
+
+    async fn etag(&self, location: &Key) -> object_store::Result<PutResult> {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let meta = self.inner.get_opts(location, head).await?.meta;
+        Ok(PutResult { e_tag: meta.e_tag, version: None })
+    }
+
     fn write(
         &self,
         target: &Path,
@@ -54,7 +68,7 @@ impl DurableLocal {
         written.map_err(|error| {
             drop(std::fs::remove_file(&staged));
             match error.kind() {
-                base::ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
+                ErrorKind::AlreadyExists => object_store::Error::AlreadyExists {
                     path: target.display().to_string(),
                     source: error.into(),
                 },
@@ -79,31 +93,39 @@ impl ObjectStore for DurableLocal {
         options: PutOptions,
     ) -> object_store::Result<PutResult> {
         if matches!(options.mode, PutMode::Update(_)) {
-            return Err(object_store::Error::NotImplemented {
-                operation: "put if the version matches".into(),
-                implementer: self.to_string(),
-            });
+            return Err(self.refuse("put if the version matches"));
+        }
+        if !options.attributes.is_empty() || !options.tags.encoded().is_empty() {
+            return Err(self.refuse("put with attributes or tags"));
         }
         let target = self.inner.path_to_filesystem(location)?;
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.write(&target, &payload, &options.mode))
             .await
             .map_err(|source| object_store::Error::JoinError { source })??;
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        let meta = self.inner.get_opts(location, head).await?.meta;
-        Ok(PutResult { e_tag: meta.e_tag, version: None })
+        self.etag(location).await
     }
 
     async fn put_multipart_opts(
         &self,
-        _location: &Key,
-        _options: PutMultipartOptions,
+        location: &Key,
+        options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        // Nothing of ours uploads in parts; an upload that is not synced must not exist.
-        Err(object_store::Error::NotImplemented {
-            operation: "multipart upload".into(),
-            implementer: self.to_string(),
-        })
+        if !options.attributes.is_empty() || !options.tags.encoded().is_empty() {
+            return Err(self.refuse("upload with attributes or tags"));
+        }
+        let target = self.inner.path_to_filesystem(location)?;
+        let staged = self.aside.join(unique_name());
+        let created = tokio::task::spawn_blocking(move || Staged::create(staged))
+            .await
+            .map_err(|source| object_store::Error::JoinError { source })?;
+        Ok(Box::new(Upload {
+            store: self.clone(),
+            location: location.clone(),
+            target,
+            staged: Some(Arc::new(created.map_err(generic)?)),
+            length: 0,
+        }))
     }
 
     async fn get_opts(
@@ -165,34 +187,159 @@ fn write_synced(path: &Path, payload: &PutPayload) -> Result<()> {
     file.sync_all().map_err(|e| Error::io(doing(), e))
 }
 
+/// An upload in parts: a file aside that becomes the object when it is complete.
+#[derive(Debug)]
+struct Upload {
+    store: DurableLocal,
+    location: Key,
+    target: PathBuf,
+    /// `None` once completed or aborted.
+    staged: Option<Arc<Staged>>,
+    length: u64,
+}
+
+/// A file aside; dropping the last handle removes whatever is still there.
+#[derive(Debug)]
+struct Staged {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Staged {
+    fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create_new(&path)
+            .map_err(|e| Error::io(format!("create {}", path.display()), e))?;
+        Ok(Staged { path, file: Mutex::new(file) })
+    }
+
+    fn write_at(&self, offset: u64, payload: &PutPayload) -> Result<()> {
+        let doing = || format!("write {}", self.path.display());
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset)).map_err(|e| Error::io(doing(), e))?;
+        for part in payload.iter() {
+            file.write_all(part).map_err(|e| Error::io(doing(), e))?;
+        }
+        Ok(())
+    }
+
+    fn length(&self) -> Result<u64> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let meta = file.metadata();
+        Ok(meta.map_err(|e| Error::io(format!("measure {}", self.path.display()), e))?.len())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Gone already if it was published.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let Some(staged) = self.staged.clone() else {
+            return Box::pin(futures::future::ready(Err(over())));
+        };
+        let offset = self.length;
+        self.length += data.content_length() as u64;
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || staged.write_at(offset, &data))
+                .await
+                .map_err(|source| object_store::Error::JoinError { source })?
+                .map_err(generic)
+        })
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        let staged = self.staged.take().ok_or_else(over)?;
+        let (target, length) = (self.target.clone(), self.length);
+        let published = tokio::task::spawn_blocking(move || {
+            // A part that was never awaited, or failed, must not become a hole in an object.
+            if staged.length()? != length {
+                return Err(Error::invalid("a part of the upload was not written"));
+            }
+            publish(&staged.path, &target)
+        });
+        published
+            .await
+            .map_err(|source| object_store::Error::JoinError { source })?
+            .map_err(generic)?;
+        self.store.etag(&self.location).await
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.staged.take().map(drop).ok_or_else(over)
+    }
+}
+
+fn over() -> object_store::Error {
+    generic(Error::invalid("the upload is completed or aborted already"))
+}
+
+/// How often a publish starts anew because somebody removed or made a folder meanwhile.
+const PUBLISH_TRIES: u32 = 5;
+
 /// Moves a file into place, replacing what is there, and syncs all that changed.
 pub(crate) fn publish(staged: &Path, target: &Path) -> Result<()> {
     let doing = || format!("publish {}", target.display());
     // The writer may have synced it already; a second sync of clean pages costs little.
     File::open(staged).and_then(|file| file.sync_all()).map_err(|e| Error::io(doing(), e))?;
-    let folder = parent(target)?;
-    create_folders(folder)?;
-    std::fs::rename(staged, target).map_err(|e| Error::io(doing(), e))?;
-    sync_folder(folder)
+    into_place(target, || std::fs::rename(staged, target)).map_err(|e| e.context(doing()))
 }
 
-/// As [`publish`], but refused where an object is.
+/// Makes the folders of `target`, lets `place` give it its name, and syncs. Folders that held
+/// objects once and are empty now are in nobody's way.
+fn into_place(target: &Path, place: impl Fn() -> std::io::Result<()>) -> Result<()> {
+    let folder = parent(target)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        create_folders(folder)?;
+        match place() {
+            Ok(()) => return sync_folder(folder),
+            Err(_) if tries < PUBLISH_TRIES && target.is_dir() && remove_if_empty(target) => {}
+            Err(_) if tries < PUBLISH_TRIES && !folder.is_dir() => {}
+            Err(_) if target.is_dir() => {
+                return Err(Error::new(ErrorKind::Conflict, "objects lie beneath this key"));
+            }
+            Err(cause) => return Err(Error::io("give the object its name", cause)),
+        }
+    }
+}
+
+/// Removes a folder that has nothing in it but empty folders; whether it could.
+fn remove_if_empty(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    for entry in entries.flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !remove_if_empty(&entry.path()) {
+            return false;
+        }
+    }
+    // Fails if an object came meanwhile, which is as it should be.
+    std::fs::remove_dir(folder).is_ok()
+}
+
+/// As [`publish`] for a synced file, but refused where an object is.
 fn publish_new(staged: &Path, target: &Path) -> Result<()> {
     let doing = || format!("create {}", target.display());
-    let folder = parent(target)?;
-    create_folders(folder)?;
-    std::fs::hard_link(staged, target).map_err(|e| Error::io(doing(), e))?;
-    std::fs::remove_file(staged).map_err(|e| Error::io(doing(), e))?;
-    sync_folder(folder)
+    into_place(target, || std::fs::hard_link(staged, target)).map_err(|e| e.context(doing()))?;
+    std::fs::remove_file(staged).map_err(|e| Error::io(doing(), e))
 }
 
 /// Removes a file durably; whether there was one.
 pub(crate) fn remove(path: &Path) -> Result<bool> {
     match std::fs::remove_file(path) {
         Ok(()) => sync_folder(parent(path)?).map(|()| true),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(cause) if is_absent(&cause) || path.is_dir() => Ok(false),
         Err(cause) => Err(Error::io(format!("remove {}", path.display()), cause)),
     }
+}
+
+/// Nothing at the path, or something above it is an object and no folder.
+fn is_absent(cause: &std::io::Error) -> bool {
+    matches!(cause.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// Makes a folder and its missing parents, and syncs every folder that got an entry.
@@ -204,11 +351,17 @@ pub(crate) fn create_folders(folder: &Path) -> Result<()> {
     create_folders(above)?;
     match std::fs::create_dir(folder) {
         Ok(()) => sync_folder(above),
-        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists && folder.is_dir() => {
-            Ok(())
-        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => match folder.is_dir() {
+            true => Ok(()),
+            false => Err(beneath_an_object()),
+        },
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotADirectory => Err(beneath_an_object()),
         Err(cause) => Err(Error::io(format!("make folder {}", folder.display()), cause)),
     }
+}
+
+fn beneath_an_object() -> Error {
+    Error::new(ErrorKind::Conflict, "the key lies beneath an object, as in k/sub beneath k")
 }
 
 /// Syncs a folder's entries.
@@ -221,7 +374,7 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 /// As [`sync_folder`], where the folder itself may have been removed with its last object.
 fn sync_folder_or_gone(folder: &Path) -> Result<()> {
     match sync_folder(folder) {
-        Err(error) if error.kind() == base::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }

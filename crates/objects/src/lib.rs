@@ -215,6 +215,13 @@ fn meta_of(meta: object_store::ObjectMeta) -> ObjectMeta {
 }
 
 fn failed(doing: &str, bucket: &str, key: &str, cause: object_store::Error) -> Error {
+    if let object_store::Error::Generic { source, .. } = &cause
+        && let Some(ours) = source.downcast_ref::<Error>()
+    {
+        // Said by the durable store in our own words, with the kind that fits.
+        let message = format!("{doing} {bucket}/{key}: {ours}");
+        return Error::new(ours.kind(), message).with_source(cause);
+    }
     let kind = match &cause {
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
         object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
@@ -222,18 +229,24 @@ fn failed(doing: &str, bucket: &str, key: &str, cause: object_store::Error) -> E
         object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
             ErrorKind::Unsupported
         }
-        other if is_full(other) => ErrorKind::Exhausted,
-        _ => ErrorKind::Unavailable,
+        other => match io_kind(other) {
+            // A key beneath an object: there is nothing, and never was.
+            Some(std::io::ErrorKind::NotADirectory) => ErrorKind::NotFound,
+            Some(std::io::ErrorKind::StorageFull) => ErrorKind::Exhausted,
+            _ => ErrorKind::Unavailable,
+        },
     };
     let what =
         if kind == ErrorKind::NotFound { "no such object".to_owned() } else { cause.to_string() };
     Error::new(kind, format!("{doing} {bucket}/{key}: {what}")).with_source(cause)
 }
 
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull)
-        || error.source().is_some_and(is_full)
+/// What the system said, if an error goes back to that.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => Some(io.kind()),
+        None => error.source().and_then(io_kind),
+    }
 }
 
 /// Runs file work off the async threads.
@@ -326,23 +339,99 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_below_an_object_is_refused_clearly() {
-        let (_folder, buckets) = store();
+    async fn a_key_beneath_an_object_is_refused_clearly_and_one_above_too() {
+        let (folder, buckets) = store();
         buckets.put("lake", "k", Bytes::from_static(b"1")).await.unwrap();
-        let error = buckets.put("lake", "k/sub", Bytes::from_static(b"2")).await.unwrap_err();
-        assert!(error.to_string().contains("k/sub"), "{error}");
+        for key in ["k/sub", "k/sub/deeper"] {
+            let error = buckets.put("lake", key, Bytes::from_static(b"2")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            assert!(error.to_string().contains(key), "{error}");
+            assert!(error.to_string().contains("beneath an object"), "{error}");
+            let absent = buckets.get("lake", key).await.unwrap_err();
+            assert_eq!(absent.kind(), ErrorKind::NotFound, "{absent}");
+            assert!(!buckets.delete("lake", key).await.unwrap());
+        }
         assert_eq!(&buckets.get("lake", "k").await.unwrap()[..], b"1");
+
+        buckets.put("lake", "d/e/f", Bytes::from_static(b"3")).await.unwrap();
+        let staged = folder.path().join("staged");
+        for key in ["d", "d/e"] {
+            let error = buckets.put("lake", key, Bytes::from_static(b"4")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            assert!(error.to_string().contains("objects lie beneath"), "{error}");
+            std::fs::write(&staged, b"5").unwrap();
+            let error = buckets.publish_file(&staged, "lake", key).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            assert!(!buckets.delete("lake", key).await.unwrap(), "a folder is no object");
+        }
+        // Folders that are empty again are in nobody's way.
+        buckets.delete("lake", "d/e/f").await.unwrap();
+        buckets.put("lake", "d", Bytes::from_static(b"6")).await.unwrap();
+        assert_eq!(&buckets.get("lake", "d").await.unwrap()[..], b"6");
+        assert_eq!(std::fs::read_dir(folder.path().join(durable::ASIDE)).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upload_in_parts_is_seen_when_it_is_complete() {
+        let (folder, buckets) = store();
+        let bucket = buckets.store("lake").unwrap();
+        let key = Key::parse("big/one").unwrap();
+        let mut upload = bucket.put_multipart(&key).await.unwrap();
+        let first = upload.put_part(Bytes::from(vec![1u8; 1000]).into());
+        let second = upload.put_part(Bytes::from(vec![2u8; 500]).into());
+        // The second first: places are given when parts are handed over, not when they land.
+        second.await.unwrap();
+        first.await.unwrap();
+        assert!(buckets.list("lake", "").await.unwrap().is_empty());
+        upload.complete().await.unwrap();
+        let body = buckets.get("lake", "big/one").await.unwrap();
+        assert_eq!((body.len(), body[0], body[999], body[1000]), (1500, 1, 1, 2));
+        assert!(upload.complete().await.is_err());
+        assert!(upload.put_part(Bytes::new().into()).await.is_err());
+
+        let mut aborted = bucket.put_multipart(&key).await.unwrap();
+        aborted.put_part(Bytes::from_static(b"x").into()).await.unwrap();
+        aborted.abort().await.unwrap();
+        let mut torn = bucket.put_multipart(&key).await.unwrap();
+        drop(torn.put_part(Bytes::from_static(b"never awaited").into()));
+        assert!(torn.complete().await.is_err(), "a part is missing");
+        let dropped = bucket.put_multipart(&key).await.unwrap();
+        drop(dropped);
+        assert_eq!(buckets.get("lake", "big/one").await.unwrap(), body);
+        assert_eq!(std::fs::read_dir(folder.path().join(durable::ASIDE)).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_is_refused() {
+        use object_store::{Attribute, PutMode, PutOptions, UpdateVersion};
+        let (_folder, buckets) = store();
+        let bucket = buckets.store("lake").unwrap();
+        let key = Key::parse("k").unwrap();
+        let put = |options: PutOptions| bucket.put_opts(&key, "x".into(), options);
+        let typed = [(Attribute::ContentType, "text/plain")].into_iter().collect();
+        let typed = put(PutOptions { attributes: typed, ..Default::default() }).await;
+        assert!(matches!(typed, Err(object_store::Error::NotImplemented { .. })));
+        let version = UpdateVersion { e_tag: Some("1".into()), version: None };
+        let update = put(PutMode::Update(version).into()).await;
+        assert!(matches!(update, Err(object_store::Error::NotImplemented { .. })));
+        put(PutMode::Create.into()).await.unwrap();
+        let twice = put(PutMode::Create.into()).await;
+        assert!(matches!(twice, Err(object_store::Error::AlreadyExists { .. })));
+        let other = Key::parse("dir/other").unwrap();
+        bucket.copy(&key, &other).await.unwrap();
+        bucket.rename(&other, &Key::parse("dir/third").unwrap()).await.unwrap();
+        assert_eq!(buckets.list("lake", "dir/").await.unwrap()[0].key, "dir/third");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn d2_a_lister_racing_puts_sees_only_whole_objects() {
         let (folder, buckets) = store();
-        let body = Bytes::from(vec![7u8; 64 * 1024]);
+        let body = Bytes::from(vec![7u8; 16 * 1024]);
         let writer = tokio::spawn({
             let (buckets, body, staged) =
                 (buckets.clone(), body.clone(), folder.path().join("staged"));
             async move {
-                for index in 0..300 {
+                for index in 0..1_000 {
                     let key = format!("t/{:03}", index % 50);
                     if index % 3 == 0 {
                         std::fs::write(&staged, &body).unwrap();
