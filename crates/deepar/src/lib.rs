@@ -11,6 +11,23 @@
 //!                                                              sample ◀────┘──▶ Forecast
 //! ```
 //!
+//! ```
+//! use deepar::{Hyperparameters, Model, TrainOptions, train};
+//! use forecast::{Dataset, Frequency, PredictOptions, Predictor, Silent, TimeSeries};
+//!
+//! let day = |t: usize| 10.0 + (t as f32 / 24.0 * std::f32::consts::TAU).sin();
+//! let series = TimeSeries { target: (0..400).map(day).collect(), ..TimeSeries::default() };
+//! let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
+//!
+//! let mut hyper = Hyperparameters::new(Frequency::HOURLY, 24, 6, 2)?;
+//! hyper.windows_per_epoch = Some(256);
+//! let model = train(&hyper, &data, &TrainOptions::default(), &mut Silent)?;
+//! let model = Model::from_files(&model.to_files()?)?;
+//! let forecasts = model.predict(&data.series, &PredictOptions::default())?;
+//! assert_eq!(forecasts[0].quantile(0.9)?.len(), 6);
+//! # Ok::<(), base::Error>(())
+//! ```
+//!
 //! What differs from GluonTS, and why: categories, ln scale and known features are
 //! standardised; a missing value repeats the last observed one as an input (GluonTS: 0), and
 //! counts neither in the loss nor in the scale; zoneout instead of dropout, as SageMaker
