@@ -52,7 +52,16 @@ fn ci() -> Result<bool> {
 /// Format and lints; the lints build nothing that the tests do not also need.
 fn check() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
-    run(cargo().args(["clippy", "--release", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+    run(cargo().args([
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 /// All tests, with the tools they need. A test that cannot have its tool says SKIPPED and
@@ -73,7 +82,16 @@ fn long() -> Result<bool> {
     tools.report();
     run(cargo().args(["build", "--release", "--package", "forebay"]))?;
     let mut command = cargo();
-    command.args(["test", "--release", "--package", "e2e", "--", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "e2e",
+        "--",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command.env("FOREBAY_TEST_TOOLS", tools.folder());
     let tally = tally::count(&mut command)?;
     Ok(verdict(&tally))
@@ -104,7 +122,8 @@ fn cargo() -> Command {
 fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}");
     say(&format!("== {}", shown.replace('"', "")));
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {shown}"))?;
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("starting {shown}"))?;
     if !status.success() {
         bail!("{} failed: {status}", shown.replace('"', ""));
     }

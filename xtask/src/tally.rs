@@ -59,7 +59,9 @@ mod tests {
     #[test]
     fn a_result_line_is_counted() {
         let mut tally = Tally::default();
-        tally.read("test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out");
+        tally.read(
+            "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out",
+        );
         tally.read("test x ... SKIPPED: mosquitto is not installed");
         assert_eq!((tally.passed, tally.failed, tally.skipped.len()), (12, 3, 1));
     }

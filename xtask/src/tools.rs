@@ -62,14 +62,19 @@ fn python(folder: &Path) -> Result<()> {
     }
     crate::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")))?;
     crate::run(
-        Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON),
+        Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(PYTHON),
     )?;
     std::fs::write(&stamp, wanted).context("noting the installed packages")
 }
 
 fn debian() -> Result<()> {
-    let absent: Vec<&str> =
-        DEBIAN.iter().filter(|(_, program)| !Path::new(program).exists()).map(|(name, _)| *name).collect();
+    let absent: Vec<&str> = DEBIAN
+        .iter()
+        .filter(|(_, program)| !Path::new(program).exists())
+        .map(|(name, _)| *name)
+        .collect();
     if absent.is_empty() {
         return Ok(());
     }
@@ -78,5 +83,9 @@ fn debian() -> Result<()> {
         crate::run(command)
     };
     quiet(Command::new("apt-get").args(["update", "-qq"]))?;
-    quiet(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(absent))
+    quiet(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(absent),
+    )
 }

@@ -17,7 +17,10 @@ use crate::sync::lock;
 const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Buffers that wait for their next use, and how long one may be to be kept.
 const POOL_COUNT_MAX: usize = 4;
-const POOL_BYTES_MAX: usize = 4 * 1024 * 1024;
+const POOL_BYTES_MAX: usize = 1024 * 1024;
+/// A buffer that is used to less than this share is copied out of: what is kept in memory is
+/// then what was written, not what a busier moment left.
+const USED_SHARE_MIN: usize = 4;
 
 /// One commit as it lies in the file.
 #[derive(Debug)]
@@ -82,7 +85,20 @@ impl Pool {
 
     /// Shares `buffer`; it comes back when the last share is dropped.
     pub(crate) fn share(self: &Arc<Self>, buffer: Vec<u8>) -> Bytes {
+        if buffer.len() < buffer.capacity() / USED_SHARE_MIN {
+            let bytes = Bytes::copy_from_slice(&buffer);
+            self.put_back(buffer);
+            return bytes;
+        }
         Bytes::from_owner(Pooled { buffer, pool: Arc::clone(self) })
+    }
+
+    fn put_back(&self, mut buffer: Vec<u8>) {
+        let mut waiting = lock(&self.0);
+        if waiting.len() < POOL_COUNT_MAX && buffer.capacity() <= POOL_BYTES_MAX {
+            buffer.clear();
+            waiting.push(buffer);
+        }
     }
 }
 
@@ -99,11 +115,34 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut waiting = lock(&self.pool.0);
-        if waiting.len() < POOL_COUNT_MAX && buffer.capacity() <= POOL_BYTES_MAX {
-            buffer.clear();
-            waiting.push(buffer);
-        }
+        self.pool.put_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_when_the_last_reader_is_done() {
+        let pool = Arc::new(Pool::default());
+        let shared = pool.share(vec![7; 1000]);
+        let record = shared.slice(10..20);
+        drop(shared);
+        assert_eq!(pool.take().capacity(), 0);
+        drop(record);
+        let buffer = pool.take();
+        assert!(buffer.is_empty() && buffer.capacity() >= 1000);
+    }
+
+    #[test]
+    fn a_hardly_used_buffer_is_not_kept_by_what_was_written() {
+        let pool = Arc::new(Pool::default());
+        let mut buffer = Vec::with_capacity(100_000);
+        buffer.extend_from_slice(b"little");
+        assert_eq!(pool.share(buffer), b"little".as_slice());
+        assert!(pool.take().capacity() >= 100_000);
+        let _dropped = pool.share(vec![0; 2 * POOL_BYTES_MAX]);
+        assert_eq!(pool.take().capacity(), 0);
     }
 }

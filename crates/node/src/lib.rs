@@ -1,1 +1,372 @@
-//! One process: settings, wiring, supervision, shutdown.
+//! One process: settings, wiring, supervision, shutdown. The only room that knows them all.
+//!
+//! ```text
+//! open:  metastore ─▶ identity ─▶ journal ─▶ rules ─▶ objects ─▶ delivery ─▶ lake ─▶ query ─▶ serving
+//! serve: listeners ─▶ broker ─▶ streams ─▶ API       stop: the same, backwards
+//! ```
+//!
+//! [`Node::open`] gives every room over one data directory without a single listener, so that
+//! the command line works without a server. [`Node::serve`] adds the listeners and the
+//! streams' workers. [`admin::call`] is what both the command line and the API call.
+
+pub mod admin;
+mod http;
+mod lake_ops;
+mod metrics;
+mod models;
+mod settings;
+mod token;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use base::{Clock, Error, ErrorKind, Result, TopicFilter};
+use broker::{Broker, Disconnect, Identity, Refusal};
+use delivery::Streams;
+use identity::{Authority, Registry, Status};
+use journal::{Journal, SegmentLog};
+use metastore::Metastore;
+use objects::Buckets;
+use rules::RuleBook;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use lake_ops::ETL_RESULT_FILE;
+pub use settings::Settings;
+pub use token::{TOKEN_FILE, Token};
+
+/// The file in the data directory that says where its server listens.
+pub const ADDRESS_FILE: &str = "server.json";
+/// The database of tables that nobody put elsewhere.
+pub const DATABASE: &str = "forebay";
+/// How often the log is trimmed and rule versions forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Where a running server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The API.
+    pub http: SocketAddr,
+    /// Plain MQTT.
+    pub mqtt: SocketAddr,
+    /// MQTT over mutual TLS.
+    pub mqtts: SocketAddr,
+    /// The server's process.
+    pub pid: u32,
+}
+
+/// Everything over one data directory.
+pub struct Node {
+    /// What it was opened with.
+    pub settings: Settings,
+    /// Where everything lies.
+    pub data_dir: PathBuf,
+    /// The program that worker processes are started from: this one.
+    pub program: PathBuf,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Rows.
+    pub metastore: Metastore,
+    /// Devices and their certificates.
+    pub registry: Arc<Registry>,
+    /// The log.
+    pub journal: Arc<SegmentLog>,
+    /// Rules.
+    pub rules: Arc<RuleBook>,
+    /// Objects.
+    pub buckets: Buckets,
+    /// Delivery streams.
+    pub streams: Arc<Streams>,
+    /// Tables, jobs and queries.
+    pub lake: lake_ops::LakeRoom,
+    /// Models and endpoints.
+    pub models: models::Models,
+    pub(crate) token: Token,
+    broker: OnceLock<Arc<Broker>>,
+    ready: AtomicBool,
+    serving: Mutex<Option<Running>>,
+}
+
+/// What [`Node::serve`] started.
+struct Running {
+    shutdown: watch::Sender<bool>,
+    tasks: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+/// Whether all is well, and if not, what is wrong.
+pub(crate) struct Health {
+    pub(crate) ok: bool,
+    pub(crate) problems: Vec<String>,
+}
+
+impl Node {
+    /// Opens every room of a data directory, making it when absent; finishes what a crash
+    /// interrupted. Must be called on a tokio runtime. Refused while another process has it.
+    pub async fn open(
+        data_dir: &Path,
+        settings: Settings,
+        program: PathBuf,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Node>> {
+        settings.check()?;
+        make_private(data_dir)?;
+        let metastore = Metastore::open(&data_dir.join("forebay.db"))?;
+        let authority = Authority::open(&data_dir.join("ca"), clock.clone())?;
+        let registry = Registry::open(metastore.clone(), authority, clock.clone())?;
+        let options = journal::Options {
+            segment_bytes: settings.journal.segment_bytes,
+            bytes_max: settings.journal.bytes_max,
+        };
+        let journal = SegmentLog::open(&data_dir.join("journal"), options)?;
+        let rules = Arc::new(RuleBook::open(metastore.clone())?);
+        let buckets = Buckets::open(&data_dir.join("lake"))?;
+        let streams = Arc::new(Streams::new(
+            metastore.clone(),
+            journal.clone(),
+            buckets.clone(),
+            rules.clone(),
+            clock.clone(),
+            tokio::runtime::Handle::current(),
+            delivery::Settings::default(),
+        ));
+        let lake =
+            lake_ops::LakeRoom::open(&metastore, &buckets, data_dir, &settings, clock.clone())
+                .await?;
+        let models = models::Models::open(&metastore, data_dir, &settings, clock.clone())?;
+        let token = Token::load(data_dir)?;
+        Ok(Arc::new(Node {
+            settings,
+            data_dir: data_dir.to_owned(),
+            program,
+            clock,
+            metastore,
+            registry,
+            journal,
+            rules,
+            buckets,
+            streams,
+            lake,
+            models,
+            token,
+            broker: OnceLock::new(),
+            ready: AtomicBool::new(false),
+            serving: Mutex::new(None),
+        }))
+    }
+
+    /// Starts the listeners and the streams' workers, and says where they listen.
+    pub async fn serve(self: &Arc<Self>) -> Result<Addresses> {
+        let mqtt = bind("mqtt.addr", self.settings.mqtt.addr).await?;
+        let mqtts = bind("mqtt.tls_addr", self.settings.mqtt.tls_addr).await?;
+        let http = bind("http.addr", self.settings.http.addr).await?;
+        let addresses = Addresses {
+            http: local_addr(&http)?,
+            mqtt: local_addr(&mqtt)?,
+            mqtts: local_addr(&mqtts)?,
+            pid: std::process::id(),
+        };
+        let tls = self.registry.authority().server_config(&self.settings.mqtt.host_names)?;
+        let door =
+            Door { registry: self.registry.clone(), anonymous: self.settings.mqtt.anonymous };
+        let broker = Broker::new(
+            self.journal.clone(),
+            Arc::new(door),
+            self.clock.clone(),
+            self.settings.broker.clone(),
+        )?;
+        self.close_revoked(&broker);
+        if self.broker.set(broker.clone()).is_err() {
+            return Err(Error::internal("this node serves already"));
+        }
+        self.streams.start_all()?;
+        let (shutdown, stopped) = watch::channel(false);
+        let plain = {
+            let (broker, stopped) = (broker.clone(), stopped.clone());
+            tokio::spawn(async move { ended("mqtt", broker.serve_tcp(mqtt, stopped).await) })
+        };
+        let secure = {
+            let (broker, stopped) = (broker.clone(), stopped.clone());
+            tokio::spawn(async move {
+                ended("mqtts", broker.serve_tls(mqtts, Arc::new(tls), stopped).await)
+            })
+        };
+        let api = tokio::spawn(serve_api(http, http::router(self.clone()), stopped.clone()));
+        let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
+        let tasks =
+            vec![("mqtt", plain), ("mqtts", secure), ("api", api), ("housekeeping", keeper)];
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Running { shutdown, tasks });
+        self.write_addresses(&addresses)?;
+        self.ready.store(true, Ordering::SeqCst);
+        Ok(addresses)
+    }
+
+    /// Stops in the reverse order of starting. What is acknowledged is in the log already.
+    pub async fn stop(&self) {
+        self.ready.store(false, Ordering::SeqCst);
+        let running = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { shutdown, tasks }) = running {
+            drop(std::fs::remove_file(self.data_dir.join(ADDRESS_FILE)));
+            shutdown.send_replace(true);
+            for (name, task) in tasks {
+                // A caller that holds a connection open must not hold the process.
+                if tokio::time::timeout(Duration::from_secs(10), task).await.is_err() {
+                    tracing::warn!(name, "did not stop in time");
+                }
+            }
+        }
+        if let Some(broker) = self.broker.get() {
+            broker.close().await;
+        }
+        let streams = self.streams.clone();
+        drop(tokio::task::spawn_blocking(move || streams.stop_all()).await);
+    }
+
+    /// The broker, where this node serves.
+    pub(crate) fn broker(&self) -> Result<&Arc<Broker>> {
+        self.broker.get().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "no server runs on this data directory; start `forebay serve`",
+            )
+        })
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let mut problems = Vec::new();
+        let status = self.journal.status();
+        if let Some(why) = status.failed {
+            problems.push(format!("the log stopped acknowledging: {why}"));
+        }
+        let ok = problems.is_empty();
+        if let Some(why) = status.blocked {
+            problems.push(format!("publishers are held back: {why}"));
+        }
+        for row in self.streams.list().unwrap_or_default() {
+            if let Ok(stream) = self.streams.status(&row.name)
+                && let Some(why) = stream.retrying
+            {
+                problems.push(format!("stream {:?} tries again: {why}", row.name));
+            }
+        }
+        Health { ok, problems }
+    }
+
+    /// Messages as JSON, one a line, from now on.
+    pub(crate) fn tail(
+        &self,
+        filter: &str,
+    ) -> Result<impl futures::Stream<Item = serde_json::Value> + Send + use<>> {
+        let tap = self.broker()?.tap(TopicFilter::parse(filter)?)?;
+        Ok(futures::stream::unfold(tap, |mut tap| async move {
+            let tapped = tap.next().await;
+            Some((admin::message_as_json(tapped.offset, &tapped.message), tap))
+        }))
+    }
+
+    /// Every change away from ACTIVE ends the certificate's live sessions.
+    fn close_revoked(&self, broker: &Arc<Broker>) {
+        let broker = Arc::downgrade(broker);
+        self.registry.on_change(move |change| {
+            if change.status != Status::Active
+                && let Some(broker) = broker.upgrade()
+            {
+                let closed = broker.disconnect_principal(&change.certificate_id, Disconnect::Revoked);
+                tracing::info!(thing = %change.thing_name, status = %change.status, closed, "certificate changed");
+            }
+        });
+    }
+
+    fn write_addresses(&self, addresses: &Addresses) -> Result<()> {
+        let path = self.data_dir.join(ADDRESS_FILE);
+        let text = serde_json::to_string(addresses).map_err(|e| Error::internal(e.to_string()))?;
+        std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+}
+
+/// Who may connect: registered active certificates, and on the plain port whom the settings
+/// allow.
+struct Door {
+    registry: Arc<Registry>,
+    anonymous: bool,
+}
+
+impl broker::Authenticator for Door {
+    fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal> {
+        match self.registry.lookup(der) {
+            Ok(found) => {
+                Ok(Identity { principal: found.certificate_id, thing_name: Some(found.thing_name) })
+            }
+            Err(error) => Err(Refusal { reason: "certificate", message: error.to_string() }),
+        }
+    }
+
+    fn anonymous(&self) -> Result<Identity, Refusal> {
+        if self.anonymous {
+            return Ok(Identity { principal: "anonymous".to_owned(), thing_name: None });
+        }
+        let message =
+            "clients without a certificate are not allowed (mqtt.anonymous = false)".to_owned();
+        Err(Refusal { reason: "anonymous", message })
+    }
+}
+
+/// Forgets rule versions that every stream has passed. The streams trim the log themselves.
+async fn housekeeping(node: std::sync::Weak<Node>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        let work = tokio::task::spawn_blocking(move || node.streams.prune_rules());
+        if let Ok(Err(error)) = work.await {
+            tracing::error!(%error, "housekeeping failed; it is tried again");
+        }
+    }
+}
+
+async fn serve_api(
+    listener: TcpListener,
+    router: axum::Router,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
+    if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(until).await {
+        tracing::error!(%cause, "the API ended");
+    }
+}
+
+fn ended(name: &'static str, result: Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(name, %error, "a listener ended");
+    }
+}
+
+async fn bind(setting: &str, addr: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|e| {
+        Error::io(format!("listen on {addr} (change it with --set {setting}=ADDR)"), e)
+    })
+}
+
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|e| Error::io("read the listener's address", e))
+}
+
+/// The data directory holds keys: nobody but its owner may look in.
+fn make_private(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::io(format!("make folder {}", dir.display()), e))
+}

@@ -256,9 +256,7 @@ fn register(catalog: &dyn CatalogProvider, table: &Table, provider: LakeTable) -
         Some(schema) => schema,
         None => {
             let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
-            catalog
-                .register_schema(&table.database, Arc::clone(&schema))
-                .map_err(explain)?;
+            catalog.register_schema(&table.database, Arc::clone(&schema)).map_err(explain)?;
             schema
         }
     };

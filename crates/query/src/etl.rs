@@ -67,7 +67,8 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
         result.bytes_in = totals.bytes;
         result.set_aside = totals.set_aside;
         result.set_aside_count = totals.set_aside_count;
-        result.set_aside_file = totals.has_file.then(|| SetAsideWriter::NAME.to_owned());
+        result.set_aside_file =
+            (totals.set_aside_count > 0).then(|| SetAsideWriter::NAME.to_owned());
         std::fs::remove_dir_all(&spill)
             .map_err(|e| base::Error::io(format!("removing {}", spill.display()), e))?;
         return Ok(result);

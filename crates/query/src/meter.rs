@@ -44,7 +44,6 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
     pub(crate) set_aside_count: u64,
     pub(crate) set_aside: Vec<SetAside>,
-    pub(crate) has_file: bool,
 }
 
 impl Meter {
@@ -124,7 +123,6 @@ impl Meter {
                     account.set_aside
                 )));
             }
-            totals.has_file = true;
             totals.set_aside = keep.first;
         }
         Ok(totals)
@@ -160,13 +158,9 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     #[test]
     fn base64_is_as_the_standard_shows_it() {
-        for (plain, expect) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
+        for (plain, expect) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(super::base64(plain.as_bytes()), expect);
         }
         assert_eq!(super::base64(&[0xfb, 0xff, 0xfe]), "+//+");

@@ -50,8 +50,6 @@ pub(crate) fn batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBat
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     arrays
-        .and_then(|arrays| {
-            RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options)
-        })
+        .and_then(|arrays| RecordBatch::try_new_with_options(Arc::clone(schema), arrays, &options))
         .map_err(|cause| Error::internal(format!("an answer has no plain form: {cause}")))
 }

@@ -171,14 +171,17 @@ fn is_operator(token: &Token) -> bool {
 /// `SHOW PARTITIONS t`, which the parser takes for a variable.
 fn show_partitions(sql: &str) -> Option<Result<Show>> {
     let mut words = sql.trim().trim_end_matches(';').split_whitespace();
-    let is = |word: Option<&str>, expect: &str| word.is_some_and(|w| w.eq_ignore_ascii_case(expect));
+    let is =
+        |word: Option<&str>, expect: &str| word.is_some_and(|w| w.eq_ignore_ascii_case(expect));
     if !is(words.next(), "show") || !is(words.next(), "partitions") {
         return None;
     }
     let name = words.next().unwrap_or_default();
     let parts = name.split('.').map(|part| part.trim_matches(['"', '`']).to_lowercase()).collect();
     Some(match words.next() {
-        Some(more) => Err(Error::invalid(format!("expected nothing after the table, not {more:?}"))),
+        Some(more) => {
+            Err(Error::invalid(format!("expected nothing after the table, not {more:?}")))
+        }
         None => table_name(parts).map(Show::Partitions),
     })
 }
@@ -192,9 +195,7 @@ fn table_name(mut parts: Vec<String>) -> Result<TableName> {
     let database = parts.pop();
     match (parts.pop(), parts.is_empty(), name) {
         (None, true, Some(name)) => Ok(TableName { database, name }),
-        (Some(catalog), true, Some(name)) if catalog == CATALOG => {
-            Ok(TableName { database, name })
-        }
+        (Some(catalog), true, Some(name)) if catalog == CATALOG => Ok(TableName { database, name }),
         _ => Err(Error::invalid(format!("{named:?} is no table: write it as database.table"))),
     }
 }
@@ -482,7 +483,10 @@ mod tests {
         ] {
             let refused = parse(sql).map(|_| ()).unwrap_err();
             let kind = refused.kind();
-            assert!(matches!(kind, ErrorKind::Invalid | ErrorKind::Unsupported), "{sql}: {refused}");
+            assert!(
+                matches!(kind, ErrorKind::Invalid | ErrorKind::Unsupported),
+                "{sql}: {refused}"
+            );
         }
     }
 

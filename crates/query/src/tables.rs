@@ -12,9 +12,7 @@ use base::Result;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
@@ -77,9 +75,10 @@ impl LakeTable {
         let condition =
             state.create_physical_expr(condition, &DFSchema::try_from(Arc::clone(&schema))?)?;
         let keep = condition.evaluate(&values)?.into_array(values.num_rows())?;
-        let keep = keep.as_any().downcast_ref::<BooleanArray>().ok_or_else(|| {
-            DataFusionError::Internal("a condition is not true or false".into())
-        })?;
+        let keep = keep
+            .as_any()
+            .downcast_ref::<BooleanArray>()
+            .ok_or_else(|| DataFusionError::Internal("a condition is not true or false".into()))?;
         let kept = self.files.iter().zip(keep).filter(|(_, keep)| *keep == Some(true));
         Ok(kept.map(|(file, _)| file.clone()).collect())
     }
@@ -140,11 +139,9 @@ impl LakeTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let schema =
-            TableSchema::new(Arc::clone(&self.layout.data), self.layout.partition.clone());
-        let mut source = ParquetSource::new(schema).with_table_parquet_options(
-            state.table_options().parquet.clone(),
-        );
+        let schema = TableSchema::new(Arc::clone(&self.layout.data), self.layout.partition.clone());
+        let mut source = ParquetSource::new(schema)
+            .with_table_parquet_options(state.table_options().parquet.clone());
         let on_rows = filters.iter().filter(|filter| !self.is_on_partitions(filter));
         if let Some(condition) = conjunction(on_rows.cloned()) {
             let schema = DFSchema::try_from(Arc::clone(&self.layout.all))?;

@@ -50,7 +50,9 @@ impl<'a> Graph<'a> {
     pub(super) async fn add(&mut self, node: &Node) -> Result<()> {
         let rows = match node {
             Node::Source { id, .. } => self.source(id)?,
-            Node::ApplyMapping { input, mappings, .. } => apply_mapping(self.rows(input)?, mappings)?,
+            Node::ApplyMapping { input, mappings, .. } => {
+                apply_mapping(self.rows(input)?, mappings)?
+            }
             Node::SelectFields { input, fields, .. } => {
                 let rows = self.rows(input)?;
                 let picked: Result<Vec<Expr>> =
@@ -88,7 +90,9 @@ impl<'a> Graph<'a> {
 
     fn rows(&self, id: &str) -> Result<DataFrame> {
         let rows = self.done.get(id).cloned();
-        rows.ok_or_else(|| Error::internal(format!("node {id:?} was not lowered before its reader")))
+        rows.ok_or_else(|| {
+            Error::internal(format!("node {id:?} was not lowered before its reader"))
+        })
     }
 
     fn source(&self, id: &str) -> Result<DataFrame> {
@@ -97,8 +101,7 @@ impl<'a> Graph<'a> {
         })?;
         let mut files = input.files.clone();
         files.sort_by(|a, b| a.key.cmp(&b.key));
-        let table =
-            LakeTable::new(&input.table, files, Arc::clone(self.meter), Reading::InOrder)?;
+        let table = LakeTable::new(&input.table, files, Arc::clone(self.meter), Reading::InOrder)?;
         self.session()?.read_table(Arc::new(table)).map_err(explain)
     }
 

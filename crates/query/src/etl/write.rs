@@ -72,7 +72,9 @@ impl PartitionWriter {
         let columns: Vec<usize> =
             (0..schema.fields().len()).filter(|column| !keys.contains(column)).collect();
         if columns.is_empty() {
-            return Err(Error::invalid("every column is a partition key; the files would be empty"));
+            return Err(Error::invalid(
+                "every column is a partition key; the files would be empty",
+            ));
         }
         let of = |picked: &[usize]| -> Result<Vec<Column>> {
             picked

@@ -1,0 +1,250 @@
+//! Drives a real `forebay` process from outside: starts it on free ports, runs its
+//! commands, kills it, cuts its power, and reads what it left on disk.
+//!
+//! Oracles use the disk and the public interfaces only, never the product's code, so this
+//! crate links none of it.
+
+#![expect(clippy::unwrap_used, reason = "a harness that cannot go on should stop where it is")]
+#![expect(clippy::print_stdout, reason = "what a test could not have is said on its output")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub mod mqtt;
+pub mod power;
+
+/// The binary under test: beside this test's own, where cargo puts it.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let folder = own.ancestors().nth(2).unwrap();
+    let binary = folder.join("forebay");
+    assert!(binary.exists(), "{} is not built: run `cargo xtask test`", binary.display());
+    binary
+}
+
+/// A Python with real clients and readers, or `None` after saying SKIPPED.
+pub fn python(why: &str) -> Option<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "xtask hands the folder over this way")]
+    let folder = std::env::var("FOREBAY_TEST_TOOLS").map(PathBuf::from);
+    let python = folder.ok()?.join("venv/bin/python");
+    if python.exists() {
+        return Some(python);
+    }
+    skip(&format!("{why}: no Python environment"));
+    None
+}
+
+/// Says that a test could not run; xtask counts these lines and CI allows none.
+pub fn skip(why: &str) {
+    println!("SKIPPED: {why}");
+}
+
+/// The real readings beside the project, where present.
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3)?;
+    let path = root.join("shared/data").join(name);
+    path.exists().then_some(path)
+}
+
+/// One `forebay serve` on a data directory and free ports.
+pub struct Server {
+    child: Child,
+    pub data_dir: PathBuf,
+    pub http: SocketAddr,
+    pub mqtt: SocketAddr,
+    pub mqtts: SocketAddr,
+}
+
+impl Server {
+    /// Starts it and waits until it is ready.
+    pub fn start(data_dir: &Path) -> Server {
+        Server::start_with(data_dir, &[], &[])
+    }
+
+    /// As [`start`](Self::start), with more flags and environment variables.
+    pub fn start_with(data_dir: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Server {
+        let [http, mqtt, mqtts] = free_ports();
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--data-dir").arg(data_dir);
+        for (flag, addr) in [("--http", http), ("--mqtt", mqtt), ("--mqtts", mqtts)] {
+            command.arg(flag).arg(addr.to_string());
+        }
+        command.args(flags).envs(environment.iter().copied());
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut server = Server { child, data_dir: data_dir.to_owned(), http, mqtt, mqtts };
+        server.wait_ready();
+        server
+    }
+
+    fn wait_ready(&mut self) {
+        let stderr = self.child.stderr.take().unwrap();
+        let (send, log) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                drop(send.send(line));
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while http_get(self.http, "/readyz").is_none_or(|(status, _)| status != 200) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "the server ended with {status}: {}",
+                    log.iter().collect::<Vec<_>>().join("\n")
+                );
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not ready: {}",
+                log.try_iter().collect::<Vec<_>>().join("\n")
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// kill -9: no goodbye, no flush.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs a command against this server and reads its JSON; panics unless it exits 0.
+    pub fn forebay(&self, args: &[&str]) -> Value {
+        forebay(&self.data_dir, args)
+    }
+
+    /// One counter of `/metrics`, summed over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, body) = http_get(self.http, "/metrics").unwrap();
+        let of_name = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+        body.lines()
+            .filter(of_name)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs a command with `--json` on a data directory; panics unless it exits 0.
+pub fn forebay(data_dir: &Path, args: &[&str]) -> Value {
+    let output = run(data_dir, args);
+    assert!(
+        output.status.success(),
+        "forebay {} ended with {}: {}{}",
+        args.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Runs a command with `--json` on a data directory, whatever it exits with.
+pub fn run(data_dir: &Path, args: &[&str]) -> Output {
+    Command::new(binary())
+        .args(args)
+        .arg("--json")
+        .arg("--data-dir")
+        .arg(data_dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs a program of `python` from standard input with arguments; its output, on success.
+pub fn run_python(python: &Path, program: &str, args: &[&str]) -> String {
+    let mut child = Command::new(python)
+        .arg("-")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "python: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Free loopback ports. Another process could take one before it is used; then the server
+/// says so and the test fails loudly.
+pub fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    let listeners: Vec<_> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    std::array::from_fn(|index| listeners[index].local_addr().unwrap())
+}
+
+/// One GET, status and body; `None` when nobody listens.
+pub fn http_get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    http(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"))
+}
+
+/// One POST of JSON, status and body.
+pub fn http_post(addr: SocketAddr, path: &str, body: &str) -> Option<(u16, String)> {
+    let length = body.len();
+    http(
+        addr,
+        &format!(
+            "POST {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+fn http(addr: SocketAddr, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some((status, body.to_owned()))
+}
+
+/// A small seeded generator, so that a failure can be run again.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Waits until `done` says so; panics with `what` after `limit`.
+pub fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

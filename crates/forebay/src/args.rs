@@ -1,0 +1,536 @@
+//! The command line as clap sees it: names, flags and help. Meaning is given in the
+//! modules beside this one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Devices in, forecasts out: one program from MQTT to DeepAR.
+#[derive(Debug, Parser)]
+#[command(
+    name = "forebay",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Where everything is kept; deleting it forgets everything.
+    #[arg(long, global = true, env = "FOREBAY_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// One JSON object on stdout instead of text (JSON lines when streaming).
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Sets one setting of forebay.toml, as room.key=value. May be repeated.
+    #[arg(long = "set", global = true, value_name = "ROOM.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Settings file; forebay.toml in the data directory by default.
+    #[arg(long, global = true, env = "FOREBAY_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the whole pipeline on simulated or given readings, then stays up.
+    Demo(Demo),
+    /// Starts the server.
+    Serve(Serve),
+    /// Prints the environment that points AWS SDKs here, for `eval`.
+    Env,
+    /// Devices and their connection kits.
+    #[command(subcommand)]
+    Device(Device),
+    /// Watch and publish MQTT messages.
+    #[command(subcommand)]
+    Topic(Topic),
+    /// IoT rules.
+    #[command(subcommand)]
+    Rule(Rule),
+    /// Delivery streams.
+    #[command(subcommand)]
+    Stream(Stream),
+    /// The data lake: SQL, objects, crawls.
+    #[command(subcommand)]
+    Lake(Lake),
+    /// ETL jobs.
+    #[command(subcommand)]
+    Job(Job),
+    /// Trains a DeepAR model from files; no server needed.
+    Train(Train),
+    /// Forecasts with a trained model; no server needed.
+    Forecast(Forecast),
+    /// Measures a model over rolling windows; no server needed.
+    Backtest(Backtest),
+    /// Endpoints that answer forecasts.
+    #[command(subcommand)]
+    Endpoint(Endpoint),
+    /// Explains what happened to a message or a client.
+    #[command(subcommand)]
+    Why(Why),
+    /// Measures a part of Forebay and prints one JSON object.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Checks this machine and the data directory.
+    Doctor,
+    /// Runs one job in a process of its own (started by the server).
+    #[command(subcommand, hide = true)]
+    Worker(Worker),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Demo {
+    /// Real readings instead of simulated ones: CSV, Parquet or JSON Lines with a device
+    /// and a timestamp column.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Stations to simulate.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) devices: u32,
+    /// Days to simulate, one reading an hour.
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(14..=3650))]
+    pub(crate) days: u32,
+    /// Seed of the simulator and of training.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Column to forecast: ozone if there is one, else the first numeric column.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) target: Option<String>,
+    /// Ends after the account; exit code 0 only if it balances.
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Serve {
+    /// API address (default 127.0.0.1:9000).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Console address; the console is not supported yet.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) console: Option<SocketAddr>,
+    /// Plain MQTT address (default 127.0.0.1:1883).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtt: Option<SocketAddr>,
+    /// MQTT over mutual TLS (default 0.0.0.0:8883).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtts: Option<SocketAddr>,
+    /// MQTT over WebSocket; not supported yet.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtt_ws: Option<SocketAddr>,
+    /// Most bytes the log keeps before publishers are held back.
+    #[arg(long, value_name = "N")]
+    pub(crate) journal_max_bytes: Option<u64>,
+    /// `none` refuses clients without a certificate on the plain port. A policy file is
+    /// not supported yet.
+    #[arg(long, value_name = "FILE|none")]
+    pub(crate) mqtt_anonymous_policy: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Registers a device, makes its certificate and writes its connection kit.
+    Add {
+        /// Name of the thing.
+        name: String,
+        /// Folder the kit is written to.
+        #[arg(long, value_name = "DIR")]
+        kit: PathBuf,
+        /// Host name the device will connect to.
+        #[arg(long, default_value = "localhost")]
+        host: String,
+        /// Port the device will connect to.
+        #[arg(long, default_value_t = 8883)]
+        port: u16,
+    },
+    /// Lists devices and their certificates.
+    List,
+    /// Makes a fresh certificate for a known device and writes a kit; older ones stay valid.
+    Kit {
+        /// Name of the thing.
+        name: String,
+        /// Folder the kit is written to.
+        #[arg(long, value_name = "DIR")]
+        kit: PathBuf,
+        /// Host name the device will connect to.
+        #[arg(long, default_value = "localhost")]
+        host: String,
+        /// Port the device will connect to.
+        #[arg(long, default_value_t = 8883)]
+        port: u16,
+    },
+    /// Revokes every certificate of a device; live sessions end within a second.
+    Revoke {
+        /// Name of the thing.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topic {
+    /// Prints messages as they arrive.
+    Tail {
+        /// MQTT topic filter, for instance 'air/+/readings'.
+        filter: String,
+        /// Ends after so many messages.
+        #[arg(long, short = 'n')]
+        count: Option<u64>,
+    },
+    /// Publishes one message; answers when it is on stable storage.
+    Publish {
+        /// Topic.
+        topic: String,
+        /// Payload, as it is.
+        payload: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rule {
+    /// Runs a statement against logged messages, before it is enabled.
+    Try {
+        /// IoT SQL.
+        #[arg(long)]
+        sql: String,
+        /// How many of the newest messages to run it on.
+        #[arg(long, default_value_t = 1000)]
+        last: u64,
+    },
+    /// Makes or replaces a rule that feeds a stream.
+    Create {
+        /// Name.
+        name: String,
+        /// IoT SQL, for instance "SELECT * FROM 'air/+/readings'".
+        #[arg(long)]
+        sql: String,
+        /// Delivery stream the result goes to.
+        #[arg(long)]
+        stream: String,
+        /// Appended to each record: newline (default), none, tab, crlf or comma.
+        #[arg(long, default_value = "newline")]
+        separator: String,
+    },
+    /// Lists rules.
+    List,
+    /// Lets a rule act again.
+    Enable {
+        /// Name.
+        name: String,
+    },
+    /// Stops a rule from acting.
+    Disable {
+        /// Name.
+        name: String,
+    },
+    /// Deletes a rule.
+    Delete {
+        /// Name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Stream {
+    /// Makes a delivery stream.
+    Create {
+        /// Name.
+        name: String,
+        /// Bucket; made when absent.
+        #[arg(long, default_value = "lake")]
+        bucket: String,
+        /// Key prefix of delivered objects.
+        #[arg(long, default_value = "raw/")]
+        prefix: String,
+        /// Key prefix of records set aside.
+        #[arg(long, default_value = "errors/")]
+        error_prefix: String,
+        /// Ends an object at this size, in MiB.
+        #[arg(long, default_value_t = 5)]
+        size_mb: u32,
+        /// Ends an object at this age, in seconds.
+        #[arg(long, default_value_t = 5)]
+        interval_secs: u32,
+        /// Compresses objects.
+        #[arg(long)]
+        gzip: bool,
+    },
+    /// Lists streams with their cursors and counts.
+    List,
+    /// Delivers what is buffered now.
+    Flush {
+        /// Name.
+        name: String,
+    },
+    /// Deletes a stream; delivered objects stay.
+    Delete {
+        /// Name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Lake {
+    /// Runs one SELECT over the catalog's tables.
+    Sql {
+        /// The statement.
+        sql: String,
+        /// Database for unqualified table names.
+        #[arg(long, default_value = "forebay")]
+        database: String,
+    },
+    /// Lists buckets, objects below BUCKET[/PREFIX], or with --tables the catalog.
+    Ls {
+        /// BUCKET[/PREFIX]; all buckets without it.
+        path: Option<String>,
+        /// Lists databases and tables instead.
+        #[arg(long)]
+        tables: bool,
+    },
+    /// Reads objects below BUCKET/PREFIX and writes the table they make into the catalog.
+    Crawl {
+        /// BUCKET/PREFIX.
+        path: String,
+        /// Database the table goes to.
+        #[arg(long, default_value = "forebay")]
+        database: String,
+        /// Put before the table's name.
+        #[arg(long, default_value = "")]
+        table_prefix: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Makes a three-node job: source table, transform, Parquet target.
+    Create {
+        /// Name.
+        name: String,
+        /// Source table, as [DATABASE.]TABLE.
+        #[arg(long)]
+        source: String,
+        /// Target, as BUCKET/PREFIX.
+        #[arg(long)]
+        target: String,
+        /// Catalog table of the target, as [DATABASE.]TABLE.
+        #[arg(long)]
+        table: String,
+        /// Transform: a SELECT over `input`; every column as it is without it.
+        #[arg(long)]
+        sql: Option<String>,
+        /// zstd or snappy.
+        #[arg(long, default_value = "zstd")]
+        compression: String,
+        /// Partition keys of the target.
+        #[arg(long, value_delimiter = ',')]
+        partition_by: Vec<String>,
+    },
+    /// Runs a job on the inputs it has not taken yet.
+    Run {
+        /// Name.
+        name: String,
+    },
+    /// Shows jobs and their runs.
+    Status {
+        /// Name; all jobs without it.
+        name: Option<String>,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Train {
+    /// Training series: DeepAR JSON Lines (plain or gzip) or Parquet; a file or a folder.
+    #[arg(long, value_name = "F")]
+    pub(crate) train: PathBuf,
+    /// Test series, scored on their last prediction_length points.
+    #[arg(long, value_name = "F")]
+    pub(crate) test: Option<PathBuf>,
+    /// Hyperparameters as SageMaker names them, k=v ...
+    #[arg(long, value_name = "K=V", num_args = 0.., action = clap::ArgAction::Append)]
+    pub(crate) hyperparameters: Vec<String>,
+    /// Seed; the same data, seed, version and threads give the same bytes.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Threads.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Where the model goes.
+    #[arg(long, value_name = "OUT.tar.gz")]
+    pub(crate) model: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Forecast {
+    /// The model.
+    #[arg(long, value_name = "M.tar.gz")]
+    pub(crate) model: PathBuf,
+    /// Series to continue: DeepAR JSON Lines (plain or gzip) or Parquet.
+    #[arg(long, value_name = "F")]
+    pub(crate) input: PathBuf,
+    /// Sample paths behind each quantile.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) num_samples: usize,
+    /// Quantiles, for instance 0.1,0.5,0.9.
+    #[arg(long, value_delimiter = ',', default_value = "0.1,0.5,0.9")]
+    pub(crate) quantiles: Vec<String>,
+    /// Seed of the samples.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Backtest {
+    /// The model.
+    #[arg(long, value_name = "M.tar.gz")]
+    pub(crate) model: PathBuf,
+    /// Series with the true values.
+    #[arg(long, value_name = "F")]
+    pub(crate) test: PathBuf,
+    /// Rolling windows of prediction_length points at the end of each series.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) windows: usize,
+    /// Sample paths behind each quantile.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) num_samples: usize,
+    /// Seed of the samples.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Endpoint {
+    /// Lists endpoints.
+    List,
+    /// Deploys a model file under a name.
+    Create {
+        /// Name of the endpoint.
+        name: String,
+        /// The model.
+        #[arg(long, value_name = "M.tar.gz")]
+        model: PathBuf,
+    },
+    /// Deletes an endpoint.
+    Delete {
+        /// Name of the endpoint.
+        name: String,
+    },
+    /// Sends one request.
+    Invoke {
+        /// Name of the endpoint.
+        name: String,
+        /// File with the SageMaker request; `-` for standard input.
+        #[arg(long, default_value = "-")]
+        input: String,
+        /// Variant to ask; by weight without it.
+        #[arg(long)]
+        target_variant: Option<String>,
+    },
+    /// Shifts traffic between variants; not supported yet.
+    Traffic {
+        /// Name of the endpoint.
+        name: String,
+        /// Weights, as VARIANT=N.
+        weights: Vec<String>,
+    },
+    /// Goes back to the variants before the last update; not supported yet.
+    Rollback {
+        /// Name of the endpoint.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Why {
+    /// Explains each stage's decision about a message; not supported yet.
+    Message {
+        /// Offset in the log.
+        id: String,
+    },
+    /// Explains what a client was refused; not supported yet.
+    Client {
+        /// MQTT client identifier.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Durable MQTT acknowledgements, side by side with mosquitto when it is installed.
+    Ingest(BenchIngest),
+    /// Log to objects; not supported yet.
+    Delivery,
+    /// JSON to Parquet; not supported yet.
+    Etl,
+    /// Training; not supported yet (see `forebay train --json`).
+    Train,
+    /// Inference of one model.
+    Infer(BenchInfer),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchIngest {
+    /// Publishers.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) publishers: usize,
+    /// Seconds to publish.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u64,
+    /// Unacknowledged PUBLISHes each publisher keeps under way.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) window: usize,
+    /// PUBLISHes in one write.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) burst: usize,
+    /// Payload bytes.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) payload_bytes: usize,
+    /// Also subscribes, and reports the share of messages delivered.
+    #[arg(long)]
+    pub(crate) subscribe: bool,
+    /// Idle connections opened to measure memory; 0 leaves it out.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) idle: usize,
+    /// Path of a mosquitto binary to run beside, `none` to leave it out; found on PATH by default.
+    #[arg(long)]
+    pub(crate) mosquitto: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchInfer {
+    /// The model.
+    #[arg(long, value_name = "M.tar.gz")]
+    pub(crate) model: PathBuf,
+    /// Series to continue.
+    #[arg(long, value_name = "F")]
+    pub(crate) input: PathBuf,
+    /// Requests of one series.
+    #[arg(long, default_value_t = 200)]
+    pub(crate) requests: usize,
+    /// Sample paths behind each quantile.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) num_samples: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Worker {
+    /// Runs one ETL run.
+    Etl {
+        /// The run, as JSON.
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Runs one training job.
+    Train {
+        /// The job, as JSON.
+        #[arg(long)]
+        spec: PathBuf,
+    },
+}

@@ -1,0 +1,481 @@
+//! What each command does: one call of the node, and how its answer is shown.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use base::Error;
+use charts::Table;
+use node::Node;
+use serde_json::{Value, json};
+
+use crate::args::{Cli, Command, Device, Endpoint, Global, Job, Lake, Rule, Serve, Stream, Topic};
+use crate::control::{self, Control, data_dir};
+use crate::exit::{Exit, OK};
+use crate::output::{Printer, human_bytes};
+use crate::{bench, demo, doctor, models, worker};
+
+/// Runs one command; its exit code.
+pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Demo(args) => return demo::run(&global, args, printer).await,
+        Command::Serve(args) => serve(&global, args, printer).await?,
+        Command::Env => return not_yet("env: access keys come with the AWS wire protocols"),
+        Command::Device(command) => device(&global, command, printer).await?,
+        Command::Topic(command) => topic(&global, command, printer).await?,
+        Command::Rule(command) => rule(&global, command, printer).await?,
+        Command::Stream(command) => stream(&global, command, printer).await?,
+        Command::Lake(command) => lake(&global, command, printer).await?,
+        Command::Job(command) => job(&global, command, printer).await?,
+        Command::Train(args) => models::train(args, printer)?,
+        Command::Forecast(args) => models::forecast(&args, printer)?,
+        Command::Backtest(args) => models::backtest(&args, printer)?,
+        Command::Endpoint(command) => endpoint(&global, command, printer).await?,
+        Command::Why(_) => return not_yet("why"),
+        Command::Bench(command) => bench::run(command, printer).await?,
+        Command::Doctor => return doctor::run(&global, printer).await,
+        Command::Worker(command) => worker::run(command).await?,
+    }
+    Ok(OK)
+}
+
+fn not_yet(what: &str) -> Result<u8> {
+    Err(Error::unsupported(format!("not supported yet: {what}")).into())
+}
+
+/// Runs one operation and prints its answer.
+async fn call(
+    global: &Global,
+    operation: &str,
+    input: Value,
+    printer: Printer,
+    text: impl FnOnce(&Value) -> String,
+) -> Result<()> {
+    let control = Control::connect(global).await?;
+    let answer = control.call(operation, input).await;
+    control.close().await;
+    let answer = answer?;
+    printer.answer(&answer, || text(&answer));
+    Ok(())
+}
+
+async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
+    if args.console.is_some() {
+        return Err(Error::unsupported("not supported yet: --console").into());
+    }
+    if args.mqtt_ws.is_some() {
+        return Err(Error::unsupported("not supported yet: --mqtt-ws").into());
+    }
+    let mut changes = Vec::new();
+    let mut change = |setting: &str, value: Option<String>| {
+        changes.extend(value.map(|value| format!("{setting}={value}")));
+    };
+    change("http.addr", args.http.map(|addr| addr.to_string()));
+    change("mqtt.addr", args.mqtt.map(|addr| addr.to_string()));
+    change("mqtt.tls_addr", args.mqtts.map(|addr| addr.to_string()));
+    change("journal.bytes_max", args.journal_max_bytes.map(|bytes| bytes.to_string()));
+    match args.mqtt_anonymous_policy.as_deref() {
+        None => {}
+        Some("none") => changes.push("mqtt.anonymous=false".to_owned()),
+        Some(file) => {
+            return Err(Error::unsupported(format!(
+                "not supported yet: --mqtt-anonymous-policy {file}; use none to refuse clients \
+                 without a certificate"
+            ))
+            .into());
+        }
+    }
+    let settings = control::settings(global, &changes)?;
+    let clock = Arc::new(base::SystemClock);
+    let node = Node::open(&data_dir(global), settings, control::program()?, clock).await?;
+    let addresses = node.serve().await?;
+    let shown = serde_json::to_value(addresses)?;
+    printer.answer(&shown, || {
+        format!(
+            "API http://{}   MQTT {}   MQTT over mutual TLS {}\nCtrl-C ends it; data in {}",
+            addresses.http,
+            addresses.mqtt,
+            addresses.mqtts,
+            data_dir(global).display()
+        )
+    });
+    until_told_to_stop().await?;
+    printer.note("stopping");
+    node.stop().await;
+    Ok(())
+}
+
+/// Ctrl-C or SIGTERM.
+pub(crate) async fn until_told_to_stop() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+async fn device(global: &Global, command: Device, printer: Printer) -> Result<()> {
+    let (operation, name, kit, host, port) = match command {
+        Device::Add { name, kit, host, port } => ("device_add", name, kit, host, port),
+        Device::Kit { name, kit, host, port } => ("device_kit", name, kit, host, port),
+        Device::List => {
+            return call(global, "device_list", json!({}), printer, |answer| {
+                rows_text(&answer["devices"], &["name", "certificate_id", "status"])
+            })
+            .await;
+        }
+        Device::Revoke { name } => {
+            return call(global, "device_revoke", json!({"name": name}), printer, |answer| {
+                format!(
+                    "revoked {} certificates of {}",
+                    answer["certificates"].as_array().map_or(0, Vec::len),
+                    name
+                )
+            })
+            .await;
+        }
+    };
+    let control = Control::connect(global).await?;
+    // A running server knows the port devices reach it at, unless told another.
+    let port = control.addresses().filter(|_| port == 8883).map_or(port, |a| a.mqtts.port());
+    let answer = control.call(operation, json!({"name": name, "host": host, "port": port})).await;
+    control.close().await;
+    let answer = answer?;
+    write_kit(&kit, &answer)?;
+    let shown = json!({
+        "name": name,
+        "certificate_id": answer["certificate_id"],
+        "kit": kit,
+        "endpoint": format!("{host}:{port}"),
+    });
+    printer.answer(&shown, || {
+        format!(
+            "{name}: certificate {}\nkit in {}, for {host}:{port}",
+            text_of(&answer["certificate_id"]),
+            kit.display()
+        )
+    });
+    Ok(())
+}
+
+/// Writes the files of a kit. They come as data, so that a server and its user may be two.
+fn write_kit(folder: &Path, answer: &Value) -> Result<()> {
+    let files = answer["files"].as_array().context("the answer holds no kit")?;
+    let files = files.iter().map(|file| {
+        let text = |key: &str| file[key].as_str().map(str::to_owned).context("a file of the kit");
+        Ok(identity::KitFile {
+            name: text("name")?,
+            text: identity::Secret::new(text("text")?),
+            kind: match file["kind"].as_str() {
+                Some("private_key") => identity::KitFileKind::PrivateKey,
+                Some("program") => identity::KitFileKind::Program,
+                _ => identity::KitFileKind::Public,
+            },
+        })
+    });
+    let files = files.collect::<Result<Vec<_>>>()?;
+    Ok(identity::write_files(folder, &files)?)
+}
+
+async fn topic(global: &Global, command: Topic, printer: Printer) -> Result<()> {
+    let control = Control::server(global)?;
+    match command {
+        Topic::Publish { topic, payload } => {
+            let answer =
+                control.call("topic_publish", json!({"topic": topic, "payload": payload})).await?;
+            printer.answer(&answer, || format!("offset {}", answer["offset"]));
+            Ok(())
+        }
+        Topic::Tail { filter, count } => {
+            let mut seen = 0u64;
+            tokio::task::block_in_place(|| {
+                control.tail(&filter, |message| {
+                    seen += 1;
+                    if printer.is_json() {
+                        printer.line(&message.to_string());
+                    } else {
+                        let payload = message.get("payload").unwrap_or(&message["payload_base64"]);
+                        printer.line(&format!(
+                            "{} {}",
+                            text_of(&message["topic"]),
+                            text_of(payload)
+                        ));
+                    }
+                    count.is_none_or(|count| seen < count)
+                })
+            })
+        }
+    }
+}
+
+async fn rule(global: &Global, command: Rule, printer: Printer) -> Result<()> {
+    let done = |what: &'static str, name: String| move |_: &Value| format!("rule {name} {what}");
+    match command {
+        Rule::Try { sql, last } => {
+            let input = json!({"sql": sql, "last": last});
+            call(global, "rule_try", input, printer, |answer| {
+                let rows = answer["results"].as_array().cloned().unwrap_or_default();
+                let mut out = String::new();
+                for row in &rows {
+                    let after = match row["outcome"].as_str() {
+                        Some("pass") => text_of(&row["output"]),
+                        Some("failed") => format!("failed: {}", text_of(&row["reason"])),
+                        _ => "no match".to_owned(),
+                    };
+                    out += &format!(
+                        "{:>8} {} {}\n         -> {after}\n",
+                        row["offset"],
+                        text_of(&row["topic"]),
+                        text_of(&row["payload"])
+                    );
+                }
+                let count = |key: &str| answer[key].as_u64().unwrap_or(0);
+                out + &format!(
+                    "{} passed, {} did not match, {} failed",
+                    count("passed"),
+                    count("no_match"),
+                    count("failed")
+                )
+            })
+            .await
+        }
+        Rule::Create { name, sql, stream, separator } => {
+            let separator = match separator.as_str() {
+                "newline" => json!("\n"),
+                "tab" => json!("\t"),
+                "crlf" => json!("\r\n"),
+                "comma" => json!(","),
+                "none" => Value::Null,
+                other => {
+                    return Err(Exit::usage(format!(
+                        "--separator {other:?}: use newline, none, tab, crlf or comma"
+                    ))
+                    .into());
+                }
+            };
+            let input = json!({"name": name, "sql": sql, "stream": stream, "separator": separator});
+            call(global, "rule_put", input, printer, done("is in force", name)).await
+        }
+        Rule::List => {
+            call(global, "rule_list", json!({}), printer, |answer| {
+                rows_text(&answer["rules"], &["name", "state", "stream", "sql"])
+            })
+            .await
+        }
+        Rule::Enable { name } => {
+            call(
+                global,
+                "rule_enable",
+                json!({"name": name, "enabled": true}),
+                printer,
+                done("is enabled", name),
+            )
+            .await
+        }
+        Rule::Disable { name } => {
+            call(
+                global,
+                "rule_enable",
+                json!({"name": name, "enabled": false}),
+                printer,
+                done("is disabled", name),
+            )
+            .await
+        }
+        Rule::Delete { name } => {
+            call(global, "rule_delete", json!({"name": name}), printer, done("is deleted", name))
+                .await
+        }
+    }
+}
+
+async fn stream(global: &Global, command: Stream, printer: Printer) -> Result<()> {
+    match command {
+        Stream::Create { name, bucket, prefix, error_prefix, size_mb, interval_secs, gzip } => {
+            let input = json!({
+                "name": name, "bucket": bucket, "prefix": prefix, "error_prefix": error_prefix,
+                "size_bytes": u64::from(size_mb) << 20, "interval_secs": interval_secs, "gzip": gzip,
+            });
+            call(global, "stream_create", input, printer, |_| {
+                format!("stream {name} delivers to {bucket}/{prefix}")
+            })
+            .await
+        }
+        Stream::List => {
+            call(global, "stream_list", json!({}), printer, |answer| {
+                rows_text(
+                    &answer["streams"],
+                    &["name", "bucket", "prefix", "delivered", "set_aside", "lag", "retrying"],
+                )
+            })
+            .await
+        }
+        Stream::Flush { name } => {
+            call(global, "stream_flush", json!({"name": name}), printer, |answer| {
+                format!("delivered up to offset {}", answer["next"])
+            })
+            .await
+        }
+        Stream::Delete { name } => {
+            call(global, "stream_delete", json!({"name": name}), printer, |_| {
+                format!("stream {name} is deleted")
+            })
+            .await
+        }
+    }
+}
+
+async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
+    match command {
+        Lake::Sql { sql, database } => {
+            let input = json!({"sql": sql, "database": database});
+            call(global, "lake_sql", input, printer, |answer| {
+                let header: Vec<String> =
+                    answer["columns"].as_array().into_iter().flatten().map(text_of).collect();
+                let rows: Vec<Vec<String>> = answer["rows"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|row| row.as_array().into_iter().flatten().map(text_of).collect())
+                    .collect();
+                let scanned = human_bytes(answer["bytes_scanned"].as_u64().unwrap_or(0));
+                let mut shown = Table::new(&header);
+                let count = rows.len();
+                for row in rows {
+                    shown.row(row);
+                }
+                format!("{}\n{count} rows, {scanned} scanned", shown.render())
+            })
+            .await
+        }
+        Lake::Ls { path: _, tables: true } => {
+            call(global, "lake_tables", json!({}), printer, |answer| {
+                rows_text(&answer["tables"], &["database", "name", "format", "location", "columns"])
+            })
+            .await
+        }
+        Lake::Ls { path, tables: false } => {
+            let columns: &[&str] = if path.is_some() { &["key", "bytes"] } else { &["name"] };
+            call(global, "lake_ls", json!({"path": path}), printer, |answer| {
+                rows_text(
+                    if path.is_some() { &answer["objects"] } else { &answer["buckets"] },
+                    columns,
+                )
+            })
+            .await
+        }
+        Lake::Crawl { path, database, table_prefix } => {
+            let input = json!({"path": path, "database": database, "table_prefix": table_prefix});
+            call(global, "lake_crawl", input, printer, |answer| {
+                rows_text(
+                    &answer["tables"],
+                    &["name", "format", "objects", "partitions", "columns"],
+                )
+            })
+            .await
+        }
+    }
+}
+
+async fn job(global: &Global, command: Job, printer: Printer) -> Result<()> {
+    match command {
+        Job::Create { name, source, target, table, sql, compression, partition_by } => {
+            let input = json!({
+                "name": name, "source": source, "target": target, "table": table, "sql": sql,
+                "compression": compression, "partition_by": partition_by,
+            });
+            call(global, "job_create", input, printer, |_| {
+                format!("job {name}: {source} -> {table}")
+            })
+            .await
+        }
+        Job::Run { name } => {
+            call(global, "job_run", json!({"name": name}), printer, |answer| {
+                format!(
+                    "{}: {} inputs, {} rows in, {} rows out, {} set aside",
+                    text_of(&answer["state"]),
+                    answer["inputs"],
+                    answer["rows_in"],
+                    answer["rows_out"],
+                    answer["set_aside"]
+                )
+            })
+            .await
+        }
+        Job::Status { name } => {
+            call(global, "job_status", json!({"name": name}), printer, |answer| {
+                rows_text(
+                    &answer["runs"],
+                    &["job", "run_id", "state", "rows_in", "rows_out", "set_aside", "error"],
+                )
+            })
+            .await
+        }
+    }
+}
+
+async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Result<()> {
+    match command {
+        Endpoint::List => {
+            call(global, "endpoint_list", json!({}), printer, |answer| {
+                rows_text(&answer["endpoints"], &["name", "status", "failure_reason"])
+            })
+            .await
+        }
+        Endpoint::Create { name, model } => {
+            let model = std::path::absolute(&model).context("the model's path")?;
+            let input = json!({"name": name, "model": model});
+            call(global, "endpoint_create", input, printer, |answer| {
+                format!("endpoint {name}: {}", text_of(&answer["status"]))
+            })
+            .await
+        }
+        Endpoint::Delete { name } => {
+            call(global, "endpoint_delete", json!({"name": name}), printer, |_| {
+                format!("endpoint {name} is deleted")
+            })
+            .await
+        }
+        Endpoint::Invoke { name, input, target_variant } => {
+            let mut body = Vec::new();
+            if input == "-" {
+                std::io::stdin().read_to_end(&mut body).context("reading standard input")?;
+            } else {
+                body = std::fs::read(&input).map_err(|e| Error::io(format!("read {input}"), e))?;
+            }
+            let control = Control::connect(global).await?;
+            let answer = control.invoke(&name, target_variant.as_deref(), body).await;
+            control.close().await;
+            let answer = answer?;
+            printer.answer(&answer, || answer.to_string());
+            Ok(())
+        }
+        Endpoint::Traffic { .. } => not_yet("endpoint traffic").map(drop),
+        Endpoint::Rollback { .. } => not_yet("endpoint rollback").map(drop),
+    }
+}
+
+/// Objects of a list as a table of the named fields.
+fn rows_text(rows: &Value, fields: &[&str]) -> String {
+    let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
+    if rows.is_empty() {
+        return "none".to_owned();
+    }
+    let mut table = Table::new(fields);
+    for row in rows {
+        table.row(fields.iter().map(|field| text_of(&row[*field])));
+    }
+    table.render()
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,27 @@
+//! `forebay worker`: one job in a process of its own, so that a crash or an out-of-memory
+//! costs one job and never the broker. The parent hands over a JSON file and reads one back.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lake::EtlSpec;
+
+use crate::args::Worker;
+
+/// Runs the job of a specification.
+pub(crate) async fn run(command: Worker) -> Result<()> {
+    match command {
+        Worker::Etl { spec } => etl(&spec).await,
+        Worker::Train { spec } => Ok(training::runner::work(&spec, &base::SystemClock)?),
+    }
+}
+
+async fn etl(path: &Path) -> Result<()> {
+    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let spec: EtlSpec =
+        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+    let result = query::run_etl(&spec).await?;
+    let answer = path.with_file_name(node::ETL_RESULT_FILE);
+    let bytes = serde_json::to_vec(&result)?;
+    std::fs::write(&answer, bytes).with_context(|| format!("writing {}", answer.display()))
+}

@@ -1,0 +1,147 @@
+//! The API port: health, metrics, invocations of endpoints, and the command line's own calls.
+//!
+//! One middleware stands in front of every route and denies by default. Public are
+//! `/healthz`, `/readyz`, `/metrics`, and, while the port is on loopback, which
+//! [`crate::Settings::check`] demands, `POST /endpoints/NAME/invocations`. Everything else
+//! needs the token that lies, readable by its owner only, in the data directory.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base::{Error, ErrorKind};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{Node, admin, metrics};
+
+/// All routes.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    let body_bytes_max = node.settings.http.body_bytes_max;
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_page))
+        .route("/endpoints/{name}/invocations", post(invoke))
+        .route("/forebay/call/{operation}", post(call))
+        .route("/forebay/tail", get(tail))
+        .layer(middleware::from_fn_with_state(node.clone(), authorize))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .with_state(node)
+}
+
+async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let public = matches!(path, "/healthz" | "/readyz" | "/metrics")
+        || (path.starts_with("/endpoints/") && path.ends_with("/invocations"));
+    if public || node.token.opens(bearer(request.headers())) {
+        return next.run(request).await;
+    }
+    let refused = Error::new(
+        ErrorKind::Denied,
+        "this route needs the token in the data directory's admin-token file",
+    );
+    Failure(refused).into_response()
+}
+
+fn bearer(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+async fn healthz(State(node): State<Arc<Node>>) -> Response {
+    let health = node.health();
+    let status = if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ok": health.ok, "problems": health.problems}))).into_response()
+}
+
+async fn readyz(State(node): State<Arc<Node>>) -> Response {
+    if node.is_ready() {
+        (StatusCode::OK, Json(json!({"ready": true}))).into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"ready": false}))).into_response()
+    }
+}
+
+async fn metrics_page(State(node): State<Arc<Node>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&node)).into_response()
+}
+
+/// InvokeEndpoint as the SDKs send it: the body is the model's request, headers steer.
+async fn invoke(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let text =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let target = text("x-amzn-sagemaker-target-variant");
+    let content_type = text("content-type");
+    let answer = node.invoke(&name, target, content_type, text("accept"), body).await?;
+    let head = [
+        (header::CONTENT_TYPE.as_str(), answer.content_type.to_owned()),
+        ("x-amzn-invoked-production-variant", answer.variant),
+    ];
+    Ok((head, answer.body).into_response())
+}
+
+async fn call(
+    State(node): State<Arc<Node>>,
+    Path(operation): Path<String>,
+    Json(input): Json<Value>,
+) -> Result<Json<Value>, Failure> {
+    Ok(Json(admin::call(&node, &operation, input).await?))
+}
+
+#[derive(Deserialize)]
+struct Tail {
+    filter: String,
+}
+
+/// Messages as JSON lines, until the caller goes away.
+async fn tail(
+    State(node): State<Arc<Node>>,
+    Query(tail): Query<Tail>,
+) -> Result<Response, Failure> {
+    let lines = node.tail(&tail.filter)?;
+    let lines = lines.map(|line| Ok::<_, std::convert::Infallible>(format!("{line}\n")));
+    let head = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((head, Body::from_stream(lines)).into_response())
+}
+
+/// An error on the wire: its kind as status and word, its message, never its cause.
+pub(crate) struct Failure(Error);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match self.0.kind() {
+            ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::AlreadyExists | ErrorKind::Conflict => StatusCode::CONFLICT,
+            ErrorKind::Denied => StatusCode::FORBIDDEN,
+            ErrorKind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            ErrorKind::Corrupt | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status.is_server_error() {
+            tracing::error!(error = ?self.0, "request failed");
+        }
+        let body =
+            json!({"error": {"kind": self.0.kind().as_str(), "message": self.0.to_string()}});
+        (status, Json(body)).into_response()
+    }
+}

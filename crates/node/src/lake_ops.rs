@@ -1,0 +1,398 @@
+//! The lake as the command line sees it: SQL, listings, crawls and jobs.
+//!
+//! A job run is a child process of the same binary: this module hands it the plan as a file,
+//! waits, and carries the result through the lake's commit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::util::display::array_value_to_string;
+use base::{Clock, Error, ErrorKind, Result};
+use lake::{
+    Crawler, EtlResult, EtlSpec, Job, JobRun, Lake, Node as Step, QueryEngine, QueryResult,
+    RunOptions, SqlOptions, TargetCompression,
+};
+use metastore::Metastore;
+use objects::Buckets;
+use query::{Engine, EngineOptions};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::process::Command;
+
+use crate::admin::Named;
+use crate::{DATABASE, Settings};
+
+/// The child's answer, beside the plan it was given.
+pub const ETL_RESULT_FILE: &str = "result.json";
+/// Most rows of a query that are answered as JSON.
+const ROWS_MAX: usize = 100_000;
+
+/// Catalog, jobs and the engine.
+pub struct LakeRoom {
+    lake: Lake,
+    engine: Arc<Engine>,
+    memory_bytes: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sql {
+    sql: String,
+    database: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ls {
+    path: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Crawl {
+    path: String,
+    database: String,
+    table_prefix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JobCreate {
+    name: String,
+    source: String,
+    target: String,
+    table: String,
+    sql: Option<String>,
+    compression: String,
+    partition_by: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JobStatus {
+    name: Option<String>,
+}
+
+impl LakeRoom {
+    /// Opens the lake and finishes what a crash interrupted.
+    pub(crate) async fn open(
+        metastore: &Metastore,
+        buckets: &Buckets,
+        data_dir: &Path,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<LakeRoom> {
+        let lake = Lake::open(metastore.clone(), buckets.clone(), &data_dir.join("jobs"), clock)?;
+        let recovered = lake.recover().await?;
+        for run in &recovered.finished {
+            tracing::info!(job = %run.job, run = %run.run_id, "finished a job run that was interrupted");
+        }
+        match lake.catalog().create_database(DATABASE, "tables nobody put elsewhere") {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _made_or_there => {}
+        }
+        let options = EngineOptions {
+            memory_bytes: settings.query.memory_bytes,
+            ..EngineOptions::new(data_dir.join("jobs").join("spill"))
+        };
+        let engine = Engine::new(lake.clone(), options)?;
+        Ok(LakeRoom { lake, engine: Arc::new(engine), memory_bytes: settings.query.memory_bytes })
+    }
+
+    /// Runs one SELECT; the answer as Arrow.
+    pub async fn query(&self, sql: &str, database: &str) -> Result<QueryResult> {
+        self.engine.sql(sql, &SqlOptions { database: database.to_owned() }).await
+    }
+
+    pub(crate) async fn sql(&self, input: Sql) -> Result<Value> {
+        let result = self.query(&input.sql, &input.database).await?;
+        let columns: Vec<&str> =
+            result.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let mut rows = Vec::new();
+        for batch in &result.batches {
+            for row in 0..batch.num_rows() {
+                if rows.len() >= ROWS_MAX {
+                    return Err(Error::new(
+                        ErrorKind::Exhausted,
+                        format!(
+                            "the answer has more than {ROWS_MAX} rows; add a LIMIT or aggregate"
+                        ),
+                    ));
+                }
+                rows.push(row_as_json(batch, row)?);
+            }
+        }
+        Ok(json!({
+            "columns": columns,
+            "rows": rows,
+            "bytes_scanned": result.bytes_scanned,
+            "set_aside": result.set_aside,
+        }))
+    }
+
+    pub(crate) async fn ls(&self, buckets: &Buckets, input: Ls) -> Result<Value> {
+        let Some(path) = input.path else {
+            let names: Vec<Value> =
+                buckets.list_buckets()?.into_iter().map(|name| json!({"name": name})).collect();
+            return Ok(json!({"buckets": names}));
+        };
+        let (bucket, prefix) = path.split_once('/').unwrap_or((&path, ""));
+        let objects: Vec<Value> = buckets
+            .list(bucket, prefix)
+            .await?
+            .into_iter()
+            .map(|o| json!({"key": o.key, "bytes": o.bytes, "modified_at": o.modified_at, "etag": o.etag}))
+            .collect();
+        Ok(json!({"bucket": bucket, "objects": objects}))
+    }
+
+    pub(crate) fn tables(&self) -> Result<Value> {
+        let mut tables = Vec::new();
+        for database in self.lake.catalog().list_databases()? {
+            for table in self.lake.catalog().list_tables(&database.name)? {
+                let columns: Vec<String> =
+                    table.all_columns().map(|c| format!("{} {}", c.name, c.hive_type)).collect();
+                tables.push(json!({
+                    "database": table.database,
+                    "name": table.name,
+                    "format": table.format.as_str(),
+                    "location": format!("{}/{}", table.bucket, table.prefix),
+                    "columns": columns.join(", "),
+                    "version": table.version,
+                }));
+            }
+        }
+        Ok(json!({"tables": tables}))
+    }
+
+    pub(crate) async fn crawl(&self, input: Crawl) -> Result<Value> {
+        let (bucket, prefix) = bucket_and_prefix(&input.path)?;
+        // One crawler a place: its memory of what it has read makes the next crawl quick.
+        let name = format!("{bucket}/{prefix}{}", input.table_prefix).replace('/', "-");
+        let crawler = Crawler {
+            table_prefix: input.table_prefix,
+            ..Crawler::new(name, (bucket, prefix), input.database)
+        };
+        match self.lake.create_crawler(&crawler) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.lake.update_crawler(&crawler)?
+            }
+            other => other?,
+        }
+        let report = self.lake.run_crawler(&crawler.name).await?;
+        serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))
+    }
+
+    pub(crate) fn job_create(&self, input: JobCreate) -> Result<Value> {
+        let (database, table) = database_and_table(&input.source);
+        let source = Step::Source { id: "source".into(), database, table };
+        let (bucket, prefix) = bucket_and_prefix(&input.target)?;
+        let compression = match input.compression.as_str() {
+            "zstd" => TargetCompression::Zstd,
+            "snappy" => TargetCompression::Snappy,
+            other => {
+                return Err(Error::invalid(format!("compression {other:?}: use zstd or snappy")));
+            }
+        };
+        let transform = Step::Sql {
+            id: "transform".into(),
+            inputs: BTreeMap::from([("input".to_owned(), "source".to_owned())]),
+            query: input.sql.unwrap_or_else(|| "SELECT * FROM input".to_owned()),
+        };
+        let (database, table) = database_and_table(&input.table);
+        let target = Step::Target {
+            id: "target".into(),
+            input: "transform".into(),
+            bucket,
+            prefix,
+            compression,
+            partition_keys: input.partition_by,
+            database,
+            table,
+        };
+        let job = Job {
+            name: input.name,
+            nodes: vec![source, transform, target],
+            bookmark: true,
+            error_prefix: None,
+        };
+        self.lake.create_job(&job)?;
+        Ok(json!({"name": job.name}))
+    }
+
+    /// Runs a job until no new input is left; the sums over its runs.
+    pub(crate) async fn job_run(&self, program: &Path, input: Named) -> Result<Value> {
+        let options = RunOptions { memory_bytes: self.memory_bytes, ..RunOptions::default() };
+        let mut total: Option<JobRun> = None;
+        loop {
+            let planned = self.lake.start_run(&input.name, &options).await?;
+            let run = match planned.spec {
+                None => planned.run,
+                Some(spec) => self.run_in_child(program, &spec).await?,
+            };
+            let left = run.files_left;
+            total = Some(match total {
+                None => run,
+                Some(before) => added(before, run),
+            });
+            if left == 0 {
+                break;
+            }
+        }
+        let run = total.ok_or_else(|| Error::internal("a job ran without a run"))?;
+        Ok(run_as_json(&run))
+    }
+
+    async fn run_in_child(&self, program: &Path, spec: &EtlSpec) -> Result<JobRun> {
+        let (job, run_id) = (spec.job.name.clone(), spec.run_id.clone());
+        self.lake.run_started(&job, &run_id)?;
+        match child_result(program, &self.lake.run_folder(&run_id), spec).await {
+            Ok(result) => self.lake.finish_run(&job, &run_id, &result).await,
+            Err(error) => {
+                self.lake.fail_run(&job, &run_id, &error.to_string())?;
+                Err(error.context(format!("job {job:?}")))
+            }
+        }
+    }
+
+    pub(crate) fn job_status(&self, input: JobStatus) -> Result<Value> {
+        let jobs = match input.name {
+            Some(name) => vec![self.lake.get_job(&name)?],
+            None => self.lake.list_jobs()?,
+        };
+        let mut runs = Vec::new();
+        for job in &jobs {
+            runs.extend(self.lake.list_runs(&job.name)?.iter().map(run_as_json));
+        }
+        let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+        Ok(json!({"jobs": names, "runs": runs}))
+    }
+}
+
+/// Runs the child and reads its answer. It is killed when this is dropped.
+async fn child_result(program: &Path, folder: &Path, spec: &EtlSpec) -> Result<EtlResult> {
+    let path = folder.join("spec.json");
+    let text = serde_json::to_vec(spec).map_err(|e| Error::internal(e.to_string()))?;
+    std::fs::create_dir_all(&spec.staging)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+    let output = Command::new(program)
+        .args(["worker", "etl", "--spec"])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| Error::io("start the job's process", e))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or("it said nothing").to_owned();
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the job's process ended with {}: {last}", output.status),
+        ));
+    }
+    let answer = folder.join(ETL_RESULT_FILE);
+    let bytes =
+        std::fs::read(&answer).map_err(|e| Error::io(format!("read {}", answer.display()), e))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::internal(format!("the job's process answered badly: {e}")))
+}
+
+fn added(before: JobRun, run: JobRun) -> JobRun {
+    JobRun {
+        files_in: before.files_in + run.files_in,
+        bytes_in: before.bytes_in + run.bytes_in,
+        rows_in: before.rows_in + run.rows_in,
+        files_out: before.files_out + run.files_out,
+        bytes_out: before.bytes_out + run.bytes_out,
+        rows_out: before.rows_out + run.rows_out,
+        set_aside: before.set_aside + run.set_aside,
+        started_at: before.started_at,
+        ..run
+    }
+}
+
+fn run_as_json(run: &JobRun) -> Value {
+    json!({
+        "job": run.job,
+        "run_id": run.run_id,
+        "state": run.state,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "error": run.error,
+        "inputs": run.files_in,
+        "rows_in": run.rows_in,
+        "bytes_in": run.bytes_in,
+        "files_out": run.files_out,
+        "rows_out": run.rows_out,
+        "bytes_out": run.bytes_out,
+        "set_aside": run.set_aside,
+    })
+}
+
+/// `BUCKET/PREFIX`, the prefix ending with a slash.
+fn bucket_and_prefix(path: &str) -> Result<(String, String)> {
+    let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+    if prefix.trim_matches('/').is_empty() {
+        return Err(Error::invalid(format!("{path:?} names no prefix; use BUCKET/PREFIX")));
+    }
+    Ok((bucket.to_owned(), format!("{}/", prefix.trim_matches('/'))))
+}
+
+/// `[DATABASE.]TABLE`.
+fn database_and_table(name: &str) -> (String, String) {
+    match name.split_once('.') {
+        Some((database, table)) => (database.to_owned(), table.to_owned()),
+        None => (DATABASE.to_owned(), name.to_owned()),
+    }
+}
+
+fn row_as_json(batch: &RecordBatch, row: usize) -> Result<Value> {
+    batch
+        .columns()
+        .iter()
+        .map(|column| cell_as_json(column, row))
+        .collect::<Result<Vec<_>>>()
+        .map(Value::Array)
+}
+
+/// One cell: numbers, booleans, lists and structs as JSON has them, the rest as text.
+fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
+    if column.is_null(row) {
+        return Ok(Value::Null);
+    }
+    let shown = || {
+        array_value_to_string(column, row)
+            .map_err(|e| Error::internal(format!("show a value: {e}")))
+    };
+    Ok(match column.data_type() {
+        DataType::Boolean => json!(column.as_boolean().value(row)),
+        DataType::Float64 => json!(column.as_primitive::<Float64Type>().value(row)),
+        DataType::Float32 => json!(column.as_primitive::<Float32Type>().value(row)),
+        kind if kind.is_integer() => {
+            let text = shown()?;
+            serde_json::from_str(&text).unwrap_or(Value::String(text))
+        }
+        DataType::List(_) => {
+            let values = column.as_list::<i32>().value(row);
+            let cells = (0..values.len()).map(|at| cell_as_json(&values, at));
+            Value::Array(cells.collect::<Result<Vec<_>>>()?)
+        }
+        DataType::Struct(fields) => {
+            let columns = column.as_struct();
+            let mut object = Map::new();
+            for (field, column) in fields.iter().zip(columns.columns()) {
+                object.insert(field.name().clone(), cell_as_json(column, row)?);
+            }
+            Value::Object(object)
+        }
+        _ => json!(shown()?),
+    })
+}

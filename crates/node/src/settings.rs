@@ -1,0 +1,203 @@
+//! Every setting of a node: plain data with documented defaults, one table a room.
+//!
+//! Precedence: command-line flag, `--set room.key=value`, `forebay.toml`, default. Reading
+//! the environment is the command line's business.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base::{Error, Result, limits};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// A node's settings, as `forebay.toml` holds them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The API.
+    pub http: Http,
+    /// MQTT: addresses here, limits as the broker documents them.
+    pub mqtt: Mqtt,
+    /// The broker's limits.
+    pub broker: broker::Settings,
+    /// The log.
+    pub journal: Journal,
+    /// Queries and jobs.
+    pub query: Query,
+    /// Endpoints.
+    pub serving: Serving,
+}
+
+/// The API's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where the API listens. Only loopback is allowed until requests are signed.
+    pub addr: SocketAddr,
+    /// Largest request body in bytes.
+    pub body_bytes_max: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        // SageMaker takes 6 MB in one invocation; twice that leaves room for JSON's spaces.
+        Http { addr: SocketAddr::from(([127, 0, 0, 1], 9000)), body_bytes_max: 12 * 1024 * 1024 }
+    }
+}
+
+/// Where MQTT listens and whom it lets in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// Plain TCP. Beyond loopback it demands `anonymous = false`.
+    pub addr: SocketAddr,
+    /// Mutual TLS; open to the network, since it demands a certificate of ours.
+    pub tls_addr: SocketAddr,
+    /// Whether clients without a certificate may connect to the plain port.
+    pub anonymous: bool,
+    /// Names and addresses, beside localhost, that the server's certificate is made out to.
+    pub host_names: Vec<String>,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Mqtt {
+            addr: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            tls_addr: SocketAddr::from(([0, 0, 0, 0], 8883)),
+            anonymous: true,
+            host_names: Vec::new(),
+        }
+    }
+}
+
+/// The log's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// Most bytes kept before publishers are held back.
+    pub bytes_max: u64,
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal { bytes_max: limits::JOURNAL_BYTES_MAX, segment_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// Limits of one query or job.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Query {
+    /// Memory one query or job may take before it spills or fails.
+    pub memory_bytes: u64,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Query { memory_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+/// Limits of endpoints.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serving {
+    /// Threads that answer invocations.
+    pub threads: usize,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Serving { threads: 2 }
+    }
+}
+
+impl Settings {
+    /// Reads `file` if it exists, then applies `overrides` (`room.key=value`) in order.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Settings> {
+        let mut table = match std::fs::read_to_string(file) {
+            Ok(text) => text
+                .parse::<Table>()
+                .map_err(|e| Error::invalid(format!("{}: {}", file.display(), e.message())))?,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Table::new(),
+            Err(cause) => return Err(Error::io(format!("read {}", file.display()), cause)),
+        };
+        for setting in overrides {
+            apply(&mut table, setting)?;
+        }
+        let settings = Value::Table(table)
+            .try_into::<Settings>()
+            .map_err(|e| Error::invalid(format!("settings: {}", e.message())))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Refuses combinations that would open what should be closed.
+    pub fn check(&self) -> Result<()> {
+        if !self.http.addr.ip().is_loopback() {
+            return Err(Error::unsupported(format!(
+                "http.addr {}: the API listens on loopback only, since signed requests are not \
+                 supported yet; use 127.0.0.1 and a proxy that authenticates",
+                self.http.addr
+            )));
+        }
+        if !self.mqtt.addr.ip().is_loopback() && self.mqtt.anonymous {
+            return Err(Error::invalid(format!(
+                "mqtt.addr {} is open to the network while clients need no certificate; set \
+                 --mqtt-anonymous-policy none, or use mutual TLS on {}",
+                self.mqtt.addr, self.mqtt.tls_addr
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Applies one `room.key=value`; the value is TOML, or else a plain string.
+fn apply(table: &mut Table, setting: &str) -> Result<()> {
+    let bad = || Error::invalid(format!("setting {setting:?} is not of the form room.key=value"));
+    let (path, text) = setting.split_once('=').ok_or_else(bad)?;
+    let (room, key) = path.trim().split_once('.').ok_or_else(bad)?;
+    let value = format!("value = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let room_table = table.entry(room).or_insert_with(|| Value::Table(Table::new()));
+    let Value::Table(room_table) = room_table else { return Err(bad()) };
+    room_table.insert(key.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(overrides: &[&str]) -> Result<Settings> {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        Settings::load(Path::new("no-such-file.toml"), &overrides)
+    }
+
+    #[test]
+    fn overrides_reach_their_room() {
+        let settings = load(&["journal.bytes_max=1000000", "mqtt.addr=127.0.0.1:0"]).unwrap();
+        assert_eq!(settings.journal.bytes_max, 1_000_000);
+        assert_eq!(settings.mqtt.addr.port(), 0);
+    }
+
+    #[test]
+    fn unknown_rooms_keys_and_forms_are_refused_by_name() {
+        for bad in ["jurnal.bytes_max=1", "journal.bites=1", "journal", "journal.bytes_max=many"] {
+            let error = load(&[bad]).unwrap_err().to_string();
+            assert!(error.contains("settings") || error.contains(bad), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_opens_to_the_network_by_accident() {
+        assert!(load(&["http.addr=0.0.0.0:9000"]).is_err());
+        assert!(load(&["mqtt.addr=0.0.0.0:1883"]).is_err());
+        assert!(load(&["mqtt.addr=0.0.0.0:1883", "mqtt.anonymous=false"]).is_ok());
+    }
+}

@@ -1,0 +1,220 @@
+//! Questions and their answers.
+
+use base::ErrorKind;
+use lake::Format;
+
+use crate::world::{World, gzip, job};
+
+/// Rows `from..to` of a table of readings, one object a line.
+fn readings(from: u32, to: u32, between: &str) -> String {
+    let row = |n: u32| {
+        let ozone = if n % 10 == 0 { "null".to_owned() } else { format!("{}.5", n % 7) };
+        format!(r#"{{"Device":"d{}","n":{n},"O3":{ozone},"ok":{}}}"#, n % 3, n % 2 == 0)
+    };
+    (from..to).map(row).collect::<Vec<_>>().join(between)
+}
+
+async fn three_ways_to_lie() -> World {
+    let world = World::new();
+    world.put("raw/readings/a.json", readings(0, 1000, "\n")).await;
+    world.put("raw/readings/b.gz", gzip(&readings(1000, 2000, "\n"))).await;
+    world.put("raw/readings/c", gzip(&readings(2000, 3000, ""))).await;
+    world.crawl().await;
+    world
+}
+
+#[tokio::test]
+async fn aggregates_over_json_are_exact() {
+    let world = three_ways_to_lie().await;
+    assert_eq!(
+        world.rows("SELECT count(*), sum(n), count(O3) FROM readings").await,
+        ["3000|4498500|2700"]
+    );
+    let by_device = "SELECT device, count(*) AS c, max(n) FROM air.readings WHERE OK GROUP BY device ORDER BY 1";
+    assert_eq!(world.rows(by_device).await, ["d0|500|2994", "d1|500|2998", "d2|500|2996"]);
+    // Names are found however they are written, and quoted ones as they stand.
+    assert_eq!(world.rows("SELECT max(o3) AS O3 FROM Readings ORDER BY o3").await, ["6.5"]);
+    assert_eq!(world.rows("SELECT max(r.\"O3\") FROM readings r WHERE r.N < 5").await, ["4.5"]);
+    assert!(world.sql("SELECT \"o3\" FROM readings").await.is_err());
+}
+
+#[tokio::test]
+async fn bytes_and_schema_are_told() {
+    let world = three_ways_to_lie().await;
+    let table = world.lake.catalog().get_table("air", "readings").unwrap();
+    let bytes: u64 = world.lake.files(&table).await.unwrap().iter().map(|file| file.bytes).sum();
+    let answer = world.sql("SELECT Device, O3 FROM readings LIMIT 3000").await.unwrap();
+    assert_eq!(answer.bytes_scanned, bytes);
+    assert_eq!(answer.set_aside, 0);
+    assert_eq!(answer.schema.field(0).name(), "Device");
+    assert_eq!(answer.schema.field(1).data_type(), &arrow::datatypes::DataType::Float64);
+}
+
+#[tokio::test]
+async fn bad_records_and_bad_files_are_left_out_and_counted() {
+    let world = World::new();
+    world.declare("t", Format::Json, "n int; s string", "");
+    world
+        .put("raw/t/1", "{\"n\":1}\n{\"n\":\"x\"}\n{\"n\":2,\"n\":3}\nnonsense\n{\"n\":4}\n")
+        .await;
+    let mut damaged = gzip(&"{\"n\":10}\n".repeat(100));
+    damaged.truncate(damaged.len() - 4);
+    world.put("raw/t/2", damaged).await;
+    world.put("raw/t/3", "{\"n\":1000,\"s\":5}").await;
+    world.put("raw/t/4", &b"BZh91AY&SY not read"[..]).await;
+    for sql in ["SELECT count(*), sum(n) FROM t", "SELECT count(*), sum(t.n) FROM t WHERE n > 0"] {
+        let answer = world.sql(sql).await.unwrap();
+        assert_eq!(crate::world::shown(&answer.batches), ["103|2005"], "{sql}");
+        assert_eq!(answer.set_aside, 5, "{sql}");
+    }
+    // A table that is read twice has the same bad records once.
+    let twice = "SELECT count(*) FROM t a JOIN t b ON a.n = b.n AND a.n = 1000";
+    assert_eq!(world.sql(twice).await.unwrap().set_aside, 5);
+}
+
+#[tokio::test]
+async fn partitions_are_columns_and_rule_files_out() {
+    let world = World::new();
+    world.declare("t", Format::Json, "n int", "day date; site string");
+    for (day, site, n) in [
+        ("2026-11-22", "north", 1),
+        ("2026-11-23", "north", 2),
+        ("2026-11-23", "s%C3%BCd", 4),
+        ("2026-11-24", "__HIVE_DEFAULT_PARTITION__", 8),
+    ] {
+        world.put(&format!("raw/t/day={day}/site={site}/x"), format!("{{\"n\":{n}}}")).await;
+    }
+    assert_eq!(
+        world.rows("SELECT * FROM t ORDER BY n").await,
+        ["1|2026-11-22|north", "2|2026-11-23|north", "4|2026-11-23|süd", "8|2026-11-24|-",]
+    );
+    for (condition, sum, files) in [
+        ("day = DATE '2026-11-23'", "6", 2),
+        ("day > DATE '2026-11-22' AND site LIKE 'n%'", "2", 1),
+        ("site IS NULL", "8", 1),
+        ("site = 'north' AND n > 1", "2", 2),
+        ("day = DATE '2027-01-01'", "-", 0),
+        ("site = 'north' OR n = 8", "11", 4),
+    ] {
+        let answer = world.sql(&format!("SELECT sum(n) FROM t WHERE {condition}")).await.unwrap();
+        assert_eq!(crate::world::shown(&answer.batches), [sum], "{condition}");
+        assert_eq!(answer.bytes_scanned, files * 7, "{condition}");
+    }
+    assert_eq!(
+        world.rows("SELECT site, day FROM t WHERE site = 'north' ORDER BY day DESC LIMIT 1").await,
+        ["north|2026-11-23"]
+    );
+    assert_eq!(world.rows("SELECT count(*) FROM t").await, ["4"]);
+}
+
+#[tokio::test]
+async fn json_and_parquet_join_and_group() {
+    let world = three_ways_to_lie().await;
+    let (run, _) = world.run(&job("readings", vec![], "source", &["Device"])).await;
+    assert_eq!(run.rows_in, 3000);
+    world.declare("sites", Format::Json, "device string; city string", "");
+    world.put(
+        "raw/sites/x",
+        r#"{"device":"d0","city":"Wien"}{"device":"d1","city":"Graz"}{"device":"d9","city":"Linz"}"#,
+    )
+    .await;
+    let sql = "SELECT s.city, count(*), sum(c.n) FROM sites s JOIN curated c ON c.device = s.device \
+               GROUP BY s.city ORDER BY s.city";
+    assert_eq!(world.rows(sql).await, ["Graz|1000|1499500", "Wien|1000|1498500"]);
+    // The same rows in both forms.
+    let differ = "SELECT count(*) FROM (SELECT n, \"O3\", ok, \"Device\" FROM readings EXCEPT \
+                  SELECT n, \"O3\", ok, \"Device\" FROM curated)";
+    assert_eq!(world.rows(differ).await, ["0"]);
+    let answer = world.sql("SELECT sum(n) FROM curated WHERE device = 'd1'").await.unwrap();
+    assert_eq!(crate::world::shown(&answer.batches), ["1499500"]);
+    assert!(answer.bytes_scanned > 0);
+}
+
+#[tokio::test]
+async fn a_damaged_parquet_file_fails_its_query_and_no_other() {
+    let world = three_ways_to_lie().await;
+    world.run(&job("readings", vec![], "source", &[])).await;
+    let table = world.lake.catalog().get_table("air", "curated").unwrap();
+    let file = world.lake.files(&table).await.unwrap().remove(0);
+    let good = std::fs::read(&file.path).unwrap();
+    let mut failed = 0;
+    for at in (0..good.len()).step_by(good.len() / 300) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0xff;
+        std::fs::write(&file.path, &bytes).unwrap();
+        match world.sql("SELECT count(*), sum(n), max(device), sum(o3) FROM curated").await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 10, "{failed}");
+    std::fs::write(&file.path, &good).unwrap();
+    assert_eq!(world.rows("SELECT count(*) FROM curated").await, ["3000"]);
+}
+
+#[tokio::test]
+async fn the_catalog_answers_questions() {
+    let world = World::new();
+    world.lake.catalog().create_database("other", "").unwrap();
+    world.declare("t", Format::Json, "n int; s struct<a:int>", "day string");
+    world.put("raw/t/day=1/x", "{\"n\":1}").await;
+    assert_eq!(world.rows("SHOW DATABASES").await, ["air", "other"]);
+    assert_eq!(world.rows("SHOW TABLES").await, ["t"]);
+    assert_eq!(world.rows("SHOW TABLES IN other").await, [""; 0]);
+    let columns = ["n|int", "s|struct<a:int>", "day|string"];
+    assert_eq!(world.rows("SHOW COLUMNS IN t").await, columns);
+    assert_eq!(world.rows("DESCRIBE air.t").await, columns);
+    assert_eq!(world.sql("SHOW TABLES IN nowhere").await.unwrap_err().kind(), ErrorKind::NotFound);
+    let plan = world.rows("EXPLAIN SELECT count(*) FROM t").await;
+    assert!(plan.iter().any(|row| row.contains("StreamingTableExec")), "{plan:?}");
+}
+
+#[tokio::test]
+async fn what_people_bring_from_athena_works() {
+    let world = World::new();
+    world.declare("t", Format::Json, "at string; doc string", "");
+    world
+        .put(
+            "raw/t/x",
+            r#"{"at":"2013-03-01T08:00:00+08:00","doc":{"a":{"b":[1,"two"]}}}
+           {"at":null,"doc":"{\"a\":{\"b\":[null,true]}}"}
+           {"at":"2013-03-01","doc":"no json"}"#,
+        )
+        .await;
+    assert_eq!(
+        world
+            .rows("SELECT from_iso8601_timestamp(at), json_extract_scalar(doc, '$.a.b[1]') FROM t")
+            .await,
+        ["2013-03-01T00:00:00|two", "-|true", "2013-03-01T00:00:00|-"]
+    );
+    let later = "SELECT count(*) FROM t \
+                 WHERE from_iso8601_timestamp(at) >= TIMESTAMP '2013-03-01 00:00:00'";
+    assert_eq!(world.rows(later).await, ["2"]);
+    let bad = world.sql("SELECT from_iso8601_timestamp('yesterday')").await.unwrap_err();
+    assert!(bad.to_string().contains("\"yesterday\" is no ISO 8601 timestamp"), "{bad}");
+    let hourly = "SELECT date_trunc('hour', from_iso8601_timestamp('2013-03-01T08:31:00Z'))";
+    assert_eq!(world.rows(hourly).await, ["2013-03-01T08:00:00"]);
+}
+
+#[tokio::test]
+async fn errors_name_what_is_wrong() {
+    let world = World::new();
+    world.declare("t", Format::Json, "Ozone int", "");
+    for (sql, kind, part) in [
+        ("SELECT * FROM nowhere", ErrorKind::NotFound, "\"nowhere\""),
+        ("SELECT * FROM other.t", ErrorKind::NotFound, "\"other\""),
+        ("SELECT ozzone FROM t", ErrorKind::Invalid, "ozzone"),
+        ("SELECT nonsense(1)", ErrorKind::Invalid, "nonsense"),
+        ("SELEC 1", ErrorKind::Invalid, "SELEC"),
+        ("SELECT 1 FROM t WHERE", ErrorKind::Invalid, ""),
+        ("SELECT sum(n) FROM (SELECT 1/0 AS n)", ErrorKind::Invalid, "zero"),
+    ] {
+        let error = world.sql(sql).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{sql}: {error}");
+        assert!(error.to_string().contains(part), "{sql}: {error}");
+        assert!(!error.to_string().contains("backtrace"), "{error}");
+    }
+}
