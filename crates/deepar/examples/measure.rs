@@ -68,7 +68,7 @@ fn main() -> Result<()> {
     let seen = model.report().windows as f64;
     println!(
         "train: {seen} windows, {wall:.2} s wall, {cpu:.2} s CPU, {:.0} windows/s wall, {:.0} per CPU s, \
-         final loss {:.4}, {} with {} threads",
+         final loss {:.7}, {} with {} threads",
         seen / wall,
         seen / cpu,
         model.report().final_loss,

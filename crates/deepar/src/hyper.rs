@@ -82,8 +82,9 @@ pub enum DynamicFeat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// Up over the first twentieth, then down a half cosine to a hundredth. The default: with
-    /// the same windows it is the most accurate on all public sets tried.
+    /// Up over the first twentieth, then down a half cosine to a hundredth. The default: at
+    /// the article's settings, over three seeds, mean weighted quantile loss is 0.258 (plateau
+    /// 0.267) on Beijing's ozone and 0.047 (0.072) on PJM's load; on M4 hourly they are equal.
     Cosine,
     /// Halved when the epoch's loss has not fallen for 10 epochs, as GluonTS does.
     Plateau,

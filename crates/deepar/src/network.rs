@@ -306,10 +306,21 @@ pub(crate) struct Net<'a> {
 /// How units stand still in a pass.
 #[derive(Clone, Copy)]
 pub(crate) enum Zoneout {
-    /// By chance: (rate, seed, index of the block among all of the training).
-    Random(f64, u64, u64),
+    /// By chance.
+    Random(Chance),
     /// By their share.
     Mean(f64),
+}
+
+/// What decides which units stand still: the same for a window whichever block it is in.
+#[derive(Clone, Copy)]
+pub(crate) struct Chance {
+    pub(crate) rate: f64,
+    pub(crate) seed: u64,
+    pub(crate) step: u64,
+    /// The block's first window within the batch: a multiple of 32, or of 16 if the block has
+    /// 16 lanes.
+    pub(crate) first: usize,
 }
 
 fn reset(buffer: &mut Vec<f32>, len: usize) {
@@ -600,24 +611,27 @@ impl Net<'_> {
 
 fn zone_of(zone: Zoneout, bits: &[u32]) -> Zone<'_> {
     match zone {
-        Zoneout::Random(rate, ..) if rate > 0.0 => Zone::Bits(bits),
+        Zoneout::Random(chance) if chance.rate > 0.0 => Zone::Bits(bits),
         Zoneout::Mean(rate) if rate > 0.0 => Zone::Mean(rate as f32),
         _ => Zone::Off,
     }
 }
 
 fn draw_zone(bits: &mut Vec<u32>, zone: Zoneout, layer: usize, len: usize) {
-    let Zoneout::Random(rate, seed, index) = zone else { return };
+    let Zoneout::Random(Chance { rate, seed, step, first }) = zone else { return };
     if rate <= 0.0 {
         return;
     }
     bits.clear();
     bits.reserve(len + 1);
     let threshold = Threshold::new(rate);
-    let mut random = Stream::new(seed, purpose::ZONEOUT + ((layer as u64) << 8), index);
+    let key = Stream::new(seed, purpose::ZONEOUT, step).next_u64();
+    let mut random = Stream::new(key, layer as u64, first as u64 / 32);
+    // A block of 16 may be the upper half of 32 windows.
+    let shift = first % 32;
     while bits.len() < len {
         let pair = random.bits(threshold);
-        bits.extend([pair as u32, (pair >> 32) as u32]);
+        bits.extend([pair as u32 >> shift, (pair >> 32) as u32 >> shift]);
     }
     bits.truncate(len);
 }
@@ -742,6 +756,10 @@ mod tests {
     use super::*;
     use crate::features::{Scaling, lags};
 
+    fn chance(rate: f64) -> Zoneout {
+        Zoneout::Random(Chance { rate, seed: 3, step: 7, first: 0 })
+    }
+
     struct Bench {
         shape: Shape,
         plan: Plan,
@@ -825,7 +843,7 @@ mod tests {
         for likelihood in Likelihood::ALL {
             let bench = Bench::new(likelihood);
             for isa in Isa::available() {
-                for zone in [Zoneout::Random(0.0, 0, 0), Zoneout::Random(0.2, 3, 7)] {
+                for zone in [chance(0.0), chance(0.2)] {
                     let mut grad = vec![0.0; bench.params.len()];
                     bench.pass(isa, &bench.params, zone, Some(&mut grad));
                     for (name, range) in bench.groups() {
@@ -888,7 +906,7 @@ mod tests {
     fn padding_has_no_gradient() {
         let bench = Bench::new(Likelihood::Gaussian);
         let mut grad = vec![0.0; bench.params.len()];
-        bench.pass(Isa::detect(), &bench.params, Zoneout::Random(0.1, 3, 7), Some(&mut grad));
+        bench.pass(Isa::detect(), &bench.params, chance(0.1), Some(&mut grad));
         let layout = bench.shape.layout();
         let columns = bench.shape.columns(1);
         for (row, line) in grad[layout.layers[1].0.clone()].chunks(columns).enumerate() {
@@ -902,7 +920,7 @@ mod tests {
     #[test]
     fn lanes_do_not_touch_each_other() {
         let bench = Bench::new(Likelihood::StudentT);
-        let zone = Zoneout::Random(0.0, 0, 0);
+        let zone = chance(0.0);
         let all = bench.pass(Isa::detect(), &bench.params, zone, None);
         let mut apart = Loss::default();
         for window in &bench.windows {

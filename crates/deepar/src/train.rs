@@ -3,7 +3,8 @@
 //! Invariants
 //! * Every draw is a function of (seed, step, position in the batch). Threads divide the
 //!   lanes of a batch; their gradients are added in lane order. So data, settings, seed,
-//!   thread count and instruction set decide every bit of the result.
+//!   thread count and instruction set decide every bit of the result, and the last two change
+//!   rounding only.
 //! * A model is only returned if its loss and its weights are finite.
 
 use base::{Error, Result};
@@ -16,7 +17,7 @@ use crate::features::{Item, Plan, Scaling, lags};
 use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
 use crate::kernels::{Isa, LANES, Loops};
 use crate::model::{Model, Parts, Provenance};
-use crate::network::{Layout, Loss, Net, Packed, Shape, Window, Workspace, Zoneout, init};
+use crate::network::{Chance, Layout, Loss, Net, Packed, Shape, Window, Workspace, Zoneout, init};
 use crate::rng::{Stream, purpose};
 
 /// DeepAR refuses to learn from fewer observed points than this.
@@ -423,7 +424,12 @@ impl<'a> Run<'a> {
         let windows = self.draw_windows(batch);
         let packed = Packed::new(&self.data.shape, &self.layout, &self.params, true);
         let shares = share_out(batch, self.workers.len());
-        let zone = (self.hyper.dropout_rate, self.options.seed, self.step << 16);
+        let chance = Chance {
+            rate: self.hyper.dropout_rate,
+            seed: self.options.seed,
+            step: self.step,
+            first: 0,
+        };
         let lengths = (self.hyper.context_length, self.hyper.prediction_length);
         let net = Net {
             shape: &self.data.shape,
@@ -435,7 +441,8 @@ impl<'a> Run<'a> {
         };
         let items = &self.data.items;
         let job = |worker: &mut Worker, share: &std::ops::Range<usize>| {
-            worker.run(net, items, &windows[share.clone()], share.start, lengths, zone);
+            let chance = Chance { first: share.start, ..chance };
+            worker.run(net, items, &windows[share.clone()], lengths, chance);
         };
         std::thread::scope(|scope| {
             let mut pairs = self.workers.iter_mut().zip(&shares);
@@ -506,25 +513,25 @@ fn with_items<'i>(items: &'i [Item], windows: &[Window]) -> Vec<(&'i Item, Windo
 }
 
 impl Worker {
-    /// Runs its share of a batch in blocks of 32 lanes, or 16 if no more are left.
+    /// Runs its share of a batch, from `chance.first` on, in blocks of 32 lanes that begin at
+    /// multiples of 32, and of 16 lanes at the ends.
     fn run(
         &mut self,
         net: Net<'_>,
         items: &[Item],
         windows: &[Window],
-        first: usize,
         lengths: (usize, usize),
-        zone: (f64, u64, u64),
+        chance: Chance,
     ) {
         self.grad.fill(0.0);
         self.loss = Loss::default();
         let mut done = 0;
         while done < windows.len() {
-            let lanes = if windows.len() - done > LANES { 2 * LANES } else { LANES };
-            let block = &windows[done..windows.len().min(done + lanes)];
-            let block = with_items(items, block);
-            let (rate, seed, index) = zone;
-            let zone = Zoneout::Random(rate, seed, index + (first + done) as u64);
+            let first = chance.first + done;
+            let whole = first.is_multiple_of(2 * LANES) && windows.len() - done > LANES;
+            let lanes = if whole { 2 * LANES } else { LANES };
+            let block = with_items(items, &windows[done..windows.len().min(done + lanes)]);
+            let zone = Zoneout::Random(Chance { first, ..chance });
             let grad = Some(&mut self.grad[..]);
             self.loss.add(net.pass(&mut self.work, lanes, lengths, &block, zone, grad));
             done += lanes;
