@@ -8,6 +8,31 @@
 //! * A reader sees durable records only, unaltered, or is told which offsets it skipped and why.
 //! * The log is bounded in bytes. When it is full it refuses; it never drops.
 //! * After a failed sync nothing is acknowledged again until the log is opened anew.
+//!
+//! [`SegmentLog`] keeps it in a folder:
+//!
+//! ```
+//! use std::time::Duration;
+//! use journal::{Batch, Journal, Options, SegmentLog};
+//!
+//! # fn main() -> base::Result<()> {
+//! # let folder = tempfile::tempdir().expect("a temporary folder can be made");
+//! let log = SegmentLog::open(folder.path(), Options::default())?;
+//! let mut batch = Batch::new();
+//! batch.push(|out| {
+//!     out.extend_from_slice(b"a reading");
+//!     Ok(())
+//! })?;
+//! let appended = log.append(&batch, None)?;
+//! log.wait_durable(appended.first, Duration::from_secs(5));
+//! assert_eq!(log.read(appended.first, 1024)?.items[0].1, "a reading");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What it does not do: it keeps no copy elsewhere, so a disk that loses whole files loses
+//! records (they are then reported as skipped); and it trusts the disk to write a sector of
+//! 512 bytes whole or not at all, and to have written what a sync answered for.
 
 mod batch;
 mod bell;
@@ -81,7 +106,7 @@ pub enum SkipReason {
     Trimmed,
     /// Their bytes on disk are not what was written.
     Corrupt,
-    /// Their segment file is gone.
+    /// No trace of them is left: a segment file is gone, or the end of one.
     Missing,
 }
 
@@ -96,7 +121,7 @@ pub struct Status {
     pub durable: Offset,
     /// The offset the next record will get.
     pub next: Offset,
-    /// Bytes of log in use: whole segments that are full, and the written part of the last.
+    /// Bytes of log in use: whole segments, and the written part of the last.
     pub bytes: u64,
     /// The bound on all segment files together.
     pub bytes_max: u64,
@@ -106,9 +131,10 @@ pub struct Status {
     pub failed: Option<String>,
     /// Why the log cannot grow at the moment, if it cannot.
     pub blocked: Option<String>,
-    /// Batches found damaged since the log was opened.
+    /// Damaged places met since the log was opened, each counted once; what nobody reads is
+    /// not looked at.
     pub corrupt_batches: u64,
-    /// Records lost with them, and with missing segments.
+    /// Records lost in them.
     pub corrupt_records: u64,
     /// Syncs since the log was opened.
     pub commits: u64,
@@ -126,7 +152,7 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// rings nothing.
     ///
     /// `Exhausted`: the log is full and nothing was appended. `Unavailable`: its storage failed.
-    /// `Invalid`: the batch is too large for any segment.
+    /// `Invalid`: the batch is longer than the log takes at once.
     fn append(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended>;
 
     /// Exclusive: everything below is on stable storage.

@@ -16,8 +16,13 @@ fn options(segments: u64) -> Options {
     Options { segment_bytes: SEGMENT, bytes_max: segments * SEGMENT }
 }
 
+/// Opens, and waits until it is known whether there is a next segment.
 fn open(disk: &Memory, segments: u64) -> Arc<SegmentLog> {
-    try_open(disk, segments).unwrap()
+    let log = try_open(disk, segments).unwrap();
+    until("the helper has looked", || {
+        log.shared.queue.is_proven() || log.status().blocked.is_some()
+    });
+    log
 }
 
 fn try_open(disk: &Memory, segments: u64) -> Result<Arc<SegmentLog>> {
@@ -709,16 +714,15 @@ fn k5_a_full_disk_holds_back_and_recovers_without_restart() {
     assert!(!log.has_room());
     check_whole(&log, Offset(0), 1000);
     // A log on a full disk opens, too, and reads.
-    let opened = open(
-        &{
-            let full = disk.after_kill();
-            full.faults(|faults| faults.disk_full = true);
-            full
-        },
-        100,
-    );
+    let full = disk.after_kill();
+    full.faults(|faults| faults.disk_full = true);
+    let opened = try_open(&full, 100).unwrap();
     assert_eq!(opened.durable(), Offset(next));
     check_whole(&opened, Offset(0), 1000);
+    // What it takes, it also makes durable: nobody waits for an answer that cannot come.
+    let taken = fill(&opened, next);
+    until("the helper has looked", || opened.status().blocked.is_some());
+    assert_eq!((opened.durable(), opened.status().next), (Offset(taken), Offset(taken)));
     disk.faults(|faults| faults.disk_full = false);
     until("there is room", || log.has_room());
     append(&log, 50, 500);

@@ -102,6 +102,9 @@ struct State {
     free: u64,
     /// Why there is no next segment.
     blocked: Option<String>,
+    /// Whether a next segment could be had since the log was opened. Until then the disk may
+    /// turn out to be full, and what was taken would wait without an answer.
+    proven: bool,
     /// Why the writer cannot go on with this one for the moment.
     stalled: Option<String>,
     failed: Option<String>,
@@ -120,6 +123,7 @@ impl Queue {
             worst: 0,
             free,
             blocked: None,
+            proven: false,
             stalled: None,
             failed: None,
             idle: false,
@@ -222,6 +226,7 @@ impl Queue {
         if state.blocked.take().is_some() {
             tracing::info!("the journal can grow again");
         }
+        state.proven = true;
         self.measure(&state);
     }
 
@@ -271,15 +276,24 @@ impl Queue {
         self.room.load(Ordering::Relaxed)
     }
 
+    /// Whether a next segment could be had since the log was opened.
+    #[cfg(test)]
+    pub(crate) fn is_proven(&self) -> bool {
+        lock(&self.state).proven
+    }
+
     fn check_room(&self, state: &State, bytes: u64) -> Result<()> {
         let refuse = |why: String| Err(Error::new(ErrorKind::Exhausted, why));
         if let Some(why) = &state.stalled {
             return refuse(format!("the journal is full: {why}"));
         }
-        if let Some(why) = &state.blocked
-            && state.worst + bytes + OVERHEAD_BYTES > state.free
-        {
-            return refuse(format!("the journal is full: {why}"));
+        let fits = state.worst + bytes + OVERHEAD_BYTES <= state.free;
+        match &state.blocked {
+            Some(why) if !fits => return refuse(format!("the journal is full: {why}")),
+            None if !fits && !state.proven => {
+                return refuse("the journal is full until its next segment is made".to_owned());
+            }
+            _ => {}
         }
         if state.waiting + bytes > self.waiting_max {
             return refuse(format!(
