@@ -7,16 +7,21 @@
 #![expect(clippy::unwrap_used, reason = "a harness that cannot go on should stop where it is")]
 #![expect(clippy::print_stdout, reason = "what a test could not have is said on its output")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod account;
 pub mod mqtt;
 pub mod power;
+
+/// How long any one command may take before it counts as hung.
+const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
 /// The binary under test: beside this test's own, where cargo puts it.
 pub fn binary() -> PathBuf {
@@ -51,12 +56,25 @@ pub fn shared_data(name: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// One `forebay serve` on a data directory and free ports.
+/// The seed of a randomised test: FOREBAY_TEST_SEED, else `fixed`. Each test prints it.
+pub fn seed(fixed: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "a person replays a failure this way")]
+    let given = std::env::var("FOREBAY_TEST_SEED").ok();
+    given.map_or(fixed, |text| text.parse().unwrap())
+}
+
+/// One `forebay serve` on a data directory and free ports. A panic in it, noticed when it is
+/// dropped, fails the test.
 pub struct Server {
     child: Child,
+    log: Arc<Mutex<String>>,
+    /// Its data directory.
     pub data_dir: PathBuf,
+    /// Its API.
     pub http: SocketAddr,
+    /// Plain MQTT.
     pub mqtt: SocketAddr,
+    /// MQTT over mutual TLS.
     pub mqtts: SocketAddr,
 }
 
@@ -68,6 +86,11 @@ impl Server {
 
     /// As [`start`](Self::start), with more flags and environment variables.
     pub fn start_with(data_dir: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Server {
+        Server::try_start(data_dir, flags, environment).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// As [`start_with`](Self::start_with), or what it said when it did not come up.
+    pub fn try_start(data_dir: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Result<Server, String> {
         let [http, mqtt, mqtts] = free_ports();
         let mut command = Command::new(binary());
         command.arg("serve").arg("--data-dir").arg(data_dir);
@@ -75,38 +98,36 @@ impl Server {
             command.arg(flag).arg(addr.to_string());
         }
         command.args(flags).envs(environment.iter().copied());
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut server = Server { child, data_dir: data_dir.to_owned(), http, mqtt, mqtts };
-        server.wait_ready();
-        server
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        collect(child.stderr.take().unwrap(), log.clone());
+        let mut server = Server { child, log, data_dir: data_dir.to_owned(), http, mqtt, mqtts };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while http_get(server.http, "/readyz").is_none_or(|(status, _)| status != 200) {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                std::thread::sleep(Duration::from_millis(100));
+                return Err(format!("the server ended with {status}: {}", server.log()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the server is not ready after a minute: {}", server.log()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(server)
     }
 
-    fn wait_ready(&mut self) {
-        let stderr = self.child.stderr.take().unwrap();
-        let (send, log) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                drop(send.send(line));
-            }
-        });
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while http_get(self.http, "/readyz").is_none_or(|(status, _)| status != 200) {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!(
-                    "the server ended with {status}: {}",
-                    log.iter().collect::<Vec<_>>().join("\n")
-                );
-            }
-            assert!(
-                Instant::now() < deadline,
-                "not ready: {}",
-                log.try_iter().collect::<Vec<_>>().join("\n")
-            );
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Asks it to stop, as a service manager would, and waits for its end.
+    pub fn stop(&mut self) {
+        let asked = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.pid())).status().unwrap();
+        assert!(asked.success());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.is_running() {
+            assert!(Instant::now() < deadline, "the server does not stop: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -147,7 +168,21 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        let log = self.log();
+        if !std::thread::panicking() {
+            assert!(!log.contains("panicked at"), "the server panicked: {log}");
+        }
     }
+}
+
+/// Gathers what a process writes, so that its pipe never fills.
+fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    })
 }
 
 /// Runs a command with `--json` on a data directory; panics unless it exits 0.
@@ -165,16 +200,68 @@ pub fn forebay(data_dir: &Path, args: &[&str]) -> Value {
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Runs a command with `--json` on a data directory, whatever it exits with.
+/// Runs a command with `--json` on a data directory, whatever it exits with; a panic or a
+/// hang fails the test.
 pub fn run(data_dir: &Path, args: &[&str]) -> Output {
-    Command::new(binary())
-        .args(args)
-        .arg("--json")
-        .arg("--data-dir")
-        .arg(data_dir)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    let mut command = Command::new(binary());
+    command.args(args).arg("--json").arg("--data-dir").arg(data_dir);
+    run_command(&mut command)
+}
+
+/// Runs any command to its end, within [`COMMAND_LIMIT`].
+pub fn run_command(command: &mut Command) -> Output {
+    let shown = format!("{command:?}");
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, stderr) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
+    let readers = [
+        collect(child.stdout.take().unwrap(), stdout.clone()),
+        collect(child.stderr.take().unwrap(), stderr.clone()),
+    ];
+    let deadline = Instant::now() + COMMAND_LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            drop(child.kill());
+            panic!("{shown} did not end: {}", stderr.lock().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    let text = |shared: &Mutex<String>| std::mem::take(&mut *shared.lock().unwrap());
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    assert!(!stderr.contains("panicked at"), "{shown} panicked: {stderr}");
+    Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes() }
+}
+
+/// The exit code and the error message of a command that must fail, both from its JSON.
+pub fn refusal(data_dir: &Path, args: &[&str]) -> (i32, String) {
+    let output = run(data_dir, args);
+    let code = output.status.code().unwrap();
+    assert_ne!(code, 0, "forebay {} should have failed", args.join(" "));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value: Value = serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("the error of forebay {} is no JSON ({e}): {text:?}", args.join(" ")));
+    assert_eq!(value["error"]["exit_code"], code, "{value}");
+    (code, value["error"]["message"].as_str().unwrap().to_owned())
+}
+
+/// All files below a folder, in order of their paths.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
 }
 
 /// Runs a program of `python` from standard input with arguments; its output, on success.

@@ -7,7 +7,13 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// What one run of a publisher came to.
 #[derive(Debug, Default)]
@@ -121,4 +127,99 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     }
     out.extend(body);
     out
+}
+
+/// How long a session waits for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// One connected client that publishes one message at a time and waits for its PUBACK.
+pub struct Session {
+    stream: Box<dyn Stream>,
+    socket: TcpStream,
+    packet_id: u16,
+}
+
+impl Session {
+    /// Connects to the plain port.
+    pub fn plain(broker: SocketAddr, client_id: &str) -> std::io::Result<Session> {
+        let socket = TcpStream::connect(broker)?;
+        Session::over(Box::new(socket.try_clone()?), socket, client_id)
+    }
+
+    /// Connects over TLS, as `localhost`.
+    pub fn tls(broker: SocketAddr, client_id: &str, config: ClientConfig) -> std::io::Result<Session> {
+        let socket = TcpStream::connect(broker)?;
+        let name = "localhost".try_into().unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+        Session::over(Box::new(StreamOwned::new(connection, socket.try_clone()?)), socket, client_id)
+    }
+
+    fn over(stream: Box<dyn Stream>, socket: TcpStream, client_id: &str) -> std::io::Result<Session> {
+        socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+        let mut session = Session { stream, socket, packet_id: 0 };
+        session.send(&connect(client_id))?;
+        session.expect(&[0x20, 2, 0, 0], "CONNACK")?;
+        Ok(session)
+    }
+
+    /// Publishes at QoS 1; an error means that no PUBACK came.
+    pub fn publish(&mut self, topic: &str, payload: &[u8]) -> std::io::Result<()> {
+        self.packet_id += 1;
+        self.send(&publish_packet(topic, self.packet_id, payload))?;
+        let [high, low] = self.packet_id.to_be_bytes();
+        self.expect(&[0x40, 2, high, low], "PUBACK")
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// How long the broker took to end this session; `None` when it did not within `limit`.
+    pub fn ended_within(&mut self, limit: Duration) -> Option<Duration> {
+        let started = Instant::now();
+        self.socket.set_read_timeout(Some(limit)).unwrap();
+        let mut bytes = [0; 256];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(1..) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+                Ok(0) | Err(_) => return Some(started.elapsed()),
+            }
+        }
+    }
+
+    fn expect(&mut self, wanted: &[u8; 4], name: &str) -> std::io::Result<()> {
+        let mut answer = [0; 4];
+        self.stream.read_exact(&mut answer)?;
+        if answer != *wanted {
+            return Err(std::io::Error::other(format!("{answer:?} instead of {name}")));
+        }
+        Ok(())
+    }
+}
+
+/// What a client trusts and shows: the root of `trusted` and, where given, the certificate
+/// and key of a kit folder.
+pub fn tls_config(trusted: &Path, identity: Option<&Path>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let Some(kit) = identity else { return builder.with_no_client_auth() };
+    let certificate = CertificateDer::from_pem_file(file_ending(kit, ".cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file_ending(kit, ".private.key")).unwrap();
+    builder.with_client_auth_cert(vec![certificate], key).unwrap()
+}
+
+/// The one file of a folder with this ending.
+pub fn file_ending(folder: &Path, ending: &str) -> std::path::PathBuf {
+    let found = crate::files_below(folder).into_iter().find(|path| path.to_string_lossy().ends_with(ending));
+    found.unwrap_or_else(|| panic!("{} holds no file *{ending}", folder.display()))
 }

@@ -35,7 +35,7 @@ impl Disk {
     }
 
     /// Cuts the power: whatever was not synced is gone.
-    pub fn cut(&mut self) {
+    pub fn cut(&self) {
         // EXT4_IOC_SHUTDOWN = _IOR('X', 125, u32); 2 = without flushing the journal.
         let program = "import fcntl,os,struct,sys\n\
                        fd = os.open(sys.argv[1], os.O_RDONLY)\n\

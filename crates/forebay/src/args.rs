@@ -492,9 +492,6 @@ pub(crate) struct BenchIngest {
     /// Payload bytes.
     #[arg(long, default_value_t = 200)]
     pub(crate) payload_bytes: usize,
-    /// Also subscribes, and reports the share of messages delivered.
-    #[arg(long)]
-    pub(crate) subscribe: bool,
     /// Idle connections opened to measure memory; 0 leaves it out.
     #[arg(long, default_value_t = 1000)]
     pub(crate) idle: usize,

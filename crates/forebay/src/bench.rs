@@ -20,6 +20,8 @@ use crate::exit::Exit;
 use crate::models;
 use crate::output::Printer;
 
+/// How long the run takes that counts deliveries.
+const DELIVERY_RUN: Duration = Duration::from_secs(2);
 /// How long a server may take to accept connections.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -72,11 +74,12 @@ async fn ingest(args: BenchIngest, printer: Printer) -> Result<()> {
     printer.answer(&figures, || {
         let line = |name: &str, f: &Value| {
             format!(
-                "{name:<10} {:>8.0} acknowledged/s   {:.2} CPU s per million   PUBACK p50 {:.1} ms, p99 {:.1} ms   {:.0} bytes an idle connection",
+                "{name:<10} {:>8.0} acknowledged/s   {:.2} CPU s per million   PUBACK p50 {:.1} ms, p99 {:.1} ms   {:.0} % delivered   {:.0} bytes an idle connection",
                 f["acknowledged_per_second"].as_f64().unwrap_or(f64::NAN),
                 f[cpu].as_f64().unwrap_or(f64::NAN),
                 f["puback_ms"]["p50"].as_f64().unwrap_or(f64::NAN),
                 f["puback_ms"]["p99"].as_f64().unwrap_or(f64::NAN),
+                100.0 * f["delivered_share"].as_f64().unwrap_or(f64::NAN),
                 f["idle_bytes_per_connection"].as_f64().unwrap_or(f64::NAN),
             )
         };
@@ -101,13 +104,16 @@ async fn measure(server: &Server, args: &BenchIngest) -> Result<Value> {
         burst: args.burst,
         payload_bytes: args.payload_bytes,
         duration: Duration::from_secs(args.seconds),
-        subscriber: args.subscribe,
+        subscriber: false,
     };
     let before = usage::cpu_seconds_of(pid).context("the server's CPU time")?;
     let report: Report = run_load(&load).await?;
     let cpu = usage::cpu_seconds_of(pid).context("the server's CPU time")? - before;
     let mut figures = serde_json::to_value(&report)?;
     figures["server_cpu_seconds_per_million"] = json!(cpu / report.acknowledged as f64 * 1e6);
+    // With a subscriber, in a run of its own: its cost is not the publishers'.
+    let with_subscriber = Load { duration: DELIVERY_RUN, subscriber: true, ..load };
+    figures["delivered_share"] = json!(run_load(&with_subscriber).await?.delivered_share);
     figures["server_rss_bytes"] = json!(usage::rss_bytes_of(pid));
     figures["idle_bytes_per_connection"] = json!(idle_bytes(server, args.idle).await?);
     Ok(figures)

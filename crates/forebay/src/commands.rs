@@ -139,7 +139,7 @@ async fn device(global: &Global, command: Device, printer: Printer) -> Result<()
             .await;
         }
     };
-    let control = Control::connect(global).await?;
+    let control = Control::connect_or_make(global).await?;
     // A running server knows the port devices reach it at, unless told another.
     let port = control.addresses().filter(|_| port == 8883).map_or(port, |a| a.mqtts.port());
     let answer = control.call(operation, json!({"name": name, "host": host, "port": port})).await;

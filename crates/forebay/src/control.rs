@@ -38,8 +38,23 @@ pub(crate) fn settings(global: &Global, changes: &[String]) -> Result<Settings> 
 }
 
 impl Control {
-    /// Finds the server of the data directory, or opens the directory.
+    /// Finds the server of the data directory, or opens the directory. One that is not there
+    /// is most likely a wrong path, and is not made.
     pub(crate) async fn connect(global: &Global) -> Result<Control> {
+        let dir = data_dir(global);
+        if !dir.is_dir() {
+            return Err(Error::not_found(format!(
+                "there is no data directory {}; name it with --data-dir, or start one with \
+                 `forebay serve` or `forebay demo`",
+                dir.display()
+            ))
+            .into());
+        }
+        Control::connect_or_make(global).await
+    }
+
+    /// As [`connect`](Self::connect), making the directory when absent.
+    pub(crate) async fn connect_or_make(global: &Global) -> Result<Control> {
         if let Some(server) = Control::find_server(&data_dir(global)) {
             return Ok(server);
         }

@@ -1,7 +1,7 @@
 //! The token that lets this machine's owner, and nobody else, administer the node.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -37,9 +37,8 @@ impl Token {
             Err(cause) => return Err(Error::io(doing("read"), cause)),
         }
         let mut bytes = [0u8; 32];
-        std::fs::File::open("/dev/urandom")
-            .and_then(|mut random| random.read_exact(&mut bytes))
-            .map_err(|e| Error::io("read random bytes", e))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::internal(format!("the system gives no random bytes: {e}")))?;
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut file = OpenOptions::new()
             .write(true)

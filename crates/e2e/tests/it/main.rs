@@ -1,7 +1,12 @@
 //! The whole system from outside. One binary, so that one link pays for all tests.
 
 #![expect(clippy::unwrap_used, reason = "tests stop where they are")]
+#![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
+mod clients;
+mod contract;
 mod crash;
 mod demo;
 mod input;
+mod models;
+mod pipeline;

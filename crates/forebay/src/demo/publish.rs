@@ -72,6 +72,11 @@ impl Fleet {
         }
     }
 
+    /// The port devices connect to.
+    pub(crate) fn port(&self) -> u16 {
+        self.broker.port()
+    }
+
     /// Readings sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.devices.values().map(|device| device.sent).sum()

@@ -1,0 +1,251 @@
+//! Kills and power cuts under load: every acknowledged reading is in the table exactly once.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::account::{self, Account, BLOCK};
+use e2e::mqtt::{self, Ledger};
+use e2e::power::Disk;
+use e2e::{Random, Server};
+
+use crate::pipeline;
+
+const PUBLISHERS: u64 = 4;
+/// PUBLISHes each publisher keeps unacknowledged.
+const WINDOW: usize = 100;
+/// A server that was killed is back within this.
+const RESTART_LIMIT: Duration = Duration::from_secs(5);
+
+/// Publishes from [`PUBLISHERS`] threads while `fault` runs, until the broker goes away.
+fn storm(server: &mut Server, ledgers: &mut Vec<Ledger>, fault: impl FnOnce(&mut Server)) {
+    let (broker, block) = (server.mqtt, ledgers.len() as u64);
+    std::thread::scope(|scope| {
+        let publishers: Vec<_> = (0..PUBLISHERS)
+            .map(|index| {
+                let first = (block + index) * BLOCK;
+                scope.spawn(move || {
+                    let (id, topic) = (format!("device-{index}"), format!("load/{index}/readings"));
+                    mqtt::publish(broker, &id, &topic, first, BLOCK, WINDOW, Duration::from_secs(30))
+                })
+            })
+            .collect();
+        fault(server);
+        ledgers.extend(publishers.into_iter().map(|publisher| publisher.join().unwrap()));
+    });
+}
+
+/// A flush, a crawl and a job run whose server may die under them: any exit, never a panic.
+fn disturbed_lake_work(data_dir: &Path) {
+    for step in [&pipeline::FLUSH[..], &pipeline::CRAWL, &pipeline::RUN] {
+        let output = e2e::run(data_dir, step);
+        let code = output.status.code();
+        assert!(matches!(code, Some(0..=7)), "{step:?} ended with {}", output.status);
+    }
+}
+
+/// What a run of rounds came to.
+struct Rounds {
+    ledgers: Vec<Ledger>,
+    /// Rounds whose fault hit readings under way.
+    hits: usize,
+    slowest_restart: Duration,
+}
+
+/// Rounds of load, a fault at a random moment, and a restart. Each third round the lake is at
+/// work when the fault comes; each fifth it does its work in peace, so that later runs start
+/// from a bookmark.
+fn rounds(
+    data_dir: &Path,
+    count: usize,
+    random: &mut Random,
+    mut fault: impl FnMut(&mut Server),
+    mut after: impl FnMut(),
+) -> (Server, Rounds) {
+    let mut server = Server::start(data_dir);
+    pipeline::prepare(&server);
+    let mut done = Rounds { ledgers: Vec::new(), hits: 0, slowest_restart: Duration::ZERO };
+    let mut job_exists = false;
+    for round in 0..count {
+        let moment = Duration::from_millis(50 + random.below(750));
+        let lake_at_work = round % 3 == 2;
+        storm(&mut server, &mut done.ledgers, |server| {
+            std::thread::scope(|scope| {
+                if lake_at_work {
+                    scope.spawn(|| disturbed_lake_work(data_dir));
+                }
+                std::thread::sleep(moment);
+                fault(server);
+            });
+        });
+        let of_round = done.ledgers.iter().rev().take(PUBLISHERS as usize);
+        done.hits += usize::from(of_round.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len()));
+        drop(server);
+        after();
+        let started = Instant::now();
+        server = Server::start(data_dir);
+        done.slowest_restart = done.slowest_restart.max(started.elapsed());
+        if round % 5 == 1 {
+            pipeline::to_table_or_create(&server, &mut job_exists);
+        }
+    }
+    pipeline::to_table_or_create(&server, &mut job_exists);
+    (server, done)
+}
+
+fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -> Account {
+    let account = account::audit(server, "readings", &done.ledgers);
+    println!(
+        "{what}: {count} rounds, {} hit readings under way, sent {}, acknowledged {}, rows {}, lost {}, doubled {}, \
+         slowest restart {} ms, seed {seed}",
+        done.hits,
+        account.sent,
+        account.acknowledged,
+        account.rows,
+        account.lost.len(),
+        account.doubled.len(),
+        done.slowest_restart.as_millis()
+    );
+    account.assert_clean(&format!("{what}, seed {seed} (replay with FOREBAY_TEST_SEED={seed})"));
+    assert!(account.acknowledged > 0, "nothing was under load");
+    let objects = e2e::files_below(&server.data_dir.join("lake/lake/raw/readings")).len();
+    assert!(objects > count, "{objects} objects: no delivery was under way at any fault");
+    assert!(done.hits * 10 >= count * 8, "only {} of {count} faults hit readings under way", done.hits);
+    assert!(done.slowest_restart < RESTART_LIMIT, "a restart took {:?}", done.slowest_restart);
+    account
+}
+
+fn kills(count: usize) {
+    let seed = e2e::seed(1);
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let (server, done) = rounds(&data_dir, count, &mut Random(seed), Server::kill, || ());
+    settle("kill -9", seed, count, &server, &done);
+}
+
+#[test]
+fn a1_d1_kill_9_under_load_keeps_every_acknowledged_reading_exactly_once() {
+    kills(10);
+}
+
+#[test]
+#[ignore = "long: 100 rounds"]
+fn a1_d1_long_100_kills() {
+    kills(100);
+}
+
+fn power_cuts(count: usize) {
+    let seed = e2e::seed(2);
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::new(folder.path(), 8192) else { return };
+    let data_dir = disk.path().join("data");
+    let disk = std::cell::RefCell::new(disk);
+    let cut = |server: &mut Server| {
+        disk.borrow().cut();
+        server.kill();
+    };
+    let replug = || disk.borrow_mut().replug();
+    let (server, done) = rounds(&data_dir, count, &mut Random(seed), cut, replug);
+    settle("power cuts", seed, count, &server, &done);
+}
+
+#[test]
+fn s4_power_cuts_lose_nothing_acknowledged() {
+    power_cuts(3);
+}
+
+#[test]
+#[ignore = "long: 20 rounds"]
+fn s4_long_20_power_cuts() {
+    power_cuts(20);
+}
+
+/// The control: the same cut under a server whose fsync does nothing. If this loses nothing,
+/// the test above sees nothing.
+#[test]
+fn s6_a_lying_disk_is_caught() {
+    let Some(liar) = lying_library() else {
+        return e2e::skip("the lying disk: libeatmydata is not installed");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut disk) = Disk::new(folder.path(), 8192) else { return };
+    let data_dir = disk.path().join("data");
+    let mut server = Server::start(&data_dir);
+    pipeline::prepare(&server);
+    let honest = mqtt::publish(server.mqtt, "device-0", "load/0/readings", 0, 100, WINDOW, Duration::from_secs(30));
+    assert_eq!(honest.acknowledged.len(), 100);
+    let mut ledgers = vec![honest];
+    pipeline::to_table_or_create(&server, &mut false);
+    server.stop();
+    assert!(std::process::Command::new("sync").status().unwrap().success());
+    for round in 1..=5 {
+        let mut server = Server::start_with(&data_dir, &[], &[("LD_PRELOAD", &liar)]);
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
+        assert!(maps.contains("libeatmydata"), "the server's fsync does not lie: {}", server.log());
+        storm(&mut server, &mut ledgers, |server| {
+            std::thread::sleep(Duration::from_millis(700));
+            disk.cut();
+            server.kill();
+        });
+        drop(server);
+        disk.replug();
+        let acknowledged: usize = ledgers.iter().map(|ledger| ledger.acknowledged.len()).sum();
+        assert!(acknowledged > 100, "the lying server acknowledged nothing");
+        let server = match Server::try_start(&data_dir, &[], &[]) {
+            Ok(server) => server,
+            Err(said) => {
+                println!("lying disk: {acknowledged} acknowledged, and after round {round} it does not start: {said}");
+                return;
+            }
+        };
+        pipeline::to_table(&server);
+        let account = account::audit(&server, "readings", &ledgers);
+        println!("lying disk: round {round}, {acknowledged} acknowledged, {} lost", account.lost.len());
+        if !account.lost.is_empty() {
+            return;
+        }
+    }
+    panic!("five power cuts under a lying disk lost nothing: the power cut test is blind");
+}
+
+fn lying_library() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    let candidates = folders.map_while(Result::ok).map(|entry| entry.path().join("libeatmydata.so"));
+    let found = candidates.into_iter().find(|path| path.exists())?;
+    Some(found.to_string_lossy().into_owned())
+}
+
+#[test]
+fn a_second_server_on_the_same_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let [http, mqtt, mqtts] = e2e::free_ports().map(|addr| addr.to_string());
+    let (code, message) =
+        e2e::refusal(folder.path(), &["serve", "--http", &http, "--mqtt", &mqtt, "--mqtts", &mqtts]);
+    assert_eq!(code, 5, "{message}");
+    assert!(message.contains("another running process"), "the message does not say why: {message}");
+    assert!(server.is_running(), "the first server must not mind");
+    assert_eq!(e2e::http_get(server.http, "/healthz").unwrap().0, 200);
+}
+
+#[test]
+fn a_killed_server_is_back_within_five_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    // Delivers late, so that the log is long when the kill comes.
+    server.forebay(&["stream", "create", "late", "--interval-secs", "900", "--size-mb", "128"]);
+    server.forebay(&["rule", "create", "late", "--sql", "SELECT * FROM 'load/#'", "--stream", "late"]);
+    let mut ledgers = Vec::new();
+    storm(&mut server, &mut ledgers, |server| {
+        std::thread::sleep(Duration::from_secs(3));
+        server.kill();
+    });
+    drop(server);
+    let started = Instant::now();
+    let server = Server::start(folder.path());
+    let took = started.elapsed();
+    let acknowledged: usize = ledgers.iter().map(|ledger| ledger.acknowledged.len()).sum();
+    let durable = server.metric("journal_durable_offset");
+    println!("restart after kill -9: {} ms with {acknowledged} acknowledged, {durable} in the log", took.as_millis());
+    assert!(durable >= acknowledged as f64);
+    assert!(took < RESTART_LIMIT, "{took:?}");
+}
