@@ -39,7 +39,10 @@ impl Account {
     pub fn assert_clean(&self, context: &str) {
         let first = |list: &[u64]| format!("{} {:?}", list.len(), &list[..list.len().min(10)]);
         assert!(
-            self.lost.is_empty() && self.doubled.is_empty() && self.invented.is_empty() && self.strangers == 0,
+            self.lost.is_empty()
+                && self.doubled.is_empty()
+                && self.invented.is_empty()
+                && self.strangers == 0,
             "{context}: sent {} acknowledged {} rows {}; lost {}; doubled {}; invented {}; strangers {}",
             self.sent,
             self.acknowledged,

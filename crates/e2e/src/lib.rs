@@ -90,7 +90,11 @@ impl Server {
     }
 
     /// As [`start_with`](Self::start_with), or what it said when it did not come up.
-    pub fn try_start(data_dir: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Result<Server, String> {
+    pub fn try_start(
+        data_dir: &Path,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Server, String> {
         let [http, mqtt, mqtts] = free_ports();
         let mut command = Command::new(binary());
         command.arg("serve").arg("--data-dir").arg(data_dir);
@@ -98,7 +102,12 @@ impl Server {
             command.arg(flag).arg(addr.to_string());
         }
         command.args(flags).envs(environment.iter().copied());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         collect(child.stderr.take().unwrap(), log.clone());
         let mut server = Server { child, log, data_dir: data_dir.to_owned(), http, mqtt, mqtts };
@@ -123,7 +132,11 @@ impl Server {
 
     /// Asks it to stop, as a service manager would, and waits for its end.
     pub fn stop(&mut self) {
-        let asked = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.pid())).status().unwrap();
+        let asked = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -TERM {}", self.pid()))
+            .status()
+            .unwrap();
         assert!(asked.success());
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.is_running() {
@@ -176,7 +189,10 @@ impl Drop for Server {
 }
 
 /// Gathers what a process writes, so that its pipe never fills.
-fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
+fn collect(
+    mut from: impl Read + Send + 'static,
+    into: Arc<Mutex<String>>,
+) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
@@ -213,7 +229,8 @@ pub fn run_command(command: &mut Command) -> Output {
     let shown = format!("{command:?}");
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (stdout, stderr) = (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
+    let (stdout, stderr) =
+        (Arc::new(Mutex::new(String::new())), Arc::new(Mutex::new(String::new())));
     let readers = [
         collect(child.stdout.take().unwrap(), stdout.clone()),
         collect(child.stderr.take().unwrap(), stderr.clone()),
@@ -242,8 +259,9 @@ pub fn refusal(data_dir: &Path, args: &[&str]) -> (i32, String) {
     let code = output.status.code().unwrap();
     assert_ne!(code, 0, "forebay {} should have failed", args.join(" "));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let value: Value = serde_json::from_str(&text)
-        .unwrap_or_else(|e| panic!("the error of forebay {} is no JSON ({e}): {text:?}", args.join(" ")));
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| {
+        panic!("the error of forebay {} is no JSON ({e}): {text:?}", args.join(" "))
+    });
     assert_eq!(value["error"]["exit_code"], code, "{value}");
     (code, value["error"]["message"].as_str().unwrap().to_owned())
 }

@@ -150,14 +150,27 @@ impl Session {
     }
 
     /// Connects over TLS, as `localhost`.
-    pub fn tls(broker: SocketAddr, client_id: &str, config: ClientConfig) -> std::io::Result<Session> {
+    pub fn tls(
+        broker: SocketAddr,
+        client_id: &str,
+        config: ClientConfig,
+    ) -> std::io::Result<Session> {
         let socket = TcpStream::connect(broker)?;
         let name = "localhost".try_into().unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
-        Session::over(Box::new(StreamOwned::new(connection, socket.try_clone()?)), socket, client_id)
+        let connection =
+            ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+        Session::over(
+            Box::new(StreamOwned::new(connection, socket.try_clone()?)),
+            socket,
+            client_id,
+        )
     }
 
-    fn over(stream: Box<dyn Stream>, socket: TcpStream, client_id: &str) -> std::io::Result<Session> {
+    fn over(
+        stream: Box<dyn Stream>,
+        socket: TcpStream,
+        client_id: &str,
+    ) -> std::io::Result<Session> {
         socket.set_read_timeout(Some(ANSWER_LIMIT))?;
         let mut session = Session { stream, socket, packet_id: 0 };
         session.send(&connect(client_id))?;
@@ -187,7 +200,11 @@ impl Session {
         loop {
             match self.stream.read(&mut bytes) {
                 Ok(1..) => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return None;
+                }
                 Ok(0) | Err(_) => return Some(started.elapsed()),
             }
         }
@@ -208,10 +225,11 @@ impl Session {
 pub fn tls_config(trusted: &Path, identity: Option<&Path>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
     let Some(kit) = identity else { return builder.with_no_client_auth() };
     let certificate = CertificateDer::from_pem_file(file_ending(kit, ".cert.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(file_ending(kit, ".private.key")).unwrap();
@@ -220,6 +238,8 @@ pub fn tls_config(trusted: &Path, identity: Option<&Path>) -> ClientConfig {
 
 /// The one file of a folder with this ending.
 pub fn file_ending(folder: &Path, ending: &str) -> std::path::PathBuf {
-    let found = crate::files_below(folder).into_iter().find(|path| path.to_string_lossy().ends_with(ending));
+    let found = crate::files_below(folder)
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(ending));
     found.unwrap_or_else(|| panic!("{} holds no file *{ending}", folder.display()))
 }

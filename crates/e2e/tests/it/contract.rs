@@ -64,11 +64,15 @@ fn a_bad_rule_is_refused_with_its_place() {
         ("SELECT * FROM a", "column"),
         ("", ""),
     ] {
-        let (code, message) = e2e::refusal(folder.path(), &["rule", "create", "r", "--sql", sql, "--stream", "s"]);
+        let (code, message) =
+            e2e::refusal(folder.path(), &["rule", "create", "r", "--sql", sql, "--stream", "s"]);
         assert_eq!(code, 1, "{sql}: {message}");
         assert!(message.contains(place), "{sql}: {message}");
     }
-    let (code, _) = e2e::refusal(folder.path(), &["rule", "create", "r", "--sql", "SELECT * FROM 'a'", "--stream", "no"]);
+    let (code, _) = e2e::refusal(
+        folder.path(),
+        &["rule", "create", "r", "--sql", "SELECT * FROM 'a'", "--stream", "no"],
+    );
     assert_eq!(code, 3);
     assert_eq!(e2e::forebay(folder.path(), &["rule", "list"])["rules"], Value::Array(Vec::new()));
 }
@@ -77,13 +81,20 @@ fn a_bad_rule_is_refused_with_its_place() {
 fn without_json_data_is_on_stdout_and_errors_on_stderr() {
     let folder = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
-        e2e::run_command(Command::new(e2e::binary()).args(args).arg("--data-dir").arg(folder.path()))
+        e2e::run_command(
+            Command::new(e2e::binary()).args(args).arg("--data-dir").arg(folder.path()),
+        )
     };
     let output = run(&["job", "run", "nowhere"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("nowhere"));
+    assert!(
+        output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("nowhere")
+    );
     let output = run(&["stream", "create", "s"]);
-    assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{output:?}");
+    assert!(
+        output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -106,7 +117,8 @@ fn published_messages_are_tailed_tried_and_ruled() {
         tail.try_wait().unwrap().is_some()
     });
     assert!(tail.wait().unwrap().success());
-    let lines: Vec<String> = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    let lines: Vec<String> =
+        BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     for line in lines {
         let message: Value = serde_json::from_str(&line).unwrap();
@@ -123,7 +135,8 @@ fn published_messages_are_tailed_tried_and_ruled() {
     assert_eq!(tried["passed"], 1, "{tried}");
     assert_eq!(tried["failed"], 1, "{tried}");
     assert_eq!(tried["no_match"], 2 * sent, "{tried}");
-    let passed = tried["results"].as_array().unwrap().iter().find(|row| row["outcome"] == "pass").unwrap();
+    let passed =
+        tried["results"].as_array().unwrap().iter().find(|row| row["outcome"] == "pass").unwrap();
     assert_eq!(passed["output"], r#"{"seq":1000}"#);
 }
 
@@ -134,7 +147,8 @@ fn a_disabled_rule_stops_delivery_and_an_enabled_one_goes_on() {
     server.forebay(&["stream", "create", "s", "--prefix", "raw/s/", "--interval-secs", "1"]);
     server.forebay(&["rule", "create", "r", "--sql", "SELECT * FROM 'air/#'", "--stream", "s"]);
     let mut session = Session::plain(server.mqtt, "roof-1").unwrap();
-    let mut publish = |seq: u64| session.publish("air/1", format!(r#"{{"seq":{seq}}}"#).as_bytes()).unwrap();
+    let mut publish =
+        |seq: u64| session.publish("air/1", format!(r#"{{"seq":{seq}}}"#).as_bytes()).unwrap();
     publish(1);
     server.forebay(&["rule", "disable", "r"]);
     publish(2);
@@ -144,6 +158,7 @@ fn a_disabled_rule_stops_delivery_and_an_enabled_one_goes_on() {
     publish(4);
     server.forebay(&["stream", "flush", "s"]);
     let files = e2e::files_below(&folder.path().join("lake/lake/raw/s"));
-    let delivered: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let delivered: String =
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     assert_eq!(delivered, "{\"seq\":1}\n{\"seq\":3}\n");
 }

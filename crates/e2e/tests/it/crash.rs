@@ -25,7 +25,15 @@ fn storm(server: &mut Server, ledgers: &mut Vec<Ledger>, fault: impl FnOnce(&mut
                 let first = (block + index) * BLOCK;
                 scope.spawn(move || {
                     let (id, topic) = (format!("device-{index}"), format!("load/{index}/readings"));
-                    mqtt::publish(broker, &id, &topic, first, BLOCK, WINDOW, Duration::from_secs(30))
+                    mqtt::publish(
+                        broker,
+                        &id,
+                        &topic,
+                        first,
+                        BLOCK,
+                        WINDOW,
+                        Duration::from_secs(30),
+                    )
                 })
             })
             .collect();
@@ -78,7 +86,9 @@ fn rounds(
             });
         });
         let of_round = done.ledgers.iter().rev().take(PUBLISHERS as usize);
-        done.hits += usize::from(of_round.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len()));
+        done.hits += usize::from(
+            of_round.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len()),
+        );
         drop(server);
         after();
         let started = Instant::now();
@@ -109,7 +119,11 @@ fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -
     assert!(account.acknowledged > 0, "nothing was under load");
     let objects = e2e::files_below(&server.data_dir.join("lake/lake/raw/readings")).len();
     assert!(objects > count, "{objects} objects: no delivery was under way at any fault");
-    assert!(done.hits * 10 >= count * 8, "only {} of {count} faults hit readings under way", done.hits);
+    assert!(
+        done.hits * 10 >= count * 8,
+        "only {} of {count} faults hit readings under way",
+        done.hits
+    );
     assert!(done.slowest_restart < RESTART_LIMIT, "a restart took {:?}", done.slowest_restart);
     account
 }
@@ -171,7 +185,15 @@ fn s6_a_lying_disk_is_caught() {
     let data_dir = disk.path().join("data");
     let mut server = Server::start(&data_dir);
     pipeline::prepare(&server);
-    let honest = mqtt::publish(server.mqtt, "device-0", "load/0/readings", 0, 100, WINDOW, Duration::from_secs(30));
+    let honest = mqtt::publish(
+        server.mqtt,
+        "device-0",
+        "load/0/readings",
+        0,
+        100,
+        WINDOW,
+        Duration::from_secs(30),
+    );
     assert_eq!(honest.acknowledged.len(), 100);
     let mut ledgers = vec![honest];
     pipeline::to_table_or_create(&server, &mut false);
@@ -193,13 +215,18 @@ fn s6_a_lying_disk_is_caught() {
         let server = match Server::try_start(&data_dir, &[], &[]) {
             Ok(server) => server,
             Err(said) => {
-                println!("lying disk: {acknowledged} acknowledged, and after round {round} it does not start: {said}");
+                println!(
+                    "lying disk: {acknowledged} acknowledged, and after round {round} it does not start: {said}"
+                );
                 return;
             }
         };
         pipeline::to_table(&server);
         let account = account::audit(&server, "readings", &ledgers);
-        println!("lying disk: round {round}, {acknowledged} acknowledged, {} lost", account.lost.len());
+        println!(
+            "lying disk: round {round}, {acknowledged} acknowledged, {} lost",
+            account.lost.len()
+        );
         if !account.lost.is_empty() {
             return;
         }
@@ -209,7 +236,8 @@ fn s6_a_lying_disk_is_caught() {
 
 fn lying_library() -> Option<String> {
     let folders = std::fs::read_dir("/usr/lib").ok()?;
-    let candidates = folders.map_while(Result::ok).map(|entry| entry.path().join("libeatmydata.so"));
+    let candidates =
+        folders.map_while(Result::ok).map(|entry| entry.path().join("libeatmydata.so"));
     let found = candidates.into_iter().find(|path| path.exists())?;
     Some(found.to_string_lossy().into_owned())
 }
@@ -219,8 +247,10 @@ fn a_second_server_on_the_same_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());
     let [http, mqtt, mqtts] = e2e::free_ports().map(|addr| addr.to_string());
-    let (code, message) =
-        e2e::refusal(folder.path(), &["serve", "--http", &http, "--mqtt", &mqtt, "--mqtts", &mqtts]);
+    let (code, message) = e2e::refusal(
+        folder.path(),
+        &["serve", "--http", &http, "--mqtt", &mqtt, "--mqtts", &mqtts],
+    );
     assert_eq!(code, 5, "{message}");
     assert!(message.contains("another running process"), "the message does not say why: {message}");
     assert!(server.is_running(), "the first server must not mind");
@@ -233,7 +263,15 @@ fn a_killed_server_is_back_within_five_seconds() {
     let mut server = Server::start(folder.path());
     // Delivers late, so that the log is long when the kill comes.
     server.forebay(&["stream", "create", "late", "--interval-secs", "900", "--size-mb", "128"]);
-    server.forebay(&["rule", "create", "late", "--sql", "SELECT * FROM 'load/#'", "--stream", "late"]);
+    server.forebay(&[
+        "rule",
+        "create",
+        "late",
+        "--sql",
+        "SELECT * FROM 'load/#'",
+        "--stream",
+        "late",
+    ]);
     let mut ledgers = Vec::new();
     storm(&mut server, &mut ledgers, |server| {
         std::thread::sleep(Duration::from_secs(3));
@@ -245,7 +283,10 @@ fn a_killed_server_is_back_within_five_seconds() {
     let took = started.elapsed();
     let acknowledged: usize = ledgers.iter().map(|ledger| ledger.acknowledged.len()).sum();
     let durable = server.metric("journal_durable_offset");
-    println!("restart after kill -9: {} ms with {acknowledged} acknowledged, {durable} in the log", took.as_millis());
+    println!(
+        "restart after kill -9: {} ms with {acknowledged} acknowledged, {durable} in the log",
+        took.as_millis()
+    );
     assert!(durable >= acknowledged as f64);
     assert!(took < RESTART_LIMIT, "{took:?}");
 }

@@ -31,7 +31,15 @@ fn bad_payloads_are_set_aside_with_their_reason_and_their_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
     server.forebay(&[
-        "stream", "create", "bad", "--prefix", "raw/bad/", "--error-prefix", "errors/bad/", "--interval-secs", "1",
+        "stream",
+        "create",
+        "bad",
+        "--prefix",
+        "raw/bad/",
+        "--error-prefix",
+        "errors/bad/",
+        "--interval-secs",
+        "1",
     ]);
     let sql = "SELECT *, topic() AS topic FROM 'bad/#'";
     server.forebay(&["rule", "create", "bad", "--sql", sql, "--stream", "bad"]);
@@ -39,7 +47,8 @@ fn bad_payloads_are_set_aside_with_their_reason_and_their_bytes() {
     let mut fine = HashMap::new();
     let battery = unreadable();
     for (index, (name, payload, _)) in battery.iter().enumerate() {
-        let (topic, reading) = (format!("bad/fine/{index}"), format!(r#"{{"seq":{index},"ozone":41.5,"gap":null}}"#));
+        let (topic, reading) =
+            (format!("bad/fine/{index}"), format!(r#"{{"seq":{index},"ozone":41.5,"gap":null}}"#));
         session.publish(&topic, reading.as_bytes()).unwrap();
         fine.insert(topic, reading);
         session.publish(&format!("bad/{name}"), payload).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -53,25 +62,35 @@ fn bad_payloads_are_set_aside_with_their_reason_and_their_bytes() {
     assert_eq!(rows.len() + errors.len(), acknowledged, "delivered {rows:?}\nset aside {errors:?}");
     for mut row in rows {
         let topic = row.as_object_mut().unwrap().remove("topic").unwrap();
-        let sent = fine.remove(topic.as_str().unwrap()).unwrap_or_else(|| panic!("{topic} was delivered: {row}"));
+        let sent = fine
+            .remove(topic.as_str().unwrap())
+            .unwrap_or_else(|| panic!("{topic} was delivered: {row}"));
         assert_eq!(row, serde_json::from_str::<Value>(&sent).unwrap());
     }
     assert!(fine.is_empty(), "not delivered: {fine:?}");
     for (name, payload, word) in &battery {
         let topic = format!("bad/{name}");
-        let of_topic: Vec<&Value> = errors.iter().filter(|error| error["topic"] == topic.as_str()).collect();
+        let of_topic: Vec<&Value> =
+            errors.iter().filter(|error| error["topic"] == topic.as_str()).collect();
         assert_eq!(of_topic.len(), 1, "{name}: {of_topic:?}");
         let error = of_topic[0];
         let reason = error["errorMessage"].as_str().unwrap();
         assert!(!reason.is_empty() && reason.contains(word), "{name}: {reason:?}");
-        assert_eq!(&base64(error["rawData"].as_str().unwrap()), payload, "{name}: the bytes changed");
+        assert_eq!(
+            &base64(error["rawData"].as_str().unwrap()),
+            payload,
+            "{name}: the bytes changed"
+        );
     }
 
     // The counts add up, and the reading nobody asked for counts as received only.
     let streams = server.forebay(&["stream", "list"]);
     let stream = &streams["streams"][0];
     assert_eq!(stream["matched"], acknowledged, "{stream}");
-    assert_eq!(stream["delivered"].as_u64().unwrap() + stream["set_aside"].as_u64().unwrap(), acknowledged as u64);
+    assert_eq!(
+        stream["delivered"].as_u64().unwrap() + stream["set_aside"].as_u64().unwrap(),
+        acknowledged as u64
+    );
     let all = (acknowledged + 1) as f64;
     assert!((server.metric("broker_messages_received_total") - all).abs() < 0.5);
     assert!((server.metric("broker_messages_acknowledged_total") - all).abs() < 0.5);
@@ -88,9 +107,19 @@ fn an_oversized_payload_is_refused_and_others_go_on() {
     let refused = large.publish("size/over", &vec![b'x'; 1024 * 1024]);
     assert!(refused.is_err(), "1 MiB was acknowledged");
     other.publish("size/other", b"{}").expect("another client goes on");
-    Session::plain(server.mqtt, "large").expect("the same client may come back").publish("size/again", b"{}").unwrap();
-    assert!((server.metric("journal_durable_offset") - 3.0).abs() < 0.5, "a refused message is in the log");
-    assert!(server.metric("broker_messages_refused_total") + server.metric("broker_connections_closed_total") > 0.5);
+    Session::plain(server.mqtt, "large")
+        .expect("the same client may come back")
+        .publish("size/again", b"{}")
+        .unwrap();
+    assert!(
+        (server.metric("journal_durable_offset") - 3.0).abs() < 0.5,
+        "a refused message is in the log"
+    );
+    assert!(
+        server.metric("broker_messages_refused_total")
+            + server.metric("broker_connections_closed_total")
+            > 0.5
+    );
     assert_well(&server);
 }
 
@@ -110,7 +139,10 @@ fn bytes_that_are_no_mqtt_close_one_connection_only() {
     for (what, bytes) in after_connect {
         let mut session = Session::plain(server.mqtt, "bad").unwrap();
         session.send(bytes).unwrap();
-        assert!(session.ended_within(Duration::from_secs(5)).is_some(), "{what}: the connection stays open");
+        assert!(
+            session.ended_within(Duration::from_secs(5)).is_some(),
+            "{what}: the connection stays open"
+        );
         other.publish("fine", b"{}").unwrap_or_else(|e| panic!("after {what}: {e}"));
     }
     let http = std::net::TcpStream::connect(server.mqtt).unwrap();
@@ -129,12 +161,18 @@ fn only_active_certificates_connect_and_revocation_is_quick() {
     server.forebay(&["device", "add", "roof-1", "--kit", &path(&kit), "--port", &port]);
     server.forebay(&["device", "add", "roof-2", "--kit", &path(&second), "--port", &port]);
     // Another Forebay's CA: as good a certificate as any, but not ours.
-    e2e::forebay(&folder.path().join("elsewhere"), &["device", "add", "roof-1", "--kit", &path(&foreign)]);
+    e2e::forebay(
+        &folder.path().join("elsewhere"),
+        &["device", "add", "roof-1", "--kit", &path(&foreign)],
+    );
     let root = file_ending(&kit, "oot-CA.crt");
-    let connect = |id: &str, identity: Option<&Path>| Session::tls(server.mqtts, id, tls_config(&root, identity));
+    let connect = |id: &str, identity: Option<&Path>| {
+        Session::tls(server.mqtts, id, tls_config(&root, identity))
+    };
 
     for (who, identity) in [("no certificate", None), ("another CA", Some(foreign.as_path()))] {
-        let refused = connect("roof-1", identity).err().unwrap_or_else(|| panic!("{who}: connected"));
+        let refused =
+            connect("roof-1", identity).err().unwrap_or_else(|| panic!("{who}: connected"));
         println!("{who}: {refused}");
         assert!(refused.to_string().contains("alert"), "{who} gets no TLS alert: {refused}");
     }
@@ -142,11 +180,18 @@ fn only_active_certificates_connect_and_revocation_is_quick() {
     let mut other = connect("roof-2", Some(&second)).unwrap();
     live.publish("air/roof-1", b"{}").unwrap();
 
-    let (asked, waiting) = (Instant::now(), std::thread::spawn(move || live.ended_within(Duration::from_secs(5))));
+    let (asked, waiting) =
+        (Instant::now(), std::thread::spawn(move || live.ended_within(Duration::from_secs(5))));
     server.forebay(&["device", "revoke", "roof-1"]);
     let ended = waiting.join().unwrap();
-    println!("revoked: the live session ended {} ms after the command was started", asked.elapsed().as_millis());
-    assert!(ended.is_some() && asked.elapsed() < Duration::from_secs(1), "the live session went on: {ended:?}");
+    println!(
+        "revoked: the live session ended {} ms after the command was started",
+        asked.elapsed().as_millis()
+    );
+    assert!(
+        ended.is_some() && asked.elapsed() < Duration::from_secs(1),
+        "the live session went on: {ended:?}"
+    );
     let refused = connect("roof-1", Some(&kit)).err().expect("a revoked certificate connected");
     println!("revoked: {refused}");
     other.publish("air/roof-2", b"{}").expect("the other device goes on");
@@ -155,7 +200,10 @@ fn only_active_certificates_connect_and_revocation_is_quick() {
     let fresh = folder.path().join("fresh");
     server.forebay(&["device", "kit", "roof-1", "--kit", &path(&fresh), "--port", &port]);
     connect("roof-1", Some(&fresh)).unwrap().publish("air/roof-1", b"{}").unwrap();
-    assert!((server.metric("broker_connections_closed_total") - 1.0).abs() < 0.5, "one session was closed by us");
+    assert!(
+        (server.metric("broker_connections_closed_total") - 1.0).abs() < 0.5,
+        "one session was closed by us"
+    );
     assert_well(&server);
 }
 

@@ -7,8 +7,18 @@ use e2e::Server;
 /// and the rule that feeds it from `load/+/readings`.
 pub(crate) fn prepare(server: &Server) {
     server.forebay(&[
-        "stream", "create", "readings", "--prefix", "raw/readings/", "--error-prefix", "errors/readings/",
-        "--interval-secs", "1", "--size-mb", "1", "--gzip",
+        "stream",
+        "create",
+        "readings",
+        "--prefix",
+        "raw/readings/",
+        "--error-prefix",
+        "errors/readings/",
+        "--interval-secs",
+        "1",
+        "--size-mb",
+        "1",
+        "--gzip",
     ]);
     let sql = "SELECT * FROM 'load/+/readings'";
     server.forebay(&["rule", "create", "readings", "--sql", sql, "--stream", "readings"]);
@@ -17,13 +27,21 @@ pub(crate) fn prepare(server: &Server) {
 /// Makes the job from the crawled table to `readings`.
 pub(crate) fn create_job(server: &Server) {
     server.forebay(&[
-        "job", "create", "readings", "--source", "raw_readings", "--target", "lake/tables/readings/",
-        "--table", "readings",
+        "job",
+        "create",
+        "readings",
+        "--source",
+        "raw_readings",
+        "--target",
+        "lake/tables/readings/",
+        "--table",
+        "readings",
     ]);
 }
 
 pub(crate) const FLUSH: [&str; 3] = ["stream", "flush", "readings"];
-pub(crate) const CRAWL: [&str; 5] = ["lake", "crawl", "lake/raw/readings/", "--table-prefix", "raw_"];
+pub(crate) const CRAWL: [&str; 5] =
+    ["lake", "crawl", "lake/raw/readings/", "--table-prefix", "raw_"];
 pub(crate) const RUN: [&str; 3] = ["job", "run", "readings"];
 
 /// Takes everything acknowledged so far into the table; every step must succeed.
