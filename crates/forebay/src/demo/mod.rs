@@ -50,6 +50,8 @@ struct Names {
     raw_table: String,
     table: String,
     job: String,
+    /// Endpoints take hyphens where tables take underscores.
+    endpoint: String,
 }
 
 impl Names {
@@ -61,6 +63,7 @@ impl Names {
             raw_table: format!("raw_readings{suffix}"),
             table: format!("readings{suffix}"),
             job: format!("readings{suffix}"),
+            endpoint: format!("readings{suffix}").replace('_', "-"),
         }
     }
 }
@@ -201,7 +204,8 @@ async fn pipeline(
     stages.push(timer.stop(std::fs::metadata(&set.model).map_or(0, |meta| meta.len())));
 
     let timer = Timer::start("deploy");
-    admin::call(node, "endpoint_create", json!({"name": names.stream, "model": set.model})).await?;
+    admin::call(node, "endpoint_create", json!({"name": names.endpoint, "model": set.model}))
+        .await?;
     stages.push(timer.stop(0));
 
     let timer = Timer::start("forecast");
@@ -322,10 +326,7 @@ fn enroll(node: &Arc<Node>, port: u16, thing: &str) -> Result<Arc<rustls::Client
     };
     let folder = node.data_dir.join("kits").join(thing);
     if !folder.exists() {
-        kit.write(
-            &folder,
-            &identity::Endpoint::new("localhost", port),
-        )?;
+        kit.write(&folder, &identity::Endpoint::new("localhost", port))?;
     }
     Ok(Arc::new(kit.client_config(&[])?))
 }
@@ -532,7 +533,7 @@ async fn forecast_all(
     set: &TrainingSet,
     series: &Dataset,
 ) -> Result<Vec<Station>> {
-    let url = format!("http://{}/endpoints/{}/invocations", addresses.http, names.stream);
+    let url = format!("http://{}/endpoints/{}/invocations", addresses.http, names.endpoint);
     let model = training::load(&set.model)?;
     let naive = forecast::SeasonalNaive::for_freq(series.freq, PREDICTION_LENGTH)?;
     let mut stations = Vec::new();

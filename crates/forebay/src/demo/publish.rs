@@ -6,7 +6,7 @@
 //! came, and a connection that breaks is made again with its session, so that nothing is
 //! sent twice as a new reading.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +34,7 @@ pub(crate) type Enroll<'a> = dyn FnMut(&str) -> Result<Arc<rustls::ClientConfig>
 pub(crate) struct Fleet {
     broker: SocketAddr,
     topic_root: String,
-    devices: HashMap<String, Device>,
+    devices: BTreeMap<String, Device>,
 }
 
 struct Device {
@@ -48,7 +48,7 @@ struct Device {
 impl Fleet {
     /// Devices will connect to `broker` as `localhost` and publish to `ROOT/THING/readings`.
     pub(crate) fn new(broker: SocketAddr, topic_root: &str) -> Self {
-        Fleet { broker, topic_root: topic_root.to_owned(), devices: HashMap::new() }
+        Fleet { broker, topic_root: topic_root.to_owned(), devices: BTreeMap::new() }
     }
 
     /// Publishes one reading on its device's connection, made now if it is the first.
@@ -112,7 +112,7 @@ impl Fleet {
 
     /// Says goodbye for every device.
     pub(crate) async fn disconnect(&mut self) -> Result<()> {
-        for (name, device) in self.devices.drain() {
+        for (name, device) in std::mem::take(&mut self.devices) {
             device.client.disconnect().await.with_context(|| format!("disconnecting {name}"))?;
             device.connection.await.with_context(|| format!("ending the connection of {name}"))?;
         }

@@ -176,13 +176,14 @@ fn account(outcome: &Outcome) -> String {
 }
 
 fn look_around(outcome: &Outcome, data_dir: &Path, mqtt: SocketAddr) -> String {
-    let (dir, table, stream) = (data_dir.display(), &outcome.names.table, &outcome.names.stream);
+    let (dir, table, endpoint) =
+        (data_dir.display(), &outcome.names.table, &outcome.names.endpoint);
     format!(
         "\nIt stays up (Ctrl-C ends it). In another terminal:\n\
          \x20 forebay --data-dir {dir} topic tail '{root}/+/readings'\n\
          \x20 forebay --data-dir {dir} lake sql 'SELECT device, count(*) FROM {table} GROUP BY device'\n\
          \x20 forebay --data-dir {dir} stream list\n\
-         \x20 forebay --data-dir {dir} endpoint invoke {stream} --input request.json\n\
+         \x20 forebay --data-dir {dir} endpoint invoke {endpoint} --input request.json\n\
          \x20 mosquitto_sub -h 127.0.0.1 -p {port} -t '{root}/#'\n",
         root = outcome.names.topic_root,
         port = mqtt.port(),
