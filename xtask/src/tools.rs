@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 /// Python packages: real MQTT clients and other people's readers of the lake.
 const PYTHON: [&str; 5] = ["paho-mqtt>=2,<3", "pandas", "pyarrow", "duckdb", "numpy"];
 
-/// Debian packages and the program each brings: the peer broker, the file system that is
+/// Debian packages and the program each brings: the peer broker and its clients, the file system that is
 /// cut from power, and the library that lies about fsync.
-const DEBIAN: [(&str, &str); 3] = [
+const DEBIAN: [(&str, &str); 4] = [
     ("mosquitto", "/usr/sbin/mosquitto"),
+    ("mosquitto-clients", "/usr/bin/mosquitto_pub"),
     ("e2fsprogs", "/sbin/mkfs.ext4"),
     ("eatmydata", "/usr/bin/eatmydata"),
 ];
