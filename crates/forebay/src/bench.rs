@@ -97,6 +97,8 @@ async fn ingest(args: BenchIngest, printer: Printer) -> Result<()> {
 
 async fn measure(server: &Server, args: &BenchIngest) -> Result<Value> {
     let pid = server.child.id();
+    // Before the load: afterwards idle connections would be served from memory it freed.
+    let idle_bytes = idle_bytes(server, args.idle).await?;
     let load = Load {
         address: server.mqtt,
         publishers: args.publishers,
@@ -115,7 +117,7 @@ async fn measure(server: &Server, args: &BenchIngest) -> Result<Value> {
     let with_subscriber = Load { duration: DELIVERY_RUN, subscriber: true, ..load };
     figures["delivered_share"] = json!(run_load(&with_subscriber).await?.delivered_share);
     figures["server_rss_bytes"] = json!(usage::rss_bytes_of(pid));
-    figures["idle_bytes_per_connection"] = json!(idle_bytes(server, args.idle).await?);
+    figures["idle_bytes_per_connection"] = json!(idle_bytes);
     Ok(figures)
 }
 
@@ -215,7 +217,9 @@ fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
         (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<Vec<_>>>()?;
     let ports =
         listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<Vec<_>>>()?;
-    ports.try_into().map_err(|_| anyhow::anyhow!("free ports"))
+    ports
+        .try_into()
+        .map_err(|ports: Vec<_>| anyhow::anyhow!("{} free ports instead of {N}", ports.len()))
 }
 
 fn infer(args: &BenchInfer, printer: Printer) -> Result<()> {

@@ -23,7 +23,6 @@ use output::Printer;
 
 fn main() -> ExitCode {
     let wants_json = std::env::args().any(|word| word == "--json");
-    #[expect(clippy::disallowed_methods, reason = "the command line reads the environment")]
     let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let printer = Printer::new(wants_json, color);
     let cli = match Cli::try_parse() {

@@ -69,7 +69,7 @@ pub(crate) fn load(model: &Path, input: &Path) -> Result<(Box<dyn Predictor>, Da
 pub(crate) fn forecast(args: &args::Forecast, printer: Printer) -> Result<()> {
     let (model, dataset) = load(&args.model, &args.input)?;
     let levels = args.quantiles.iter().map(|level| {
-        level.parse::<f64>().map_err(|_| Exit::usage(format!("quantile {level:?} is not a number")))
+        level.parse::<f64>().map_err(|e| Exit::usage(format!("quantile {level:?}: {e}")))
     });
     let options = PredictOptions {
         num_samples: args.num_samples,
