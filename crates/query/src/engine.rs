@@ -23,7 +23,7 @@ use crate::error::explain;
 use crate::meter::Meter;
 use crate::pool::Pool;
 use crate::settle;
-use crate::statement::{self, CATALOG, Names, Request, Show, TableName};
+use crate::statement::{self, CATALOG, Request, Show, Spelling, TableName};
 use crate::tables::{LakeTable, Reading};
 
 /// Bounds of an engine and of each query in it.
@@ -136,8 +136,8 @@ impl Inner {
         database: &str,
     ) -> Result<QueryResult> {
         let meter = Arc::new(Meter::default());
-        let (session, columns) = self.session(tables, database, &meter).await?;
-        statement::spell(&mut statement, &columns, &Names::default());
+        let (session, spelling) = self.session(tables, database, &meter).await?;
+        spelling.apply(&mut statement);
         let state = session.state();
         let plan = state.statement_to_plan(statement).await.map_err(explain)?;
         // The statement was checked already; a plan that does more would be a bug here.
@@ -160,17 +160,17 @@ impl Inner {
         tables: &[TableName],
         database: &str,
         meter: &Arc<Meter>,
-    ) -> Result<(SessionContext, Names)> {
+    ) -> Result<(SessionContext, Spelling)> {
         let session =
             crate::session::session(&self.environment, database, self.options.partitions)?;
         let catalog = session
             .catalog(CATALOG)
             .ok_or_else(|| Error::internal("a session without a catalog"))?;
-        let mut names = Names::default();
+        let mut spelling = Spelling::default();
         let mut file_count = 0;
         for name in tables {
             let table = self.table(name, database)?;
-            table.all_columns().for_each(|column| names.add(&column.name));
+            spelling.add(&table.name, table.all_columns().map(|column| column.name.as_str()));
             let files = self.lake.files(&table).await?;
             file_count += files.len();
             if file_count > self.options.files_max {
@@ -182,7 +182,7 @@ impl Inner {
             let provider = LakeTable::new(&table, files, Arc::clone(meter), Reading::Query)?;
             register(&*catalog, &table, provider)?;
         }
-        Ok((session, names))
+        Ok((session, spelling))
     }
 
     fn table(&self, name: &TableName, database: &str) -> Result<Table> {

@@ -1,5 +1,6 @@
 //! The threads that queries run on.
 
+use std::any::Any;
 use std::future::Future;
 
 use base::{Error, ErrorKind, Result};
@@ -39,20 +40,26 @@ impl Pool {
         let Some(runtime) = &self.0 else { return Err(Error::internal("no threads for queries")) };
         let mut task = Stopped(runtime.spawn(work));
         (&mut task.0).await.unwrap_or_else(|failed| {
-            Err(if failed.is_panic() {
-                Error::new(ErrorKind::Internal, format!("the query gave up: {}", said(failed)))
-            } else {
-                Error::new(ErrorKind::Unavailable, "the query was stopped")
+            Err(match failed.try_into_panic() {
+                Ok(panic) => gave_up(&*panic),
+                Err(_stopped) => Error::new(ErrorKind::Unavailable, "the query was stopped"),
             })
         })
     }
 }
 
-fn said(failed: tokio::task::JoinError) -> String {
-    let panic = failed.into_panic();
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "no reason given".to_owned())
+fn gave_up(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let said = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+    // A nested-loop join that has run out of memory starts its left side anew to spill it,
+    // which DataFusion 54's repartitioning cannot do.
+    if said == "partition not used yet" {
+        return Error::new(
+            ErrorKind::Exhausted,
+            "the query needs more memory than it may use: a join's side could not be spilled",
+        );
+    }
+    Error::new(ErrorKind::Internal, format!("the query gave up: {said}"))
 }
 
 /// A task that ends with its handle.

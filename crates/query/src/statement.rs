@@ -364,13 +364,12 @@ fn check_body(body: &SetExpr) -> ControlFlow<Error> {
     }
 }
 
-/// Spellings of names by what they are in lower case, to find them as people write them.
-#[derive(Debug, Default)]
-pub(crate) struct Names(BTreeMap<String, BTreeSet<String>>);
+/// Spellings of names by what they are in lower case.
+#[derive(Clone, Debug, Default)]
+struct Names(BTreeMap<String, BTreeSet<String>>);
 
 impl Names {
-    /// Adds a name.
-    pub(crate) fn add(&mut self, name: &str) {
+    fn add(&mut self, name: &str) {
         self.0.entry(name.to_lowercase()).or_default().insert(name.to_owned());
     }
 
@@ -389,55 +388,105 @@ impl Names {
     }
 }
 
+/// The tables of a statement and how their columns are spelled.
+///
 /// Devices spell their keys as they like, and SQL does not mind case: an unquoted name that
-/// can only mean one column (or table) is spelled as that one.
-pub(crate) fn spell(statement: &mut Parsed, columns: &Names, tables: &Names) {
-    struct Speller<'a>(&'a Names, &'a Names);
+/// can only mean one column is spelled as that one.
+#[derive(Debug, Default)]
+pub(crate) struct Spelling {
+    columns: Names,
+    tables: Names,
+    /// Columns by the table's name, and once a statement is known, by its aliases.
+    by_table: BTreeMap<String, Names>,
+}
 
-    impl VisitorMut for Speller<'_> {
-        type Break = ();
-
-        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::Identifier(ident) => self.0.spell(ident),
-                Expr::CompoundIdentifier(parts) => {
-                    for part in parts {
-                        self.0.spell(part);
-                    }
-                }
-                _ => {}
-            }
-            ControlFlow::Continue(())
-        }
-
-        fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-            for item in &mut select.projection {
-                if let SelectItem::ExprWithAlias { alias, .. } = item {
-                    self.0.spell(alias);
-                }
-            }
-            ControlFlow::Continue(())
-        }
-
-        fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
-            if let [ObjectNamePart::Identifier(ident)] = relation.0.as_mut_slice() {
-                self.1.spell(ident);
-            }
-            ControlFlow::Continue(())
+impl Spelling {
+    /// Adds a table and its columns.
+    pub(crate) fn add<'a>(&mut self, table: &str, columns: impl IntoIterator<Item = &'a str>) {
+        self.tables.add(table);
+        let own = self.by_table.entry(table.to_lowercase()).or_default();
+        for column in columns {
+            self.columns.add(column);
+            own.add(column);
         }
     }
 
-    let mut speller = Speller(columns, tables);
-    let ast = match statement {
-        Parsed::Statement(ast) => ast,
-        Parsed::Explain(explain) => match &mut *explain.statement {
+    /// Spells the names of a statement.
+    pub(crate) fn apply(mut self, statement: &mut Parsed) {
+        let ast = match statement {
             Parsed::Statement(ast) => ast,
+            Parsed::Explain(explain) => match &mut *explain.statement {
+                Parsed::Statement(ast) => ast,
+                _ => return,
+            },
             _ => return,
-        },
-        _ => return,
-    };
-    // The visitor never breaks off.
-    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(ast, &mut speller);
+        };
+        // Neither visitor breaks off.
+        let mut aliases = Aliases { of_table: &self.by_table, found: BTreeMap::new() };
+        let _: ControlFlow<()> = VisitMut::visit(ast, &mut aliases);
+        self.by_table = aliases.found;
+        let _: ControlFlow<()> = VisitMut::visit(ast, &mut self);
+    }
+}
+
+struct Aliases<'a> {
+    of_table: &'a BTreeMap<String, Names>,
+    found: BTreeMap<String, Names>,
+}
+
+impl VisitorMut for Aliases<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, .. } = factor
+            && let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident)
+            && let Some(columns) = self.of_table.get(&ident.value.to_lowercase())
+        {
+            let called = alias.as_ref().map_or(ident, |alias| &alias.name);
+            let known = self.found.entry(called.value.to_lowercase()).or_default();
+            // One alias for two tables, in two sub-queries: it may mean either.
+            for (lower, spellings) in &columns.0 {
+                known.0.entry(lower.clone()).or_default().extend(spellings.iter().cloned());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl VisitorMut for Spelling {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(ident) => self.columns.spell(ident),
+            Expr::CompoundIdentifier(parts) => {
+                let table =
+                    parts.first().and_then(|first| self.by_table.get(&first.value.to_lowercase()));
+                match (table, parts.as_mut_slice()) {
+                    (Some(columns), [_, column, ..]) => columns.spell(column),
+                    (_, parts) => parts.iter_mut().for_each(|part| self.columns.spell(part)),
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for item in &mut select.projection {
+            if let SelectItem::ExprWithAlias { alias, .. } = item {
+                self.columns.spell(alias);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+        if let [ObjectNamePart::Identifier(ident)] = relation.0.as_mut_slice() {
+            self.tables.spell(ident);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::error::explain;
 use crate::keep_first::KeepFirst;
 use crate::meter::Meter;
 use crate::session::session;
-use crate::statement::{self, Names, Request};
+use crate::statement::{self, Request, Spelling};
 use crate::tables::{LakeTable, Reading};
 
 /// One stream of rows keeps its order without sorting.
@@ -121,11 +121,11 @@ impl<'a> Graph<'a> {
 
     async fn sql(&self, inputs: &BTreeMap<String, String>, query: &str) -> Result<DataFrame> {
         let session = self.session()?;
-        let (mut columns, mut tables) = (Names::default(), Names::default());
+        let mut spelling = Spelling::default();
         for (alias, id) in inputs {
             let rows = self.rows(id)?;
-            names(&rows).for_each(|name| columns.add(&name));
-            tables.add(alias);
+            let columns: Vec<String> = names(&rows).collect();
+            spelling.add(alias, columns.iter().map(String::as_str));
             let name = datafusion::sql::TableReference::bare(alias.clone());
             session.register_table(name, rows.into_view()).map_err(explain)?;
         }
@@ -135,7 +135,7 @@ impl<'a> Graph<'a> {
         if !matches!(*statement, datafusion::sql::parser::Statement::Statement(_)) {
             return Err(Error::invalid("the query must be a SELECT"));
         }
-        statement::spell(&mut statement, &columns, &tables);
+        spelling.apply(&mut statement);
         let plan = session.state().statement_to_plan(*statement).await.map_err(explain)?;
         Ok(DataFrame::new(session.state(), plan))
     }
@@ -206,7 +206,7 @@ fn path_of(rows: &DataFrame, path: &str) -> Result<Expr> {
     for end in ends {
         if column_of(rows, &path[..end]).is_ok() {
             let fields = path[end + 1..].split('.');
-            return Ok(fields.fold(column(&path[..end]), |at, field| get_field(at, field)));
+            return Ok(fields.fold(column(&path[..end]), get_field));
         }
     }
     column_of(rows, path)

@@ -45,7 +45,7 @@ impl World {
     }
 
     pub(crate) async fn crawl(&self) {
-        let crawler = Crawler::new("c", ("bkt", "raw"), "air");
+        let crawler = Crawler::new("c", ("bkt", "raw/readings"), "air");
         if self.lake.get_crawler("c").is_err() {
             self.lake.create_crawler(&crawler).unwrap();
         }
