@@ -24,7 +24,7 @@ pub struct Ledger {
     pub acknowledged: Vec<u64>,
 }
 
-/// Publishes `{"device":..,"seq":N,"timestamp":..}` with rising N from `first` until `limit`
+/// Publishes `{"device":..,"seq":N,"timestamp":..,"note":..}` with rising N from `first` until `limit`
 /// is over, `count` are sent and acknowledged, or the broker goes away.
 pub fn publish(
     broker: SocketAddr,
@@ -67,9 +67,7 @@ fn run(
         let mut burst = Vec::new();
         while in_flight.len() < window && next < first + count {
             packet_id = packet_id.checked_add(1).unwrap_or(1);
-            let payload = format!(
-                r#"{{"device":"{client_id}","seq":{next},"timestamp":"2026-01-01T00:00:00Z"}}"#
-            );
+            let payload = reading(client_id, next);
             burst.extend(publish_packet(topic, packet_id, payload.as_bytes()));
             in_flight.insert(packet_id, next);
             ledger.sent.push(next);
@@ -91,6 +89,15 @@ fn run(
         }
     }
     Ok(())
+}
+
+/// A reading. Some carry a long note, so that records straddle whatever blocks the log has.
+fn reading(device: &str, seq: u64) -> String {
+    let note = if seq.is_multiple_of(50) { seq.wrapping_mul(7919) % 4000 } else { 0 };
+    let note = "x".repeat(usize::try_from(note).unwrap());
+    format!(
+        r#"{{"device":"{device}","seq":{seq},"timestamp":"2026-01-01T00:00:00Z","note":"{note}"}}"#
+    )
 }
 
 /// A CONNECT of MQTT 3.1.1 with a clean session.

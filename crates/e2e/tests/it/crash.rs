@@ -1,27 +1,31 @@
 //! Kills and power cuts under load: every acknowledged reading is in the table exactly once.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::account::{self, Account, BLOCK};
 use e2e::mqtt::{self, Ledger};
 use e2e::power::Disk;
 use e2e::{Random, Server};
+use flate2::read::GzDecoder;
 
 use crate::pipeline;
 
-const PUBLISHERS: u64 = 4;
-/// PUBLISHes each publisher keeps unacknowledged.
-const WINDOW: usize = 100;
+/// Publishers, and the PUBLISHes each keeps unacknowledged.
+const WINDOWS: [usize; 4] = [100, 100, 37, 5];
 /// A server that was killed is back within this.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
 
-/// Publishes from [`PUBLISHERS`] threads while `fault` runs, until the broker goes away.
+/// Publishes from a thread per window while `fault` runs, until the broker goes away.
 fn storm(server: &mut Server, ledgers: &mut Vec<Ledger>, fault: impl FnOnce(&mut Server)) {
     let (broker, block) = (server.mqtt, ledgers.len() as u64);
     std::thread::scope(|scope| {
-        let publishers: Vec<_> = (0..PUBLISHERS)
-            .map(|index| {
+        let publishers: Vec<_> = (0..)
+            .zip(WINDOWS)
+            .map(|(index, window)| {
                 let first = (block + index) * BLOCK;
                 scope.spawn(move || {
                     let (id, topic) = (format!("device-{index}"), format!("load/{index}/readings"));
@@ -31,7 +35,7 @@ fn storm(server: &mut Server, ledgers: &mut Vec<Ledger>, fault: impl FnOnce(&mut
                         &topic,
                         first,
                         BLOCK,
-                        WINDOW,
+                        window,
                         Duration::from_secs(30),
                     )
                 })
@@ -48,6 +52,42 @@ fn disturbed_lake_work(data_dir: &Path) {
         let output = e2e::run(data_dir, step);
         let code = output.status.code();
         assert!(matches!(code, Some(0..=7)), "{step:?} ended with {}", output.status);
+    }
+}
+
+/// Watches that whatever lies under an object's name is whole and never changes.
+#[derive(Default)]
+struct WholeObjects(HashMap<PathBuf, (u64, SystemTime)>);
+
+impl WholeObjects {
+    fn check(&mut self, lake: &Path) {
+        for file in e2e::files_below(lake) {
+            let meta = file.metadata().unwrap();
+            let stamp = (meta.len(), meta.modified().unwrap());
+            let known = self.0.insert(file.clone(), stamp);
+            if known == Some(stamp) {
+                continue;
+            }
+            let bytes = std::fs::read(&file).unwrap();
+            let shown = file.display();
+            match file.extension().and_then(OsStr::to_str) {
+                Some("gz") => {
+                    let mut text = String::new();
+                    GzDecoder::new(&bytes[..])
+                        .read_to_string(&mut text)
+                        .unwrap_or_else(|e| panic!("{shown}: {e}"));
+                    assert!(text.ends_with("}\n"), "{shown} ends within a record");
+                }
+                Some("parquet") => {
+                    let framed =
+                        bytes.len() > 8 && bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1");
+                    assert!(framed, "{shown} is no whole Parquet file");
+                    assert!(known.is_none(), "{shown} has changed");
+                }
+                // Not an object's name: staging of a put that was cut off.
+                _ => {}
+            }
+        }
     }
 }
 
@@ -72,7 +112,7 @@ fn rounds(
     let mut server = Server::start(data_dir);
     pipeline::prepare(&server);
     let mut done = Rounds { ledgers: Vec::new(), hits: 0, slowest_restart: Duration::ZERO };
-    let mut job_exists = false;
+    let (mut job_exists, mut whole) = (false, WholeObjects::default());
     for round in 0..count {
         let moment = Duration::from_millis(50 + random.below(750));
         let lake_at_work = round % 3 == 2;
@@ -85,12 +125,13 @@ fn rounds(
                 fault(server);
             });
         });
-        let of_round = done.ledgers.iter().rev().take(PUBLISHERS as usize);
+        let of_round = done.ledgers.iter().rev().take(WINDOWS.len());
         done.hits += usize::from(
             of_round.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len()),
         );
         drop(server);
         after();
+        whole.check(&data_dir.join("lake"));
         let started = Instant::now();
         server = Server::start(data_dir);
         done.slowest_restart = done.slowest_restart.max(started.elapsed());
@@ -191,7 +232,7 @@ fn s6_a_lying_disk_is_caught() {
         "load/0/readings",
         0,
         100,
-        WINDOW,
+        100,
         Duration::from_secs(30),
     );
     assert_eq!(honest.acknowledged.len(), 100);
