@@ -102,7 +102,7 @@ async fn measure(folder: &Path, megabytes: usize) -> Result<()> {
     lake.catalog().create_database("air", "")?;
     let bytes = fill(&lake, megabytes).await?;
     let started = cpu_seconds();
-    lake.create_crawler(&Crawler::new("c", ("bkt", "raw"), "air"))?;
+    lake.create_crawler(&Crawler::new("c", ("bkt", "raw/readings"), "air"))?;
     lake.run_crawler("c").await?;
     report("crawl", bytes, started, 0, 0);
 
