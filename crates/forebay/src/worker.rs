@@ -16,7 +16,13 @@ pub(crate) async fn run(command: Worker) -> Result<()> {
     }
 }
 
+/// Runs one ETL run. Ends when standard input closes, which the system does even for a parent
+/// killed outright: nobody would commit what an orphan writes.
 async fn etl(path: &Path) -> Result<()> {
+    std::thread::spawn(|| {
+        drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+        std::process::exit(1);
+    });
     let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let spec: EtlSpec =
         serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;

@@ -273,23 +273,28 @@ impl LakeRoom {
     }
 }
 
-/// Runs the child and reads its answer. It is killed when this is dropped.
+/// Runs the child and reads its answer. It is killed when this is dropped, and ends by itself
+/// when this process does.
 async fn child_result(program: &Path, folder: &Path, spec: &EtlSpec) -> Result<EtlResult> {
     let path = folder.join("spec.json");
     let text = serde_json::to_vec(spec).map_err(|e| Error::internal(e.to_string()))?;
     std::fs::create_dir_all(&spec.staging)
         .and_then(|()| std::fs::write(&path, text))
         .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(["worker", "etl", "--spec"])
         .arg(&path)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .map_err(|e| Error::io("start the job's process", e))?;
+    // Held until the child has ended: it ends when this closes, so that none outlives us.
+    let lifeline = child.stdin.take();
+    let output =
+        child.wait_with_output().await.map_err(|e| Error::io("wait for the job's process", e))?;
+    drop(lifeline);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().last().unwrap_or("it said nothing").to_owned();

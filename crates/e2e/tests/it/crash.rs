@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use e2e::account::{self, Account, BLOCK};
@@ -239,7 +240,7 @@ fn s6_a_lying_disk_is_caught() {
     let mut ledgers = vec![honest];
     pipeline::to_table_or_create(&server, &mut false);
     server.stop();
-    assert!(std::process::Command::new("sync").status().unwrap().success());
+    assert!(Command::new("sync").status().unwrap().success());
     for round in 1..=5 {
         let mut server = Server::start_with(&data_dir, &[], &[("LD_PRELOAD", &liar)]);
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
@@ -330,4 +331,58 @@ fn a_killed_server_is_back_within_five_seconds() {
     );
     assert!(durable >= acknowledged as f64);
     assert!(took < RESTART_LIMIT, "{took:?}");
+}
+
+#[test]
+fn a_job_does_not_outlive_a_killed_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    pipeline::prepare(&server);
+    let count = 200_000;
+    let limit = Duration::from_secs(60);
+    let ledger = mqtt::publish(server.mqtt, "device-0", "load/0/readings", 0, count, 100, limit);
+    assert_eq!(ledger.acknowledged.len() as u64, count);
+    server.forebay(&pipeline::FLUSH);
+    server.forebay(&pipeline::CRAWL);
+    pipeline::create_job(&server);
+    let worker = std::thread::scope(|scope| {
+        scope.spawn(|| disturbed_lake_work(folder.path()));
+        let mut worker = None;
+        e2e::wait_for("the job's process", Duration::from_secs(20), || {
+            worker = child_of(server.pid());
+            worker.is_some()
+        });
+        // Held still, so that it cannot finish before the server is gone.
+        signal("STOP", worker.unwrap());
+        server.kill();
+        worker.unwrap()
+    });
+    signal("CONT", worker);
+    let process = PathBuf::from(format!("/proc/{worker}"));
+    e2e::wait_for("the job's process to end", Duration::from_secs(20), || !process.exists());
+    let left = e2e::files_below(&folder.path().join("jobs"));
+    assert!(!left.is_empty(), "the job had not begun");
+    let finished = left.iter().any(|path| path.ends_with("result.json"));
+    assert!(!finished, "the job went on without its server: {left:?}");
+    drop(server);
+    let server = Server::start(folder.path());
+    pipeline::to_table(&server);
+    account::audit(&server, "readings", &[ledger]).assert_clean("after a job was cut off");
+}
+
+fn signal(name: &str, process: u32) {
+    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status();
+    assert!(sent.unwrap().success(), "no process {process}");
+}
+
+/// A running child of a process.
+fn child_of(parent: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.find(|id| {
+        // The fields after the name, which stands in brackets: state, parent, ...
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    })
 }
