@@ -47,12 +47,15 @@ impl Layout {
         let data = fields(&table.columns)?;
         let partition = fields(&table.partition_keys)?;
         let all = data.iter().chain(&partition).cloned().collect::<Vec<_>>();
-        Ok(Layout {
-            format: table.format,
-            data: Arc::new(Schema::new(data)),
-            partition,
-            all: Arc::new(Schema::new(all)),
-        })
+        let data = Arc::new(Schema::new(data));
+        if table.format == Format::Json {
+            // A column that cannot be read is the table's fault and not that of every file.
+            let options = ScanOptions { record_bytes_max: 1, ..ScanOptions::default() };
+            Scan::new(&data, None, std::io::empty(), options)
+                .map_err(|error| error.context(format!("table {:?}", table.name)))?;
+        }
+        let all = Arc::new(Schema::new(all));
+        Ok(Layout { format: table.format, data, partition, all })
     }
 
     /// The values that a file's folders give to the partition columns. What is no value of

@@ -5,6 +5,7 @@
 //! with a deep tree is recursion.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use base::{Error, Result};
@@ -421,11 +422,10 @@ impl Spelling {
             },
             _ => return,
         };
-        // Neither visitor breaks off.
         let mut aliases = Aliases { of_table: &self.by_table, found: BTreeMap::new() };
-        let _: ControlFlow<()> = VisitMut::visit(ast, &mut aliases);
+        let ControlFlow::Continue(()) = VisitMut::visit(ast, &mut aliases);
         self.by_table = aliases.found;
-        let _: ControlFlow<()> = VisitMut::visit(ast, &mut self);
+        let ControlFlow::Continue(()) = VisitMut::visit(ast, &mut self);
     }
 }
 
@@ -435,9 +435,9 @@ struct Aliases<'a> {
 }
 
 impl VisitorMut for Aliases<'_> {
-    type Break = ();
+    type Break = Infallible;
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Infallible> {
         if let TableFactor::Table { name, alias, .. } = factor
             && let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident)
             && let Some(columns) = self.of_table.get(&ident.value.to_lowercase())
@@ -454,9 +454,9 @@ impl VisitorMut for Aliases<'_> {
 }
 
 impl VisitorMut for Spelling {
-    type Break = ();
+    type Break = Infallible;
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
         match expr {
             Expr::Identifier(ident) => self.columns.spell(ident),
             Expr::CompoundIdentifier(parts) => {
@@ -472,7 +472,7 @@ impl VisitorMut for Spelling {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Infallible> {
         for item in &mut select.projection {
             if let SelectItem::ExprWithAlias { alias, .. } = item {
                 self.columns.spell(alias);
@@ -481,7 +481,7 @@ impl VisitorMut for Spelling {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<()> {
+    fn pre_visit_relation(&mut self, relation: &mut ObjectName) -> ControlFlow<Infallible> {
         if let [ObjectNamePart::Identifier(ident)] = relation.0.as_mut_slice() {
             self.tables.spell(ident);
         }

@@ -8,8 +8,8 @@ use crate::world::{World, gzip, job};
 /// Rows `from..to` of a table of readings, one object a line.
 fn readings(from: u32, to: u32, between: &str) -> String {
     let row = |n: u32| {
-        let ozone = if n % 10 == 0 { "null".to_owned() } else { format!("{}.5", n % 7) };
-        format!(r#"{{"Device":"d{}","n":{n},"O3":{ozone},"ok":{}}}"#, n % 3, n % 2 == 0)
+        let ozone = if n.is_multiple_of(10) { "null".to_owned() } else { format!("{}.5", n % 7) };
+        format!(r#"{{"Device":"d{}","n":{n},"O3":{ozone},"ok":{}}}"#, n % 3, n.is_multiple_of(2))
     };
     (from..to).map(row).collect::<Vec<_>>().join(between)
 }
@@ -203,7 +203,10 @@ async fn what_people_bring_from_athena_works() {
 async fn errors_name_what_is_wrong() {
     let world = World::new();
     world.declare("t", Format::Json, "Ozone int", "");
+    world.declare("raw", Format::Json, "n binary", "");
+    world.put("raw/raw/x", "{}").await;
     for (sql, kind, part) in [
+        ("SELECT * FROM raw", ErrorKind::Unsupported, "column \"n\""),
         ("SELECT * FROM nowhere", ErrorKind::NotFound, "\"nowhere\""),
         ("SELECT * FROM other.t", ErrorKind::NotFound, "\"other\""),
         ("SELECT ozzone FROM t", ErrorKind::Invalid, "ozzone"),
