@@ -28,7 +28,7 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
-    /// No server answers at `what`.
+    /// No server answers.
     pub(crate) fn unreachable(message: impl Into<String>) -> Self {
         Exit { code: UNREACHABLE, message: message.into() }
     }

@@ -44,7 +44,7 @@ pub use token::{TOKEN_FILE, Token};
 pub const ADDRESS_FILE: &str = "server.json";
 /// The database of tables that nobody put elsewhere.
 pub const DATABASE: &str = "forebay";
-/// How often the log is trimmed and rule versions forgotten.
+/// How often rule versions that no stream needs are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
 /// Where a running server listens.

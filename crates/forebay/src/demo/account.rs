@@ -82,7 +82,7 @@ impl Drop for MemoryWatch {
 /// What was acknowledged against what is in the table, reading by reading.
 ///
 /// Keys are 64-bit hashes of (device, timestamp) under this process's random key: half a
-/// million readings cost some 20 MB, and two of them share a hash once in a hundred million runs.
+/// million readings cost some 20 MB, and two of them share a hash about once in two hundred million runs.
 pub(crate) struct Ledger {
     hasher: RandomState,
     /// Times sent, minus times found.

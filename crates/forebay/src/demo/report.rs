@@ -135,7 +135,7 @@ fn forecast_table(outcome: &Outcome) -> String {
     table.render()
 }
 
-/// The first value, and the least and most over the day.
+/// The least and the most over the day.
 fn span(values: &[f64]) -> String {
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
