@@ -373,7 +373,7 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
             call(global, "lake_crawl", input, printer, |answer| {
                 rows_text(
                     &answer["tables"],
-                    &["name", "format", "objects", "partitions", "columns"],
+                    &["table", "change", "objects", "partitions_added", "why"],
                 )
             })
             .await
