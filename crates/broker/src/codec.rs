@@ -226,7 +226,13 @@ fn publish_properties<'a>(body: &mut Body<'a>) -> Result<(&'a [u8], Option<u16>)
         }
         seen |= 1 << id;
         match id {
-            id::TOPIC_ALIAS => alias = Some(u16::from_be_bytes([value[0], value[1]])),
+            id::TOPIC_ALIAS => match u16::from_be_bytes([value[0], value[1]]) {
+                0 => {
+                    let why = "topic alias 0, which MQTT does not have";
+                    return Err(Fault::new(DisconnectReasonCode::TopicAliasInvalid, why));
+                }
+                given => alias = Some(given),
+            },
             id::PAYLOAD_FORMAT if value[0] > 1 => {
                 return Err(Fault::protocol("a payload format other than 0 and 1"));
             }

@@ -73,7 +73,7 @@ impl Connection {
     fn resolve_alias(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, Ending> {
         let Some(alias) = publish.alias else { return Ok(None) };
         let invalid = |why: &'static str| Err(Fault::new(Code::TopicAliasInvalid, why).into());
-        if alias == 0 || alias > self.broker.settings.topic_alias_max {
+        if alias > self.broker.settings.topic_alias_max {
             return invalid("a topic alias beyond the announced maximum");
         }
         let at = usize::from(alias) - 1;
