@@ -1,0 +1,1 @@
+//! S3 onto the buckets, through the protocol crate `s3s`.

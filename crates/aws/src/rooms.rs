@@ -1,0 +1,82 @@
+//! What the services act on: the rooms, and the settings of the wire itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::Clock;
+use broker::Broker;
+use delivery::Streams;
+use identity::Registry;
+use journal::SegmentLog;
+use lake::{Lake, QueryEngine};
+use metastore::Metastore;
+use objects::Buckets;
+use rules::RuleBook;
+use serving::Host;
+
+/// The rooms of one node, as its wiring hands them over.
+pub struct Rooms {
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Rows.
+    pub metastore: Metastore,
+    /// Things and certificates.
+    pub registry: Arc<Registry>,
+    /// The log.
+    pub journal: Arc<SegmentLog>,
+    /// MQTT.
+    pub broker: Arc<Broker>,
+    /// Topic rules.
+    pub rules: Arc<RuleBook>,
+    /// Delivery streams.
+    pub streams: Arc<Streams>,
+    /// Objects.
+    pub buckets: Buckets,
+    /// Catalog, crawlers and jobs.
+    pub lake: Lake,
+    /// SQL.
+    pub engine: Arc<dyn QueryEngine>,
+    /// Models and endpoints.
+    pub host: Arc<Host>,
+    /// The program that worker processes are started from.
+    pub program: PathBuf,
+    /// Where everything lies.
+    pub data_dir: PathBuf,
+    /// Settings of the wire.
+    pub settings: Settings,
+}
+
+/// What the wire needs to know about this installation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The account that every name is made out to.
+    pub account_id: String,
+    /// The region of a request that names none, and of what commands make.
+    pub region: String,
+    /// The name or address that devices are told to connect to.
+    pub endpoint_host: String,
+    /// Memory that one query or job may take, in bytes.
+    pub query_memory_bytes: u64,
+}
+
+impl Rooms {
+    /// `arn:aws:SERVICE:REGION:ACCOUNT:RESOURCE`.
+    pub(crate) fn arn(&self, service: &str, region: &str, resource: &str) -> String {
+        format!("arn:aws:{service}:{region}:{}:{resource}", self.settings.account_id)
+    }
+
+    /// Seconds since 1970 as JSON services write a moment.
+    pub(crate) fn now_secs(&self) -> f64 {
+        epoch_secs(self.clock.now())
+    }
+}
+
+/// A moment as JSON services write it: seconds, with the milliseconds behind the point.
+pub(crate) fn epoch_secs(at: base::Timestamp) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds fit 53 bits until the year 287396"
+    )]
+    let millis = at.millis() as f64;
+    millis / 1000.0
+}

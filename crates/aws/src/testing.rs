@@ -1,0 +1,210 @@
+//! A node's rooms in a temporary folder, for tests of one service: no listener, no signature.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Bytes;
+use base::{Clock, ManualClock, Result, SystemClock};
+use http::Request;
+use http_body_util::BodyExt;
+use lake::{EtlResult, EtlSpec, QueryEngine, QueryResult, SqlOptions};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::auth::Caller;
+use crate::front::Front;
+use crate::rooms::{Rooms, Settings};
+use crate::services;
+
+/// Rooms to call services on.
+pub(crate) struct World {
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) folder: TempDir,
+}
+
+/// Refuses every statement: SQL is tested where the engine is.
+#[derive(Debug)]
+struct NoEngine;
+
+#[async_trait]
+impl QueryEngine for NoEngine {
+    async fn sql(&self, sql: &str, _options: &SqlOptions) -> Result<QueryResult> {
+        Err(base::Error::invalid(format!("no engine for {sql:?}")))
+    }
+
+    async fn etl(&self, _spec: &EtlSpec) -> Result<EtlResult> {
+        Err(base::Error::unsupported("no engine"))
+    }
+}
+
+/// Nobody may connect.
+struct Closed;
+
+impl broker::Authenticator for Closed {
+    fn certificate(&self, _der: &[u8]) -> Result<broker::Identity, broker::Refusal> {
+        Err(broker::Refusal { reason: "test", message: "closed".into() })
+    }
+
+    fn anonymous(&self) -> Result<broker::Identity, broker::Refusal> {
+        Err(broker::Refusal { reason: "test", message: "closed".into() })
+    }
+}
+
+impl World {
+    /// Rooms over a new folder, at the machine's time.
+    pub(crate) fn new() -> World {
+        World::at(Arc::new(SystemClock))
+    }
+
+    /// Rooms over a new folder, with a clock that a test moves.
+    #[expect(dead_code, reason = "services whose answers depend on the time use it")]
+    pub(crate) fn with_clock(clock: Arc<ManualClock>) -> World {
+        World::at(clock)
+    }
+
+    fn at(clock: Arc<dyn Clock>) -> World {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data_dir = folder.path().to_owned();
+        let metastore = metastore::Metastore::in_memory().expect("rows");
+        let authority =
+            identity::Authority::open(&data_dir.join("ca"), clock.clone()).expect("authority");
+        let registry = identity::Registry::open(metastore.clone(), authority, clock.clone())
+            .expect("registry");
+        let options = journal::Options { segment_bytes: 1 << 20, bytes_max: 16 << 20 };
+        let journal = journal::SegmentLog::open(&data_dir.join("journal"), options).expect("log");
+        let rules = Arc::new(rules::RuleBook::open(metastore.clone()).expect("rules"));
+        let buckets = objects::Buckets::open(&data_dir.join("lake")).expect("buckets");
+        let streams = Arc::new(delivery::Streams::new(
+            metastore.clone(),
+            journal.clone(),
+            buckets.clone(),
+            rules.clone(),
+            clock.clone(),
+            tokio::runtime::Handle::current(),
+            delivery::Settings::default(),
+        ));
+        let lake = lake::Lake::open(
+            metastore.clone(),
+            buckets.clone(),
+            &data_dir.join("jobs"),
+            clock.clone(),
+        )
+        .expect("lake");
+        let loader: serving::Loader = Arc::new(training::load);
+        let host = serving::Host::open(
+            metastore.clone(),
+            clock.clone(),
+            loader,
+            serving::Settings::default(),
+        )
+        .expect("endpoints");
+        let broker = broker::Broker::new(
+            journal.clone(),
+            Arc::new(Closed),
+            clock.clone(),
+            broker::Settings::default(),
+        )
+        .expect("broker");
+        let rooms = Rooms {
+            clock,
+            metastore,
+            registry,
+            journal,
+            broker,
+            rules,
+            streams,
+            buckets,
+            lake,
+            engine: Arc::new(NoEngine),
+            host: Arc::new(host),
+            program: "forebay".into(),
+            data_dir,
+            settings: Settings {
+                account_id: "123456789012".into(),
+                region: "us-east-1".into(),
+                endpoint_host: "localhost".into(),
+                query_memory_bytes: 64 << 20,
+            },
+        };
+        World { rooms: Arc::new(rooms), folder }
+    }
+
+    /// Calls an operation of a JSON service; an error gives its code.
+    pub(crate) async fn call(
+        &self,
+        service: &str,
+        operation: &str,
+        input: Value,
+    ) -> std::result::Result<Value, (u16, String, String)> {
+        let service = named(service);
+        let target = match service.protocol {
+            crate::protocol::Protocol::Json { target, .. }
+            | crate::protocol::Protocol::JsonOrQuery { target, .. } => target,
+            other => panic!("{} speaks {other:?}; use `http`", service.name),
+        };
+        let request = Request::post("/")
+            .header("x-amz-target", format!("{target}.{operation}"))
+            .body(Bytes::from(input.to_string()))
+            .expect("a request");
+        let (status, body) = self.send(service, request).await;
+        outcome(status, &body)
+    }
+
+    /// Sends a request to a REST or query service, past the signature.
+    pub(crate) async fn http(
+        &self,
+        service: &str,
+        request: Request<Bytes>,
+    ) -> std::result::Result<Value, (u16, String, String)> {
+        let (status, body) = self.send(named(service), request).await;
+        outcome(status, &body)
+    }
+
+    /// As `http`, with the status and body as they are.
+    pub(crate) async fn send(
+        &self,
+        service: &'static crate::call::Service,
+        request: Request<Bytes>,
+    ) -> (u16, Bytes) {
+        let (parts, body) = request.into_parts();
+        let caller = Caller {
+            access_key_id: "AKIATEST".into(),
+            account_id: "123456789012".into(),
+            arn: "arn:aws:sts::123456789012:assumed-role/test/test".into(),
+            user_id: "AROATEST:test".into(),
+        };
+        let front = Front::new(self.rooms.clone());
+        let response = front.serve(service, caller, &parts, body, "request-1".into()).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, body)
+    }
+}
+
+/// A service by its name in the coverage page.
+pub(crate) fn named(name: &str) -> &'static crate::call::Service {
+    services::ALL.iter().find(|service| service.name == name).expect("a service of ours")
+}
+
+fn outcome(status: u16, body: &Bytes) -> std::result::Result<Value, (u16, String, String)> {
+    let value: Value = match body.is_empty() {
+        true => Value::Null,
+        false => serde_json::from_slice(body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned())),
+    };
+    if status < 300 {
+        return Ok(value);
+    }
+    let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    Err((status, text("__type"), text("message")))
+}
+
+#[tokio::test]
+async fn what_no_table_has_is_refused_by_name() {
+    let world = World::new();
+    let (status, code, message) =
+        world.call("glue", "BoilTheOcean", serde_json::json!({})).await.unwrap_err();
+    assert_eq!((status, code.as_str()), (400, "UnknownOperationException"));
+    assert!(message.contains("BoilTheOcean"), "{message}");
+    assert!(world.folder.path().exists());
+}
