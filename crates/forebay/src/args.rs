@@ -47,6 +47,12 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Prints the environment that points AWS SDKs here, for `eval`.
     Env,
+    /// Writes what SageMaker's Python SDK looks for on a notebook instance.
+    Notebook {
+        /// Folder the files are written to.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Devices and their connection kits.
     #[command(subcommand)]
     Device(Device),

@@ -14,7 +14,7 @@ use crate::args::{Cli, Command, Device, Endpoint, Global, Job, Lake, Rule, Serve
 use crate::control::{self, Control, data_dir};
 use crate::exit::{Exit, OK};
 use crate::output::{Printer, human_bytes};
-use crate::{bench, demo, doctor, models, worker};
+use crate::{bench, demo, doctor, models, sdk, worker};
 
 /// Runs one command; its exit code.
 pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
@@ -22,7 +22,8 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
     match command {
         Command::Demo(args) => return demo::run(&global, args, printer).await,
         Command::Serve(args) => serve(&global, args, printer).await?,
-        Command::Env => return not_yet("env: access keys come with the AWS wire protocols"),
+        Command::Env => sdk::env(&global, printer).await?,
+        Command::Notebook { folder } => sdk::notebook(&global, &folder, printer).await?,
         Command::Device(command) => device(&global, command, printer).await?,
         Command::Topic(command) => topic(&global, command, printer).await?,
         Command::Rule(command) => rule(&global, command, printer).await?,

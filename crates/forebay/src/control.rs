@@ -125,9 +125,12 @@ impl Control {
                 let answer = node.invoke(name, target, None, None, body.into()).await?;
                 Ok(serde_json::from_slice(&answer.body)?)
             }
-            Control::Server { addresses, agent, .. } => {
+            Control::Server { addresses, token, agent } => {
                 let url = format!("http://{}/endpoints/{name}/invocations", addresses.http);
-                let mut request = agent.post(url).header("content-type", "application/json");
+                let mut request = agent
+                    .post(url)
+                    .header("authorization", format!("Bearer {token}"))
+                    .header("content-type", "application/json");
                 if let Some(variant) = target_variant {
                     request = request.header("x-amzn-sagemaker-target-variant", variant);
                 }

@@ -10,6 +10,7 @@ mod exit;
 mod models;
 mod output;
 mod readings;
+mod sdk;
 mod simulate;
 mod worker;
 

@@ -24,8 +24,10 @@ mod kit;
 mod registry;
 mod secret;
 mod server;
+mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
 pub use registry::{Certificate, Change, Found, Registry, Status, Thing};
 pub use secret::Secret;
+pub use web::is_aws_host;

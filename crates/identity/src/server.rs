@@ -93,7 +93,7 @@ struct Stored {
 
 /// Hands out the certificate, renewing it when its end is near.
 #[derive(Debug)]
-struct OwnCertificate {
+pub(crate) struct OwnCertificate {
     authority: Arc<Authority>,
     names: Vec<String>,
     current: Mutex<Current>,
@@ -106,7 +106,7 @@ struct Current {
 }
 
 impl OwnCertificate {
-    fn load(authority: Arc<Authority>, host_names: &[String]) -> Result<Self> {
+    pub(crate) fn load(authority: Arc<Authority>, host_names: &[String]) -> Result<Self> {
         let mut names: Vec<String> = OWN_NAMES.map(str::to_owned).to_vec();
         names.extend(host_names.iter().cloned());
         names.sort();
@@ -165,12 +165,16 @@ fn renew(authority: &Authority, names: &[String]) -> Result<Current> {
     current(&stored)
 }
 
-fn current(stored: &Stored) -> Result<Current> {
-    let key = CertifiedKey::from_der(
-        vec![certificate(&stored.certificate_pem)?],
-        private_key(&stored.private_key_pem)?,
+pub(crate) fn certified_key(certificate_pem: &str, private_key_pem: &str) -> Result<CertifiedKey> {
+    CertifiedKey::from_der(
+        vec![certificate(certificate_pem)?],
+        private_key(private_key_pem)?,
         &provider(),
     )
-    .map_err(broken("the server certificate"))?;
+    .map_err(broken("the server certificate"))
+}
+
+fn current(stored: &Stored) -> Result<Current> {
+    let key = certified_key(&stored.certificate_pem, &stored.private_key_pem)?;
     Ok(Current { renew_at: before(stored.not_after, RENEW_BEFORE), key: Arc::new(key) })
 }

@@ -19,6 +19,8 @@ use crate::{DATABASE, Node};
 
 /// How long a flush may take before the caller is told to ask again.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
+/// The notebook instance that `forebay notebook` stands for.
+const NOTEBOOK: &str = "forebay";
 /// Bytes of log read at once when looking back.
 const LOOK_BACK_BYTES: usize = 1 << 20;
 
@@ -51,6 +53,7 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_list" => node.models.list(),
         "endpoint_create" => node.models.create(read(input)?).await,
         "endpoint_delete" => node.models.delete(read(input)?),
+        "sdk" => sdk(&node),
         "status" => Ok(status(&node)),
         other => Err(Error::not_found(format!("there is no operation {other:?}"))),
     }
@@ -215,7 +218,7 @@ fn rule_try(node: &Node, input: Value) -> Result<Value> {
                 log_id: node.journal.id(),
                 rule_name: "try",
                 rule_version: 0,
-                account_id: "000000000000",
+                account_id: &node.settings.aws.account_id,
             };
             let mut row = message_as_json(offset, &message);
             match sql.evaluate(&message.as_ref(), &context) {
@@ -378,6 +381,22 @@ fn stream_delete(node: &Node, input: Value) -> Result<Value> {
     let Named { name } = read(input)?;
     node.streams.delete(&name)?;
     Ok(json!({"name": name, "deleted": true}))
+}
+
+/// What an AWS SDK on this machine needs to know, the root key's secret included.
+fn sdk(node: &Node) -> Result<Value> {
+    let (access_key_id, secret) = node.keys.root()?;
+    let region = &node.settings.aws.region;
+    let account = &node.settings.aws.account_id;
+    Ok(json!({
+        "access_key_id": access_key_id,
+        "secret_access_key": secret.expose(),
+        "region": region,
+        "notebook_name": NOTEBOOK,
+        "notebook_arn": format!("arn:aws:sagemaker:{region}:{account}:notebook-instance/{NOTEBOOK}"),
+        "role_arn": node.keys.role_arn(),
+        "root_pem": node.registry.authority().root_pem(),
+    }))
 }
 
 fn status(node: &Node) -> Value {

@@ -1,9 +1,8 @@
-//! The API port: health, metrics, invocations of endpoints, and the command line's own calls.
+//! The routes of our own: health, metrics, invocations for the command line, and its calls.
 //!
 //! One middleware stands in front of every route and denies by default. Public are
-//! `/healthz`, `/readyz`, `/metrics`, and, while the port is on loopback, which
-//! [`crate::Settings::check`] demands, `POST /endpoints/NAME/invocations`. Everything else
-//! needs the token that lies, readable by its owner only, in the data directory.
+//! `/healthz`, `/readyz` and `/metrics`. Everything else needs the token that lies, readable
+//! by its owner only, in the data directory. What is signed for AWS never comes here.
 
 use std::sync::Arc;
 
@@ -36,10 +35,20 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
+/// Whether a path is one of ours. A bucket may have such a name: its requests are signed.
+pub(crate) fn is_route(path: &str) -> bool {
+    is_public(path)
+        || path.starts_with("/forebay/")
+        || (path.starts_with("/endpoints/") && path.ends_with("/invocations"))
+}
+
+/// Whether a route is open to everybody.
+pub(crate) fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
 async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let public = matches!(path, "/healthz" | "/readyz" | "/metrics")
-        || (path.starts_with("/endpoints/") && path.ends_with("/invocations"));
+    let public = is_public(request.uri().path());
     if public || node.token.opens(bearer(request.headers())) {
         return next.run(request).await;
     }

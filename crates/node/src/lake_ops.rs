@@ -33,8 +33,8 @@ const ROWS_MAX: usize = 100_000;
 
 /// Catalog, jobs and the engine.
 pub struct LakeRoom {
-    lake: Lake,
-    engine: Arc<Engine>,
+    pub(crate) lake: Lake,
+    pub(crate) engine: Arc<Engine>,
     memory_bytes: u64,
 }
 

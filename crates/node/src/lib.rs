@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod settings;
 mod token;
+mod web;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -131,7 +132,10 @@ impl Node {
             rules.clone(),
             clock.clone(),
             tokio::runtime::Handle::current(),
-            delivery::Settings::default(),
+            delivery::Settings {
+                account_id: settings.aws.account_id.clone(),
+                ..delivery::Settings::default()
+            },
         ));
         let lake =
             lake_ops::LakeRoom::open(&metastore, &buckets, data_dir, &settings, clock.clone())
@@ -194,7 +198,8 @@ impl Node {
                 ended("mqtts", broker.serve_tls(mqtts, Arc::new(tls), stopped).await)
             })
         };
-        let api = tokio::spawn(serve_api(http, http::router(self.clone()), stopped.clone()));
+        let web = self.web(&broker)?;
+        let api = tokio::spawn(web.serve(http, stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
         let tasks =
             vec![("mqtt", plain), ("mqtts", secure), ("api", api), ("housekeeping", keeper)];
@@ -224,6 +229,11 @@ impl Node {
         }
         let streams = self.streams.clone();
         drop(tokio::task::spawn_blocking(move || streams.stop_all()).await);
+    }
+
+    /// The token that opens the commands' own calls.
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     /// The broker, where this node serves.
@@ -270,6 +280,41 @@ impl Node {
             let tapped = tap.next().await;
             Some((admin::message_as_json(tapped.offset, &tapped.message), tap))
         }))
+    }
+
+    /// Everything that answers HTTP.
+    fn web(self: &Arc<Self>, broker: &Arc<Broker>) -> Result<web::Web> {
+        let authority = self.registry.authority();
+        let host_names = &self.settings.mqtt.host_names;
+        let endpoint_host = host_names.first().map_or("localhost", String::as_str).to_owned();
+        let settings = &self.settings.aws;
+        let rooms = aws::Rooms {
+            clock: self.clock.clone(),
+            metastore: self.metastore.clone(),
+            registry: self.registry.clone(),
+            journal: self.journal.clone(),
+            broker: broker.clone(),
+            rules: self.rules.clone(),
+            streams: self.streams.clone(),
+            buckets: self.buckets.clone(),
+            lake: self.lake.lake.clone(),
+            engine: self.lake.engine.clone(),
+            host: self.models.host.clone(),
+            program: self.program.clone(),
+            data_dir: self.data_dir.clone(),
+            settings: aws::Settings {
+                account_id: settings.account_id.clone(),
+                region: settings.region.clone(),
+                endpoint_host,
+                query_memory_bytes: self.settings.query.memory_bytes,
+            },
+        };
+        Ok(web::Web {
+            router: http::router(self.clone()),
+            front: aws::Front::new(Arc::new(rooms)),
+            s3: self.s3()?,
+            tls: web::tls(authority, host_names)?,
+        })
     }
 
     /// Every change away from ACTIVE ends the certificate's live sessions.
@@ -331,17 +376,6 @@ async fn housekeeping(node: std::sync::Weak<Node>, mut stopped: watch::Receiver<
         if let Ok(Err(error)) = work.await {
             tracing::error!(%error, "housekeeping failed; it is tried again");
         }
-    }
-}
-
-async fn serve_api(
-    listener: TcpListener,
-    router: axum::Router,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
-    if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-        tracing::error!(%cause, "the API ended");
     }
 }
 

@@ -18,7 +18,7 @@ const ONLY_VARIANT: &str = "AllTraffic";
 
 /// Endpoints, and the folder their artifacts are kept in.
 pub struct Models {
-    host: Host,
+    pub(crate) host: Arc<Host>,
     folder: PathBuf,
     clock: Arc<dyn Clock>,
 }
@@ -43,7 +43,7 @@ impl Models {
         let loader: serving::Loader = Arc::new(training::load);
         let threads =
             serving::Settings { threads: settings.serving.threads, ..serving::Settings::default() };
-        let host = Host::open(metastore.clone(), clock.clone(), loader, threads)?;
+        let host = Arc::new(Host::open(metastore.clone(), clock.clone(), loader, threads)?);
         Ok(Models { host, folder, clock })
     }
 

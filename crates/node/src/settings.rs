@@ -26,13 +26,16 @@ pub struct Settings {
     pub query: Query,
     /// Endpoints.
     pub serving: Serving,
+    /// The AWS protocols.
+    pub aws: Aws,
 }
 
 /// The API's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Where the API listens. Only loopback is allowed until requests are signed.
+    /// Where the API listens. Every request but for health and metrics is signed, or carries
+    /// the admin token and comes from this machine.
     pub addr: SocketAddr,
     /// Largest request body in bytes.
     pub body_bytes_max: usize,
@@ -114,6 +117,23 @@ impl Default for Serving {
     }
 }
 
+/// What names and answers of the AWS protocols say about this installation.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Aws {
+    /// The account in every ARN: twelve digits.
+    pub account_id: String,
+    /// The region of what the command line makes and says.
+    pub region: String,
+}
+
+impl Default for Aws {
+    fn default() -> Self {
+        // The account that AWS's own documentation uses in examples, so that pasted ARNs fit.
+        Aws { account_id: "123456789012".to_owned(), region: "us-east-1".to_owned() }
+    }
+}
+
 impl Settings {
     /// Reads `file` if it exists, then applies `overrides` (`room.key=value`) in order.
     pub fn load(file: &Path, overrides: &[String]) -> Result<Settings> {
@@ -136,11 +156,18 @@ impl Settings {
 
     /// Refuses combinations that would open what should be closed.
     pub fn check(&self) -> Result<()> {
-        if !self.http.addr.ip().is_loopback() {
-            return Err(Error::unsupported(format!(
-                "http.addr {}: the API listens on loopback only, since signed requests are not \
-                 supported yet; use 127.0.0.1 and a proxy that authenticates",
-                self.http.addr
+        let account = &self.aws.account_id;
+        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Error::invalid(format!(
+                "aws.account_id {account:?}: an account is twelve digits, for instance \
+                 \"123456789012\""
+            )));
+        }
+        let region = &self.aws.region;
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if region.is_empty() || region.len() > 32 || !region.bytes().all(plain) {
+            return Err(Error::invalid(format!(
+                "aws.region {region:?}: use a region's name, for instance \"eu-west-1\""
             )));
         }
         if !self.mqtt.addr.ip().is_loopback() && self.mqtt.anonymous {
@@ -195,8 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn an_account_and_a_region_that_no_arn_can_carry_are_refused() {
+        assert!(load(&["aws.account_id='1234'"]).is_err());
+        assert!(load(&["aws.region='Rome, Italy'"]).is_err());
+        assert!(load(&["aws.account_id='210987654321'", "aws.region=eu-south-1"]).is_ok());
+    }
+
+    #[test]
     fn nothing_opens_to_the_network_by_accident() {
-        assert!(load(&["http.addr=0.0.0.0:9000"]).is_err());
         assert!(load(&["mqtt.addr=0.0.0.0:1883"]).is_err());
         assert!(load(&["mqtt.addr=0.0.0.0:1883", "mqtt.anonymous=false"]).is_ok());
     }

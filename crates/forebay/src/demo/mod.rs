@@ -209,7 +209,7 @@ async fn pipeline(
     stages.push(timer.stop(0));
 
     let timer = Timer::start("forecast");
-    let stations = forecast_all(addresses, &names, &set, &series).await?;
+    let stations = forecast_all(&node, addresses, &names, &set, &series).await?;
     stages.push(timer.stop(0));
 
     Ok(Outcome {
@@ -528,12 +528,14 @@ fn percent_of(line: &str) -> Option<u64> {
 
 /// Asks the endpoint for every station's next day over HTTP, and scores each station.
 async fn forecast_all(
+    node: &Node,
     addresses: Addresses,
     names: &Names,
     set: &TrainingSet,
     series: &Dataset,
 ) -> Result<Vec<Station>> {
     let url = format!("http://{}/endpoints/{}/invocations", addresses.http, names.endpoint);
+    let token = node.token().reveal().to_owned();
     let model = training::load(&set.model)?;
     let naive = forecast::SeasonalNaive::for_freq(series.freq, PREDICTION_LENGTH)?;
     let mut stations = Vec::new();
@@ -545,8 +547,8 @@ async fn forecast_all(
                 .map_or(f64::NAN, |scores| scores.mean_w_quantile_loss)
         };
         let (model_loss, naive_loss) = (score(&*model), score(&naive));
-        let (url, body) = (url.clone(), request_of(one, series.freq));
-        let answer = tokio::task::spawn_blocking(move || ask(&url, &body)).await??;
+        let (url, token, body) = (url.clone(), token.clone(), request_of(one, series.freq));
+        let answer = tokio::task::spawn_blocking(move || ask(&url, &token, &body)).await??;
         stations.push(Station {
             name: one.item_id.clone().unwrap_or_default(),
             history: one.clone(),
@@ -576,10 +578,14 @@ fn request_of(series: &TimeSeries, freq: Frequency) -> Value {
     })
 }
 
-fn ask(url: &str, body: &Value) -> Result<Value> {
+fn ask(url: &str, token: &str, body: &Value) -> Result<Value> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let mut response = agent.post(url).send_json(body).context("asking the endpoint")?;
+    let mut response = agent
+        .post(url)
+        .header("authorization", format!("Bearer {token}"))
+        .send_json(body)
+        .context("asking the endpoint")?;
     let answer: Value = response.body_mut().read_json().context("the endpoint's answer")?;
     if !response.status().is_success() {
         bail!("the endpoint answered {}: {}", response.status(), answer["error"]["message"]);
