@@ -1,22 +1,49 @@
-//! Installs what the tests need: Python packages into a virtual environment, Debian
-//! packages where this user may. What cannot be had is said; the tests that need it then
-//! say SKIPPED.
+//! Installs what the tests need: the real clients at exact versions into `.test-tools`, and
+//! Debian packages where this user may. What cannot be had is said; the tests that need it
+//! then say SKIPPED.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-/// Python packages: real MQTT clients and other people's readers of the lake.
-const PYTHON: [&str; 5] = ["paho-mqtt>=2,<3", "pandas", "pyarrow", "duckdb", "numpy"];
+/// A virtual environment: its folder in `.test-tools`, what is pinned into it, and the newest
+/// Python that these versions run on.
+struct Environment {
+    folder: &'static str,
+    pins: &'static str,
+    newest_minor: u32,
+}
+
+/// The clients of today in one environment, and the SageMaker SDK of the article's time with
+/// its own NumPy and pandas in another.
+const PYTHON: [Environment; 2] = [
+    Environment { folder: "venv", pins: include_str!("../clients/python.txt"), newest_minor: 14 },
+    Environment {
+        folder: "venv-2021",
+        pins: include_str!("../clients/python-2021.txt"),
+        newest_minor: 12,
+    },
+];
+
+/// The oldest Python that every pinned version runs on.
+const OLDEST_MINOR: u32 = 11;
+
+/// Where a Python may be found, first choice first.
+const INTERPRETERS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3.13"];
+
+/// The device SDKs for Node.js.
+const NODE: &str = include_str!("../clients/package.json");
 
 /// Debian packages and the program each brings: the peer broker and its clients, the file system that is
-/// cut from power, and the library that lies about fsync.
-const DEBIAN: [(&str, &str); 4] = [
-    ("mosquitto", "/usr/sbin/mosquitto"),
-    ("mosquitto-clients", "/usr/bin/mosquitto_pub"),
-    ("e2fsprogs", "/sbin/mkfs.ext4"),
-    ("eatmydata", "/usr/bin/eatmydata"),
+/// cut from power, the library that lies about fsync, and what runs the Node.js SDKs.
+const DEBIAN: [(&str, &str); 6] = [
+    ("mosquitto", "mosquitto"),
+    ("mosquitto-clients", "mosquitto_pub"),
+    ("e2fsprogs", "mkfs.ext4"),
+    ("eatmydata", "eatmydata"),
+    ("nodejs", "node"),
+    ("npm", "npm"),
 ];
 
 /// What was found or installed.
@@ -40,40 +67,86 @@ impl Tools {
     }
 }
 
-/// Installs all of it; a second call finds it in place and is quick.
+/// Installs all of it side by side; a second call finds it in place and is quick.
 pub(crate) fn install(root: &Path) -> Result<Tools> {
     let folder = root.join(".test-tools");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let mut missing = Vec::new();
-    if let Err(error) = python(&folder) {
-        missing.push(format!("Python packages ({error:#})"));
-    }
-    if let Err(error) = debian() {
-        missing.push(format!("Debian packages ({error:#})"));
-    }
+    let mut note = |what: &str, result: Result<()>| {
+        if let Err(error) = result {
+            missing.push(format!("{what} ({error:#})"));
+        }
+    };
+    std::thread::scope(|scope| {
+        let pythons = PYTHON.each_ref().map(|wanted| {
+            let folder = folder.join(wanted.folder);
+            scope.spawn(move || python(wanted, &folder))
+        });
+        // npm may be among the packages.
+        note("Debian packages", debian());
+        note("Node.js packages", node(&folder.join("node")));
+        for (wanted, thread) in PYTHON.iter().zip(pythons) {
+            let result = thread.join().unwrap_or_else(|_| bail!("the installation panicked"));
+            note(&format!("Python packages of {}", wanted.folder), result);
+        }
+    });
     Ok(Tools { folder, missing })
 }
 
-fn python(folder: &Path) -> Result<()> {
-    let python = folder.join("venv/bin/python");
-    let wanted = PYTHON.join("\n");
-    let stamp = folder.join("python-packages");
-    if python.exists() && std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+/// Makes one virtual environment. All versions are pinned, dependencies too, so nothing has
+/// to be resolved.
+fn python(wanted: &Environment, folder: &Path) -> Result<()> {
+    let python = folder.join("bin/python");
+    let stamp = folder.join("pins.txt");
+    if python.exists() && std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted.pins) {
         return Ok(());
     }
-    crate::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")))?;
+    let interpreter = interpreter(wanted.newest_minor)?;
+    crate::run(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(folder))?;
+    let pins = folder.join("wanted.txt");
+    std::fs::write(&pins, wanted.pins).context("writing the pins")?;
     crate::run(
         Command::new(&python)
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .args(PYTHON),
+            .args(["--no-compile", "--no-deps", "--prefer-binary", "-r"])
+            .arg(&pins),
     )?;
-    std::fs::write(&stamp, wanted).context("noting the installed packages")
+    std::fs::rename(&pins, &stamp).context("noting the installed packages")
+}
+
+/// The first Python of a fitting version that can make virtual environments.
+fn interpreter(newest_minor: u32) -> Result<&'static str> {
+    let fits = |name: &&&str| {
+        let question = "import sys, venv, ensurepip; print(sys.version_info[1])";
+        let Ok(answer) = Command::new(name).args(["-c", question]).output() else { return false };
+        let minor = String::from_utf8_lossy(&answer.stdout).trim().parse::<u32>();
+        minor.is_ok_and(|minor| (OLDEST_MINOR..=newest_minor).contains(&minor))
+    };
+    let found = INTERPRETERS.iter().find(fits).copied();
+    found.with_context(|| {
+        format!("no Python 3.{OLDEST_MINOR} to 3.{newest_minor} with venv among {INTERPRETERS:?}")
+    })
+}
+
+fn node(folder: &Path) -> Result<()> {
+    let stamp = folder.join("installed.json");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == NODE) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder).context("making the folder of the Node.js packages")?;
+    std::fs::write(folder.join("package.json"), NODE).context("writing package.json")?;
+    crate::run(
+        Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--silent", "--no-package-lock"])
+            .current_dir(folder),
+    )?;
+    std::fs::write(&stamp, NODE).context("noting the installed packages")
 }
 
 fn debian() -> Result<()> {
     let absent: Vec<&str> = DEBIAN
         .iter()
-        .filter(|(_, program)| !Path::new(program).exists())
+        .filter(|(_, program)| !is_installed(program))
         .map(|(name, _)| *name)
         .collect();
     if absent.is_empty() {
@@ -89,4 +162,12 @@ fn debian() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(absent),
     )
+}
+
+/// Whether a program is on the PATH, or where administrators' programs lie.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
 }
