@@ -64,7 +64,7 @@ impl Web {
             while connections.try_join_next().is_some() {}
             let Ok(permit) = room.clone().acquire_owned().await else { break };
             let accepted = tokio::select! {
-                _ = stopped.wait_for(|stop| *stop) => break,
+                () = told(&mut stopped) => break,
                 accepted = listener.accept() => accepted,
             };
             let (stream, address) = match accepted {
@@ -125,7 +125,7 @@ impl Web {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            _ = stop.wait_for(|stop| *stop) => {
+            () = told(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -202,6 +202,11 @@ impl Web {
         });
         Response::new(Body::empty())
     }
+}
+
+/// Ends when the server is told to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn refusal(status: StatusCode, message: impl Into<Body>) -> Response<Body> {
