@@ -21,6 +21,7 @@
 mod authority;
 mod files;
 mod kit;
+pub mod policies;
 mod registry;
 mod secret;
 mod server;
@@ -28,6 +29,7 @@ mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
+pub use policies::Policies;
 pub use registry::{Certificate, Change, Found, Registry, Status, Thing};
 pub use secret::Secret;
 pub use web::is_aws_host;

@@ -9,7 +9,7 @@ use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{Issued, certificate_id};
-use crate::{Authority, Kit};
+use crate::{Authority, Kit, Policies};
 
 /// Longest thing name, AWS's bound.
 const THING_NAME_BYTES_MAX: usize = 128;
@@ -101,6 +101,7 @@ pub struct Registry {
     store: Metastore,
     authority: Arc<Authority>,
     clock: Arc<dyn Clock>,
+    policies: Arc<Policies>,
     /// Taken around "store, then map, then listeners", so that all see changes in one order.
     changing: Mutex<()>,
     known: RwLock<HashMap<String, Known>>,
@@ -126,10 +127,12 @@ impl Registry {
         for (id, certificate) in store.list::<Certificate>()? {
             known.insert(id, Known::of(&certificate.row));
         }
+        let policies = Policies::open(store.clone(), Arc::clone(&clock))?;
         Ok(Arc::new(Registry {
             store,
             authority,
             clock,
+            policies,
             changing: Mutex::new(()),
             known: RwLock::new(known),
             listeners: RwLock::new(Vec::new()),
@@ -139,6 +142,11 @@ impl Registry {
     /// The authority that signs.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
+    }
+
+    /// The policies, and which certificates they are attached to.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
     }
 
     /// Whose certificate `der` is. [`ErrorKind::Denied`] with the reason unless it is

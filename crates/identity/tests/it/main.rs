@@ -4,6 +4,7 @@
 mod folder;
 mod handshake;
 mod kit;
+mod policies;
 mod registry;
 
 use std::path::Path;
