@@ -1,9 +1,10 @@
-//! Who is calling: our certificate authority, device certificates, connection kits.
+//! Who is calling: our certificate authority, device certificates, connection kits, access keys.
 //!
 //! ```text
 //! ca/  (0700)   root.private.key (0600)  root-CA.crt  root.json  server.json (0600)
 //! metastore     things    name           -> Thing
 //!               certificates  sha-256 hex -> Certificate { thing, ACTIVE | INACTIVE | REVOKED, .. }
+//!               access-keys   id          -> secret, Active | Inactive, session
 //! ```
 //!
 //! Invariants
@@ -13,13 +14,16 @@
 //! * A change of status is stored before it is believed, and believed before anyone is told.
 //! * An authority that is incomplete or unreadable is an error, never a reason to make a new
 //!   one: that would lock out every device in the field.
-//! * No private key has a `Debug` or `Display` that shows it.
+//! * No private key, secret or session token has a `Debug` or `Display` that shows it.
+//! * A secret answers for its key while the key is Active, its session has not ended and the key
+//!   that the session goes back to is Active ([`Keys::admit`]).
 //!
 //! The certificate says who somebody is. Which topics they may use is another question, which
 //! this crate does not answer.
 
 mod authority;
 mod files;
+pub mod keys;
 mod kit;
 pub mod policies;
 mod registry;
@@ -28,6 +32,7 @@ mod server;
 mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
+pub use keys::{AccessKey, KeyRefusal, KeyStatus, Keys, Principal, Session};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
 pub use policies::Policies;
 pub use registry::{Certificate, Change, Found, Registry, Status, Thing};
