@@ -27,7 +27,7 @@ use std::time::Duration;
 use base::{Clock, Error, ErrorKind, Result, TopicFilter};
 use broker::{Broker, Disconnect, Identity, Refusal};
 use delivery::Streams;
-use identity::{Authority, Registry, Status};
+use identity::{Authority, Keys, Registry, Status};
 use journal::{Journal, SegmentLog};
 use metastore::Metastore;
 use objects::Buckets;
@@ -86,6 +86,8 @@ pub struct Node {
     pub lake: lake_ops::LakeRoom,
     /// Models and endpoints.
     pub models: models::Models,
+    /// Access keys.
+    pub keys: Arc<Keys>,
     pub(crate) token: Token,
     broker: OnceLock<Arc<Broker>>,
     ready: AtomicBool,
@@ -142,6 +144,7 @@ impl Node {
                 .await?;
         let models = models::Models::open(&metastore, data_dir, &settings, clock.clone())?;
         let token = Token::load(data_dir)?;
+        let keys = Keys::open(metastore.clone(), clock.clone(), &settings.aws.account_id)?;
         Ok(Arc::new(Node {
             settings,
             data_dir: data_dir.to_owned(),
@@ -155,6 +158,7 @@ impl Node {
             streams,
             lake,
             models,
+            keys,
             token,
             broker: OnceLock::new(),
             ready: AtomicBool::new(false),
