@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use base::{Clock, Error, ErrorKind, Result, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
 };
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
@@ -28,7 +29,7 @@ const ROOT_FACTS: &str = "root.json";
 /// How long the root, and with it every device certificate, is valid.
 const ROOT_VALID: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// Certificates begin a day early, for devices whose clock is slow.
-const CLOCK_SLACK: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const CLOCK_SLACK: Duration = Duration::from_secs(24 * 3600);
 
 /// Signs device and server certificates. Its key leaves neither this type nor its folder.
 pub struct Authority {
@@ -57,6 +58,8 @@ pub struct Issued {
     pub private_key_pem: Secret,
     /// Its public key.
     pub public_key_pem: String,
+    /// The beginning of its validity.
+    pub not_before: Timestamp,
     /// The end of its validity.
     pub not_after: Timestamp,
 }
@@ -93,6 +96,35 @@ impl Authority {
         self.issue(&Purpose::Device { thing })
     }
 
+    /// Certifies the key of a signing request under the subject it names. Whatever else it asks
+    /// for is left out: validity and usages are those of every device certificate. The answer
+    /// has no private key.
+    pub(crate) fn issue_requested(&self, request: &str) -> Result<Issued> {
+        let refused = |why: &str| Error::invalid(format!("the certificate signing request {why}"));
+        let mut request = CertificateSigningRequestParams::from_pem(request)
+            .map_err(|cause| refused(&format!("cannot be used: {cause}")).with_source(cause))?;
+        check_public_key(&request.public_key).map_err(refused)?;
+        let now = self.clock.now();
+        let mut params = leaf(&Purpose::Device { thing: "" })?;
+        params.distinguished_name = std::mem::take(&mut request.params.distinguished_name);
+        let (not_before, not_after) = (before(now, CLOCK_SLACK), self.facts.not_after);
+        set_validity(&mut params, not_before, not_after);
+        params.serial_number = Some(SerialNumber::from_slice(&serial()?));
+        request.params = params;
+        let root = root_params(&self.facts.common_name);
+        let certificate = request
+            .signed_by(&Issuer::from_params(&root, &self.key))
+            .map_err(|cause| Error::internal("failed to sign a certificate").with_source(cause))?;
+        Ok(Issued {
+            certificate_id: certificate_id(certificate.der()),
+            certificate_pem: certificate.pem(),
+            private_key_pem: Secret::new(""),
+            public_key_pem: String::new(),
+            not_before,
+            not_after,
+        })
+    }
+
     pub(crate) fn issue(&self, purpose: &Purpose<'_>) -> Result<Issued> {
         let now = self.clock.now();
         let mut params = leaf(purpose)?;
@@ -112,6 +144,7 @@ impl Authority {
             certificate_pem: certificate.pem(),
             private_key_pem: Secret::new(key.serialize_pem()),
             public_key_pem: key.public_key_pem(),
+            not_before: before(now, CLOCK_SLACK),
             not_after,
         })
     }
@@ -235,6 +268,24 @@ fn leaf(purpose: &Purpose<'_>) -> Result<CertificateParams> {
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// AWS takes RSA keys of at least 2,048 bits and keys on the NIST curves P-256 and P-384.
+fn check_public_key(key: &rcgen::PublicKey) -> std::result::Result<(), &'static str> {
+    const RSA_2048_BYTES: usize = 256;
+    let bytes = key.der_bytes().len();
+    let name = format!("{:?}", key.algorithm());
+    let ok = match () {
+        () if name.contains("RSA") => bytes > RSA_2048_BYTES,
+        () if name.contains("P256") => bytes == 65,
+        () if name.contains("P384") => bytes == 97,
+        () => false,
+    };
+    if ok {
+        return Ok(());
+    }
+    Err("has a key that is neither RSA of 2048 bits or more nor on the curve P-256 with SHA-256 \
+         or P-384 with SHA-384")
 }
 
 fn distinguished_name(common_name: &str) -> DistinguishedName {

@@ -6,9 +6,10 @@ use base::{Error, ErrorKind, Result};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
 
-use crate::authority::{Issued, ROOT_CERTIFICATE, hex, provider, random};
+use crate::authority::{Issued, ROOT_CERTIFICATE, provider};
 use crate::files::{self, Access};
 use crate::server::{broken, certificate, private_key};
+use crate::things::uuid;
 use crate::{Certificate, Secret};
 
 /// The port that clients assume.
@@ -52,6 +53,8 @@ pub struct Kit {
     pub public_key_pem: String,
     /// Our root certificate, PEM.
     pub root_pem: String,
+    /// The document in force of the policy attached to the certificate.
+    pub policy: String,
 }
 
 /// One file of a kit.
@@ -77,10 +80,17 @@ pub enum KitFileKind {
 }
 
 impl Kit {
-    pub(crate) fn new(issued: Issued, certificate: Certificate, root_pem: &str) -> Self {
+    pub(crate) fn new(
+        thing: &str,
+        issued: Issued,
+        certificate: Certificate,
+        root_pem: &str,
+        policy: String,
+    ) -> Self {
         Kit {
-            thing: certificate.thing.clone(),
+            thing: thing.to_owned(),
             certificate,
+            policy,
             private_key_pem: issued.private_key_pem,
             public_key_pem: issued.public_key_pem,
             root_pem: root_pem.to_owned(),
@@ -97,7 +107,8 @@ impl Kit {
             file(format!("{thing}.cert.pem"), &self.certificate.pem, Public),
             file(format!("{thing}.public.key"), &self.public_key_pem, Public),
             file(ROOT_CERTIFICATE.to_owned(), &self.root_pem, Public),
-            file(format!("{thing}-Policy"), &policy(thing, endpoint), Public),
+            file(policy_name(thing), &self.policy, Public),
+            file("sample.js".to_owned(), SAMPLE, Public),
             file("start.sh".to_owned(), &start_script(thing, endpoint)?, Program),
         ])
     }
@@ -162,44 +173,50 @@ pub fn write_files(folder: &Path, kit: &[KitFile]) -> Result<()> {
     files::sync_folder(folder)
 }
 
-/// An IoT policy for this thing: its own topics, and those of the SDKs' samples, which connect
-/// under client ids of their own.
-fn policy(thing: &str, endpoint: &Endpoint) -> String {
-    let arn = |kind: &str, names: &[String]| -> Vec<String> {
-        let Endpoint { region, account, .. } = endpoint;
-        names.iter().map(|name| format!("arn:aws:iot:{region}:{account}:{kind}/{name}")).collect()
-    };
-    let clients =
-        [thing.to_owned(), format!("{thing}-*"), "sdk-nodejs-*".into(), "sdk-java".into()]
-            .into_iter()
-            .chain(["basicPubSub".to_owned()])
-            .collect::<Vec<_>>();
-    let topics = [
-        thing.to_owned(),
-        format!("{thing}/*"),
-        format!("*/{thing}"),
-        format!("*/{thing}/*"),
-        "sdk/test/*".into(),
-        "topic_1".into(),
-        "topic_2".into(),
-    ];
+/// The policy that comes with a device, as AWS's wizard names it.
+pub(crate) fn policy_name(thing: &str) -> String {
+    format!("{thing}-Policy")
+}
+
+/// The policy of a kit. The device connects under its own name, as the SDKs' samples do, and
+/// as `NAME-...`; it may use every topic but the reserved ones below `$aws/`, since devices
+/// choose their topics and a user's own script must run unchanged. A narrower document may be
+/// given instead.
+pub(crate) fn policy(thing: &str) -> String {
+    let arn = |resource: &str| format!("arn:aws:iot:*:*:{resource}");
+    let named = format!("client/{thing}");
+    let family = format!("client/{thing}-*");
+    let clients = [
+        "client/${iot:Connection.Thing.ThingName}",
+        &named,
+        &family,
+        "client/sdk-nodejs-*",
+        "client/sdk-java",
+        "client/basicPubSub",
+    ]
+    .map(arn);
     let document = json!({
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
                 "Action": ["iot:Connect"],
-                "Resource": arn("client", &clients),
+                "Resource": clients,
             },
             {
                 "Effect": "Allow",
                 "Action": ["iot:Publish", "iot:Receive", "iot:RetainPublish"],
-                "Resource": arn("topic", &topics),
+                "Resource": [arn("topic/*")],
             },
             {
                 "Effect": "Allow",
                 "Action": ["iot:Subscribe"],
-                "Resource": arn("topicfilter", &topics),
+                "Resource": [arn("topicfilter/*")],
+            },
+            {
+                "Effect": "Deny",
+                "Action": ["iot:Publish", "iot:Receive", "iot:RetainPublish", "iot:Subscribe"],
+                "Resource": [arn("topic/$aws/*"), arn("topicfilter/$aws/*")],
             },
         ],
     });
@@ -239,11 +256,35 @@ node node_modules/aws-iot-device-sdk/examples/device-example.js --host-name={hos
     ))
 }
 
-/// A random UUID, version 4.
-fn uuid() -> Result<String> {
-    let mut bytes = random::<16>()?;
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let text = hex(&bytes);
-    Ok([&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-"))
+/// A device's program, to begin with: publishes a reading every five seconds.
+const SAMPLE: &str = r#"// Publishes a reading every five seconds with AWS's device SDK for Node.js (version 1).
+// Run it with the options that start.sh gives to the SDK's own example:
+//   node sample.js --host-name=HOST --private-key=NAME.private.key \
+//     --client-certificate=NAME.cert.pem --ca-certificate=root-CA.crt --client-id=NAME
+const awsIot = require('aws-iot-device-sdk');
+
+const args = {};
+for (const arg of process.argv.slice(2)) {
+  const [, name, value] = /^--([^=]+)=(.*)$/.exec(arg) || [];
+  if (!name) throw new Error(`expected --name=value, got ${arg}`);
+  args[name] = value;
 }
+
+const device = awsIot.device({
+  host: args['host-name'],
+  port: Number(args.port || 8883),
+  keyPath: args['private-key'],
+  certPath: args['client-certificate'],
+  caPath: args['ca-certificate'],
+  clientId: args['client-id'],
+});
+const topic = args.topic || `${args['client-id']}/readings`;
+
+device.on('connect', () => console.log(`connected; publishing to ${topic}`));
+device.on('error', (error) => console.error('error:', error.message));
+device.on('offline', () => console.log('offline; connecting again'));
+setInterval(() => {
+  const reading = { time: new Date(), temperature: 20 + 5 * Math.random() };
+  device.publish(topic, JSON.stringify(reading), { qos: 1 });
+}, 5000);
+"#;

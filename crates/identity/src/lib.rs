@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! ca/  (0700)   root.private.key (0600)  root-CA.crt  root.json  server.json (0600)
-//! metastore     things    name           -> Thing
-//!               certificates  sha-256 hex -> Certificate { thing, ACTIVE | INACTIVE | REVOKED, .. }
+//! metastore     things        name        -> Thing { attributes, type, groups, .. }
+//!               certificates  sha-256 hex -> Certificate { things, ACTIVE | INACTIVE | REVOKED, .. }
+//!               iot-policies  name        -> Policy { versions, .. }, attached to certificates
 //!               access-keys   id          -> secret, Active | Inactive, session
 //! ```
 //!
@@ -18,8 +19,7 @@
 //! * A secret answers for its key while the key is Active, its session has not ended and the key
 //!   that the session goes back to is Active ([`Keys::admit`]).
 //!
-//! The certificate says who somebody is. Which topics they may use is another question, which
-//! this crate does not answer.
+//! The certificate says who somebody is; the policies attached to it say what they may do.
 
 mod authority;
 mod files;
@@ -29,12 +29,14 @@ pub mod policies;
 mod registry;
 mod secret;
 mod server;
+mod things;
 mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
 pub use keys::{AccessKey, KeyRefusal, KeyStatus, Keys, Principal, Session};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
 pub use policies::Policies;
-pub use registry::{Certificate, Change, Found, Registry, Status, Thing};
+pub use registry::{Certificate, Change, Found, Registry, Status};
 pub use secret::Secret;
+pub use things::{NewAttributes, Thing, ThingGroup, ThingType, ThingUpdate};
 pub use web::is_aws_host;

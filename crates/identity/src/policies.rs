@@ -344,7 +344,6 @@ impl Policies {
 
     /// Within the transaction that registers a certificate: the policy `name` attached to it,
     /// made with `document` if there is none. The answer is for [`Policies::believe`].
-    #[allow(dead_code, reason = "the registry calls it soon")]
     pub(crate) fn endow(
         &self,
         transaction: &mut Transaction<'_>,
@@ -439,7 +438,8 @@ impl Policies {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, certificates: Vec<String>) {
+    /// Tells the listeners that what these certificates may do can have changed.
+    pub(crate) fn tell(&self, certificates: Vec<String>) {
         if certificates.is_empty() {
             return;
         }
@@ -538,7 +538,7 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_document(document: &str) -> Result<()> {
+pub(crate) fn check_document(document: &str) -> Result<()> {
     let malformed = |why: String| Error::invalid(format!("the policy document {why}"));
     let chars = document.chars().filter(|c| !c.is_whitespace()).count();
     if chars > DOCUMENT_CHARS_MAX {

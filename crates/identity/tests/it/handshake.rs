@@ -172,8 +172,12 @@ fn a_certificate_out_of_date_is_refused() {
 }
 
 pub(crate) fn der(kit: &Kit) -> Vec<u8> {
+    pem_to_der(&kit.certificate.pem)
+}
+
+pub(crate) fn pem_to_der(pem: &str) -> Vec<u8> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
-    CertificateDer::from_pem_slice(kit.certificate.pem.as_bytes()).unwrap().to_vec()
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn the_kit_is_the_folder_that_aws_hands_out() {
         names,
         [
             "root-CA.crt",
+            "sample.js",
             "start.sh",
             "station-1-Policy",
             "station-1.cert.pem",
@@ -55,32 +56,41 @@ fn another_port_is_named() {
 }
 
 #[test]
-fn the_policy_allows_the_things_own_topics_and_client_ids() {
+fn the_policy_is_attached_and_allows_the_devices_client_ids_and_topics() {
     let world = world();
     let kit = world.registry.add_device("d7").unwrap();
     let files = kit.files(&Endpoint::new("localhost", 8883)).unwrap();
-    let policy = files.iter().find(|file| file.name == "d7-Policy").unwrap();
-    let policy: Value = serde_json::from_str(policy.text.expose()).unwrap();
+    let text = files.iter().find(|file| file.name == "d7-Policy").unwrap().text.expose().to_owned();
+    let attached = world.registry.policies().attached_documents(&kit.certificate.certificate_id);
+    assert_eq!((&*attached[0].policy, &*attached[0].document), ("d7-Policy", text.as_str()));
+    let policy: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(policy["Version"], "2012-10-17");
-    let allowed = |action: &str, resource: &str| {
+    let says = |effect: &str, action: &str, resource: &str| {
         policy["Statement"].as_array().unwrap().iter().any(|statement| {
             let has = |key: &str, what: &str| {
                 statement[key].as_array().unwrap().iter().any(|entry| entry == what)
             };
-            statement["Effect"] == "Allow"
+            statement["Effect"] == effect
                 && has("Action", action)
-                && has("Resource", &format!("arn:aws:iot:us-east-1:000000000000:{resource}"))
+                && has("Resource", &format!("arn:aws:iot:*:*:{resource}"))
         })
     };
-    assert!(allowed("iot:Connect", "client/d7"));
-    assert!(allowed("iot:Connect", "client/sdk-nodejs-*"));
-    assert!(allowed("iot:Publish", "topic/d7/*"));
-    assert!(allowed("iot:Receive", "topic/d7/*"));
-    assert!(allowed("iot:Subscribe", "topicfilter/d7/*"));
-    assert!(!allowed("iot:Publish", "topic/*"));
-    // AWS refuses longer documents, not counting white space.
+    for client in ["d7", "d7-*", "sdk-nodejs-*", "${iot:Connection.Thing.ThingName}"] {
+        assert!(says("Allow", "iot:Connect", &format!("client/{client}")), "{client}");
+    }
+    assert!(says("Allow", "iot:Publish", "topic/*"));
+    assert!(says("Allow", "iot:Receive", "topic/*"));
+    assert!(says("Allow", "iot:Subscribe", "topicfilter/*"));
+    assert!(says("Deny", "iot:Publish", "topic/$aws/*"));
+    assert!(says("Deny", "iot:Subscribe", "topicfilter/$aws/*"));
     let compact = serde_json::to_string(&policy).unwrap();
     assert!(compact.len() <= 2048, "{}", compact.len());
+
+    let narrow = r#"{"Version": "2012-10-17", "Statement": []}"#;
+    let kit = world.registry.add_device_with("d8", Some(narrow)).unwrap();
+    assert_eq!(kit.policy, narrow);
+    assert!(world.registry.add_device_with("d9", Some("nonsense")).is_err());
+    assert!(world.registry.thing("d9").is_err(), "nothing was made");
 }
 
 #[cfg(unix)]

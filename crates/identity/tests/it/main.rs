@@ -6,6 +6,7 @@ mod handshake;
 mod kit;
 mod policies;
 mod registry;
+mod things;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -65,7 +65,7 @@ fn versions_and_attachments_protect_each_other() {
     assert_eq!(policies.create_version("p", DOCUMENT, false).unwrap().1, 6, "never used twice");
     policies.delete_version("p", 6).unwrap();
     policies.attach("p", id).unwrap();
-    assert_eq!(policies.targets("p").unwrap(), [id.clone()]);
+    assert_eq!(policies.targets("p").unwrap(), std::slice::from_ref(id));
     assert_eq!(policies.delete("p").unwrap_err().kind(), ErrorKind::Conflict);
     policies.detach("p", id).unwrap();
     policies.delete("p").unwrap();
