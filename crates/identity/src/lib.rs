@@ -29,6 +29,7 @@ pub mod policies;
 mod registry;
 mod secret;
 mod server;
+pub mod sigv4;
 mod things;
 mod web;
 
