@@ -48,6 +48,7 @@ impl Front {
             Some(scope) if scope.service == "s3" => Addressee::S3,
             Some(_) => Addressee::Aws,
             None if auth::is_s3_signed(parts) => Addressee::S3,
+            None if auth::is_for_a_service(parts) => Addressee::Aws,
             None => Addressee::Other,
         }
     }
@@ -56,13 +57,18 @@ impl Front {
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let request_id = uuid::Uuid::new_v4().to_string();
-        let scope = auth::scope(&parts);
-        let Some(service) = scope.as_ref().and_then(|scope| find(&scope.service, &parts)) else {
-            let named = scope.map(|scope| scope.service).unwrap_or_default();
-            let message =
-                format!("Forebay has no service {named:?}; docs/coverage.md lists what it has");
+        let Some(scope) = auth::scope(&parts) else {
+            let wire = protocol::Wire::of_nobody(&parts.headers);
+            let fault = auth::without_scope(wire, &parts);
+            return protocol::write(&services::NONE, None, wire, &request_id, Err(fault));
+        };
+        let Some(service) = find(&scope.service, &parts) else {
+            let message = format!(
+                "Forebay has no service {:?}; docs/coverage.md lists what it has",
+                scope.service
+            );
             let fault = Fault::named("UnknownOperationException", 400, message);
-            let wire = protocol::Wire::Json { version: "1.1" };
+            let wire = protocol::Wire::of_nobody(&parts.headers);
             return protocol::write(&services::NONE, None, wire, &request_id, Err(fault));
         };
         let wire = service.protocol.wire(&parts.headers);
@@ -71,7 +77,7 @@ impl Front {
             Ok(body) => body,
             Err(fault) => return refuse(fault),
         };
-        match auth::authenticate(&self.rooms, &parts, &body) {
+        match auth::authenticate(&self.rooms, wire, &parts, &body) {
             Ok(caller) => self.serve(service, caller, &parts, body, request_id).await,
             Err(fault) => refuse(fault),
         }

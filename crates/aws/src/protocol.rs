@@ -36,6 +36,16 @@ pub(crate) enum Wire {
     Query { namespace: &'static str },
 }
 
+impl Wire {
+    /// How to answer a request that is for no service of ours.
+    pub(crate) fn of_nobody(headers: &HeaderMap) -> Wire {
+        match is_form(headers) {
+            true => Wire::Query { namespace: "http://webservices.amazon.com/AWSFault/2005-15-09" },
+            false => Wire::Json { version: "1.1" },
+        }
+    }
+}
+
 const FORM: &str = "application/x-www-form-urlencoded";
 
 impl Protocol {
@@ -53,7 +63,7 @@ impl Protocol {
     }
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with(FORM))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base::Clock;
 use broker::Broker;
 use delivery::Streams;
-use identity::Registry;
+use identity::{Keys, Registry};
 use journal::SegmentLog;
 use lake::{Lake, QueryEngine};
 use metastore::Metastore;
@@ -22,6 +22,8 @@ pub struct Rooms {
     pub metastore: Metastore,
     /// Things and certificates.
     pub registry: Arc<Registry>,
+    /// Access keys.
+    pub keys: Arc<Keys>,
     /// The log.
     pub journal: Arc<SegmentLog>,
     /// MQTT.

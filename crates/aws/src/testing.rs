@@ -57,7 +57,6 @@ impl World {
     }
 
     /// Rooms over a new folder, with a clock that a test moves.
-    #[expect(dead_code, reason = "services whose answers depend on the time use it")]
     pub(crate) fn with_clock(clock: Arc<ManualClock>) -> World {
         World::at(clock)
     }
@@ -70,6 +69,8 @@ impl World {
             identity::Authority::open(&data_dir.join("ca"), clock.clone()).expect("authority");
         let registry = identity::Registry::open(metastore.clone(), authority, clock.clone())
             .expect("registry");
+        let keys = identity::Keys::open(metastore.clone(), clock.clone(), "123456789012")
+            .expect("access keys");
         let options = journal::Options { segment_bytes: 1 << 20, bytes_max: 16 << 20 };
         let journal = journal::SegmentLog::open(&data_dir.join("journal"), options).expect("log");
         let rules = Arc::new(rules::RuleBook::open(metastore.clone()).expect("rules"));
@@ -109,6 +110,7 @@ impl World {
             clock,
             metastore,
             registry,
+            keys,
             journal,
             broker,
             rules,
@@ -160,6 +162,43 @@ impl World {
         outcome(status, &body)
     }
 
+    /// Signs a request with a key, as a client of the service with this scope would, and adds
+    /// the host that it is sent to.
+    pub(crate) fn sign(
+        &self,
+        key: &identity::AccessKey,
+        scope: &str,
+        request: Request<Bytes>,
+    ) -> Request<Bytes> {
+        let (mut parts, body) = request.into_parts();
+        parts.headers.insert("host", http::HeaderValue::from_static("localhost:4566"));
+        let signer = identity::sigv4::Signer {
+            access_key_id: &key.id,
+            secret: &key.secret,
+            token: key.session.as_ref().map(|session| session.token.expose()),
+            region: "eu-west-1",
+            service: scope,
+            rules: identity::sigv4::SERVICE,
+        };
+        let added = signer.headers(&crate::auth::request(&parts, &body), self.rooms.clock.now());
+        for (name, value) in added {
+            parts.headers.insert(name, value.parse().expect("a header"));
+        }
+        Request::from_parts(parts, body)
+    }
+
+    /// Sends a request through the door, signature and all; an error gives its code.
+    pub(crate) async fn knock(
+        &self,
+        request: Request<Bytes>,
+    ) -> std::result::Result<Value, (u16, String, String)> {
+        let front = Front::new(self.rooms.clone());
+        let response = front.handle(request.map(axum::body::Body::from)).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        outcome(status, &body)
+    }
+
     /// As `http`, with the status and body as they are.
     pub(crate) async fn send(
         &self,
@@ -186,6 +225,14 @@ pub(crate) fn named(name: &str) -> &'static crate::call::Service {
     services::ALL.iter().find(|service| service.name == name).expect("a service of ours")
 }
 
+/// The text of the first element of this name, or nothing.
+pub(crate) fn element(xml: &str, name: &str) -> String {
+    let inside = xml
+        .split_once(&format!("<{name}>"))
+        .and_then(|(_, rest)| rest.split_once(&format!("</{name}>")));
+    inside.map(|(text, _)| text.to_owned()).unwrap_or_default()
+}
+
 fn outcome(status: u16, body: &Bytes) -> std::result::Result<Value, (u16, String, String)> {
     let value: Value = match body.is_empty() {
         true => Value::Null,
@@ -196,7 +243,10 @@ fn outcome(status: u16, body: &Bytes) -> std::result::Result<Value, (u16, String
         return Ok(value);
     }
     let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    Err((status, text("__type"), text("message")))
+    match &value {
+        Value::String(xml) => Err((status, element(xml, "Code"), element(xml, "Message"))),
+        _ => Err((status, text("__type"), text("message"))),
+    }
 }
 
 #[tokio::test]
