@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub mod account;
+pub mod aws;
 pub mod mqtt;
 pub mod power;
 
@@ -95,7 +96,23 @@ impl Server {
         flags: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Server, String> {
-        let [http, mqtt, mqtts] = free_ports();
+        Server::start_at(data_dir, free_ports(), flags, environment)
+    }
+
+    /// Starts the server anew on the same data directory and addresses, after its end.
+    pub fn restart(&mut self) {
+        assert!(!self.is_running(), "the server still runs");
+        let ports = [self.http, self.mqtt, self.mqtts];
+        *self = Server::start_at(&self.data_dir, ports, &[], &[])
+            .unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    fn start_at(
+        data_dir: &Path,
+        [http, mqtt, mqtts]: [SocketAddr; 3],
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Server, String> {
         let mut command = Command::new(binary());
         command.arg("serve").arg("--data-dir").arg(data_dir);
         for (flag, addr) in [("--http", http), ("--mqtt", mqtt), ("--mqtts", mqtts)] {
@@ -226,6 +243,11 @@ pub fn run(data_dir: &Path, args: &[&str]) -> Output {
 
 /// Runs any command to its end, within [`COMMAND_LIMIT`].
 pub fn run_command(command: &mut Command) -> Output {
+    run_within(command, COMMAND_LIMIT)
+}
+
+/// Runs any command to its end, within `limit`.
+pub fn run_within(command: &mut Command, limit: Duration) -> Output {
     let shown = format!("{command:?}");
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -235,7 +257,7 @@ pub fn run_command(command: &mut Command) -> Output {
         collect(child.stdout.take().unwrap(), stdout.clone()),
         collect(child.stderr.take().unwrap(), stderr.clone()),
     ];
-    let deadline = Instant::now() + COMMAND_LIMIT;
+    let deadline = Instant::now() + limit;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;

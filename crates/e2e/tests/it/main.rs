@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop where they are")]
 #![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
+mod aws;
 mod clients;
 mod contract;
 mod crash;
