@@ -126,13 +126,12 @@ impl User {
 
     /// Runs a program of Node.js.
     pub fn node(&self, program: &Path, args: &[&str]) -> String {
-        self.run(&mut self.node_command(program, args))
+        self.run(Command::new("node").arg(program).args(args))
     }
 
-    /// A program of Node.js, to be run by the caller.
-    pub fn node_command(&self, program: &Path, args: &[&str]) -> Command {
-        let mut command = Command::new("node");
-        command.arg(program).args(args);
+    /// A command in the user's environment, to be run by the caller.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         self.prepare(&mut command);
         command
     }

@@ -2,11 +2,12 @@
 //! device SDKs, other people's readers, and those who mean harm.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::Server;
 use e2e::aws::{Metadata, Sdk, Tools, User, commands_of, repository, shared_client};
@@ -260,38 +261,33 @@ fn start_sh_of_a_kit_connects_as_it_is() {
     let Some(place) = Place::new("the kit's script") else { return };
     let kit = PathBuf::from(place.kit("roof-1"));
     std::os::unix::fs::symlink(place.tools.node_packages(), kit.join("node_modules")).unwrap();
-    let mut command = place.user("start").node_command(Path::new("unused"), &[]);
-    command = {
-        // The user's environment, but for another program.
-        let mut script = std::process::Command::new("bash");
-        script.env_clear();
-        script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        script.arg(kit.join("start.sh")).stdout(Stdio::piped()).stdin(Stdio::null());
-        script
-    };
-    let mut tail = std::process::Command::new(e2e::binary())
+    let mut tail = Command::new(e2e::binary())
         .args(["topic", "tail", "topic_2", "--count", "1", "--json", "--data-dir"])
         .arg(&place.server.data_dir)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its own process group, so that its end takes the example along.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut script = command.spawn().unwrap();
+    let mut script = place
+        .user("start")
+        .command("bash")
+        .arg(kit.join("start.sh"))
+        .stdout(Stdio::piped())
+        // Its own process group, so that its end takes the example along.
+        .process_group(0)
+        .spawn()
+        .unwrap();
     let mut said = BufReader::new(script.stdout.take().unwrap()).lines();
     assert_eq!(said.next().unwrap().unwrap(), "connect");
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while tail.try_wait().unwrap().is_none() {
-        assert!(std::time::Instant::now() < deadline, "nothing arrived on topic_2");
+        assert!(Instant::now() < deadline, "nothing arrived on topic_2");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let ended = std::process::Command::new("sh")
-        .args(["-c", &format!("kill -TERM -- -{}", script.id())])
-        .status();
-    assert!(ended.unwrap().success());
+    let group = format!("kill -TERM -- -{}", script.id());
+    assert!(Command::new("bash").args(["-c", &group]).status().unwrap().success());
     script.wait().unwrap();
     let mut message = String::new();
-    std::io::Read::read_to_string(&mut tail.stdout.take().unwrap(), &mut message).unwrap();
+    tail.stdout.take().unwrap().read_to_string(&mut message).unwrap();
     assert!(message.contains("topic_2"), "{message}");
 }
 
@@ -311,7 +307,9 @@ fn a_device_that_reconnects_loses_nothing_acknowledged() {
     let args = [&[kit.as_str()], &args[..], &["--interval", "4"]].concat();
     let user = place.user("device");
     let mut device = user
-        .node_command(&example("article/device.js"), &args)
+        .command("node")
+        .arg(example("article/device.js"))
+        .args(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
