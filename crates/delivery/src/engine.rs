@@ -100,7 +100,7 @@ impl Engine<'_> {
 }
 
 /// The elements of an array, each a record.
-fn split(output: &[u8]) -> Result<Vec<&[u8]>, (&'static str, String)> {
+pub(crate) fn split(output: &[u8]) -> Result<Vec<&[u8]>, (&'static str, String)> {
     let elements = json::elements(output).ok_or_else(|| {
         (NOT_AN_ARRAY, "batch mode needs an array, the output is something else".to_owned())
     })?;

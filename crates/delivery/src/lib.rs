@@ -21,6 +21,9 @@
 //!   prefix with its reason and its raw bytes: matched = acted + set aside.
 //! * An object store that fails is tried again for ever; other streams and the log go on.
 //!
+//! Besides the streams, one worker republishes rules' outputs and reports of failed actions
+//! into the log (`republish`).
+//!
 //! This room does not know who published or who reads the lake.
 
 mod batch;
@@ -28,6 +31,7 @@ mod cut;
 mod engine;
 mod live;
 mod prefix;
+mod republish;
 mod shelf;
 mod stream;
 mod streams;
@@ -36,6 +40,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use republish::{HOPS_MAX, RepublishTotals};
 pub use stream::{
     Compression, DIRECT_PUT_PREFIX, Decision, NewStream, ObjectPlan, StreamRow, StreamState, Tally,
 };

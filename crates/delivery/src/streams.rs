@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::live::Live;
 use crate::prefix::{Kind, Prefixes};
+use crate::republish::{self, RepublishTotals, Republisher};
 use crate::shelf::{BucketShelf, Shelf};
 use crate::stream::{NewStream, StreamRow, StreamState, Tally};
 use crate::worker::{Backoff, Shared, Worker, consumer, state_of};
@@ -66,6 +67,7 @@ pub struct Streams {
     shared: Arc<Shared>,
     buckets: Buckets,
     running: Mutex<BTreeMap<String, Running>>,
+    republisher: Mutex<Option<Running>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,12 @@ impl Streams {
             #[cfg(test)]
             crash_after: Mutex::new(None),
         };
-        Streams { shared: Arc::new(shared), buckets, running: Mutex::default() }
+        Streams {
+            shared: Arc::new(shared),
+            buckets,
+            running: Mutex::default(),
+            republisher: Mutex::default(),
+        }
     }
 
     #[cfg(test)]
@@ -216,11 +223,51 @@ impl Streams {
         Ok(())
     }
 
-    /// Starts every stream's worker. One that cannot start does not keep the others from it;
+    /// Starts republishing; nothing happens if it runs.
+    pub fn start_republishing(&self) -> Result<()> {
+        let mut republisher = self.republisher();
+        if republisher.as_ref().is_some_and(|running| !running.thread.is_finished()) {
+            return Ok(());
+        }
+        let live = Arc::new(Live::default());
+        let worker = Republisher::new(Arc::clone(&self.shared), Arc::clone(&live))?;
+        let thread = std::thread::Builder::new()
+            .name("republish".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|cause| Error::io("failed to start republishing", cause))?;
+        *republisher = Some(Running { live, thread });
+        Ok(())
+    }
+
+    /// What republishing did so far.
+    pub fn republished(&self) -> Result<RepublishTotals> {
+        Ok(republish::state_of(&self.shared)?.unwrap_or_default().totals)
+    }
+
+    /// Waits until everything that is durable now has been republished where rules say so.
+    pub fn settle_republishing(&self, timeout: Duration) -> Result<()> {
+        let live = self.republisher().as_ref().map(|running| Arc::clone(&running.live));
+        let live =
+            live.ok_or_else(|| Error::new(ErrorKind::Unavailable, "republishing is not running"))?;
+        let target = self.shared.journal.durable();
+        let state = live.wait(timeout, |state| state.next >= target || state.stopped);
+        if state.next >= target {
+            return Ok(());
+        }
+        let why = state.retrying.unwrap_or_else(|| format!("no answer within {timeout:?}"));
+        let message = format!("republishing stands at offset {} of {target}: {why}", state.next);
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    fn republisher(&self) -> MutexGuard<'_, Option<Running>> {
+        self.republisher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts republishing and every stream's worker. One that cannot start does not keep the others from it;
     /// the first error is returned.
     pub fn start_all(&self) -> Result<()> {
-        let started: Vec<Result<()>> =
-            self.list()?.iter().map(|row| self.start(&row.name)).collect();
+        let mut started = vec![self.start_republishing()];
+        started.extend(self.list()?.iter().map(|row| self.start(&row.name)));
         started.into_iter().collect()
     }
 
@@ -238,6 +285,8 @@ impl Streams {
             running.live.change(|state| state.stop = true);
         }
         all.into_values().for_each(Running::stop);
+        let republisher = self.republisher().take();
+        republisher.into_iter().for_each(Running::stop);
     }
 
     /// Delivers everything that is durable now without waiting for size or age. Blocks until
@@ -279,7 +328,8 @@ impl Streams {
     /// and then; returns how many were forgotten.
     pub fn prune_rules(&self) -> Result<usize> {
         let states = self.shared.store.list::<StreamState>()?;
-        match states.iter().map(|(_, state)| state.next).min() {
+        let republished = republish::state_of(&self.shared)?.map(|state| state.next);
+        match states.iter().map(|(_, state)| state.next).chain(republished).min() {
             Some(passed) => self.shared.rules.prune(passed),
             None => Ok(0),
         }

@@ -13,6 +13,8 @@ use metastore::Metastore;
 use objects::Buckets;
 use rules::{Action, NewRule, RuleBook, base64};
 
+mod republish;
+
 use crate::live::Live;
 use crate::shelf::{BucketShelf, Shelf};
 use crate::worker::{Step, Worker};

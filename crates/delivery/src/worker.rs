@@ -59,7 +59,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The pause after attempt `attempt`, between half and all of its doubled length, so that
     /// streams that failed together do not come back together.
-    fn pause(&self, attempt: u32, seed: u64) -> Duration {
+    pub(crate) fn pause(&self, attempt: u32, seed: u64) -> Duration {
         let doubled = self.first.saturating_mul(1 << attempt.min(16)).min(self.max);
         let mixed = (seed ^ u64::from(attempt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let share = (mixed >> 40) as f64 / (1_u64 << 24) as f64;

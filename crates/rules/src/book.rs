@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use base::{Error, ErrorKind, Offset, Result, Timestamp};
 use metastore::Metastore;
 
-use crate::rule::{Action, NewRule, RuleRow, RuleState, RuleVersion};
+use crate::rule::{Action, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion};
 use crate::sql::Sql;
 
 /// Most rules that are not deleted (AWS's bound per account).
@@ -38,6 +38,10 @@ pub struct InForce {
     pub sql: Sql,
     /// What is done with the output.
     pub actions: Vec<Action>,
+    /// Topics that get the output.
+    pub republish: Vec<Republish>,
+    /// The topic that gets a report when an action failed.
+    pub on_error: Option<Republish>,
     from: Offset,
     /// Exclusive; `None` for the newest version.
     until: Option<Offset>,
@@ -113,7 +117,18 @@ impl RuleBook {
         now: Timestamp,
         durable: impl FnOnce() -> Offset,
     ) -> Result<RuleRow> {
-        new.check()?;
+        self.create_with(new, &Republishing::default(), now, durable)
+    }
+
+    /// As [`RuleBook::create`], for a rule that republishes.
+    pub fn create_with(
+        &self,
+        new: &NewRule,
+        republishing: &Republishing,
+        now: Timestamp,
+        durable: impl FnOnce() -> Offset,
+    ) -> Result<RuleRow> {
+        new.check_with(republishing)?;
         self.change(&new.name, durable, |row, rules, from| {
             if row.as_ref().is_some_and(|row| row.current().is_some()) {
                 let message = format!("rule {:?} exists already", new.name);
@@ -131,7 +146,7 @@ impl RuleBook {
             });
             row.description.clone_from(&new.description);
             row.created_at = now;
-            row.push(version_of(new, now, from));
+            row.push(version_of(new, republishing, now, from));
             Ok(row)
         })
     }
@@ -143,11 +158,22 @@ impl RuleBook {
         now: Timestamp,
         durable: impl FnOnce() -> Offset,
     ) -> Result<RuleRow> {
-        new.check()?;
+        self.replace_with(new, &Republishing::default(), now, durable)
+    }
+
+    /// As [`RuleBook::replace`], for a rule that republishes.
+    pub fn replace_with(
+        &self,
+        new: &NewRule,
+        republishing: &Republishing,
+        now: Timestamp,
+        durable: impl FnOnce() -> Offset,
+    ) -> Result<RuleRow> {
+        new.check_with(republishing)?;
         self.change(&new.name, durable, |row, _, from| {
             let mut row = existing(row, &new.name)?;
             row.description.clone_from(&new.description);
-            row.push(version_of(new, now, from));
+            row.push(version_of(new, republishing, now, from));
             Ok(row)
         })
     }
@@ -264,6 +290,8 @@ impl Rules {
                     version: version.version,
                     sql,
                     actions: version.actions.clone(),
+                    republish: version.republish.clone(),
+                    on_error: version.on_error.clone(),
                     from: version.from_offset,
                     until: row.versions.get(index + 1).map(|next| next.from_offset),
                 });
@@ -287,6 +315,11 @@ impl Rules {
 }
 
 impl View {
+    /// Every enabled version that some offset is still subject to.
+    pub fn rules(&self) -> impl Iterator<Item = &InForce> {
+        self.rules.in_force.iter().map(|in_force| &**in_force)
+    }
+
     /// The rules that apply to a record, by name. A message to `$aws/rules/NAME/...` goes to
     /// that rule alone, whatever its topic filter.
     pub fn matching(&self, topic: &str, offset: Offset) -> Vec<&Arc<InForce>> {
@@ -324,13 +357,20 @@ fn first_level(topic: &str) -> &str {
     topic.split('/').next().unwrap_or(topic)
 }
 
-fn version_of(new: &NewRule, now: Timestamp, from: Offset) -> RuleVersion {
+fn version_of(
+    new: &NewRule,
+    republishing: &Republishing,
+    now: Timestamp,
+    from: Offset,
+) -> RuleVersion {
     RuleVersion {
         version: 1,
         from_offset: from,
         state: if new.enabled { RuleState::Enabled } else { RuleState::Disabled },
         sql: new.sql.clone(),
         actions: new.actions.clone(),
+        republish: republishing.output.clone(),
+        on_error: republishing.on_error.clone(),
         changed_at: now,
     }
 }

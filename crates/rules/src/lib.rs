@@ -19,5 +19,5 @@ pub mod sql;
 pub mod value;
 
 pub use book::{InForce, RuleBook, View, without_basic_ingest};
-pub use rule::{Action, NewRule, RuleRow, RuleState, RuleVersion};
+pub use rule::{Action, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion};
 pub use sql::{Context, Evaluated, Sql};

@@ -1,6 +1,6 @@
 //! A rule as it is kept: a name and its versions, each in force from an offset on.
 
-use base::{Error, Offset, Result, Timestamp};
+use base::{Error, Offset, QoS, Result, Timestamp, TopicName};
 use metastore::Row;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,50 @@ impl Action {
     }
 }
 
+/// Publishes the output, or the report of a failure, on a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Republish {
+    /// The topic; not a reserved one.
+    pub topic: String,
+    /// 0 or 1.
+    pub qos: u8,
+}
+
+impl Republish {
+    fn check(&self) -> Result<()> {
+        let topic = &self.topic;
+        if topic.contains("${") {
+            return Err(Error::unsupported(format!(
+                "a substitution template in the topic {topic:?} is not supported yet"
+            )));
+        }
+        if topic.starts_with('$') {
+            return Err(Error::unsupported(format!(
+                "republishing on the reserved topic {topic:?} is not supported"
+            )));
+        }
+        TopicName::parse(topic)?;
+        if self.qos > 1 {
+            return Err(Error::invalid(format!("qos {} is neither 0 nor 1", self.qos)));
+        }
+        Ok(())
+    }
+
+    /// The quality of service.
+    pub fn qos(&self) -> QoS {
+        if self.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
+    }
+}
+
+/// What a rule does with its output besides handing it to streams, and when that fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Republishing {
+    /// Topics that get the output.
+    pub output: Vec<Republish>,
+    /// The topic that gets a report when an action failed.
+    pub on_error: Option<Republish>,
+}
+
 /// What a caller says to make or replace a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRule {
@@ -67,6 +111,11 @@ pub struct NewRule {
 impl NewRule {
     /// Checks everything that can be wrong with a rule, and reads its statement.
     pub fn check(&self) -> Result<Sql> {
+        self.check_with(&Republishing::default())
+    }
+
+    /// As [`NewRule::check`], for a rule that republishes.
+    pub fn check_with(&self, republishing: &Republishing) -> Result<Sql> {
         let name = &self.name;
         let name_ok = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !name_ok || name.is_empty() || name.len() > NAME_BYTES_MAX {
@@ -74,15 +123,18 @@ impl NewRule {
                 "rule name {name:?} must be 1 to {NAME_BYTES_MAX} letters, digits and underscores"
             )));
         }
-        if self.actions.is_empty() || self.actions.len() > ACTIONS_MAX {
+        let actions = self.actions.len() + republishing.output.len();
+        if actions == 0 || actions > ACTIONS_MAX {
             return Err(Error::invalid(format!(
-                "rule {name:?} has {} actions; 1 to {ACTIONS_MAX} are allowed",
-                self.actions.len()
+                "rule {name:?} has {actions} actions; 1 to {ACTIONS_MAX} are allowed"
             )));
         }
         let of_rule = |error: Error| error.context(format!("rule {name:?}"));
         for action in &self.actions {
             action.check().map_err(of_rule)?;
+        }
+        for republish in republishing.output.iter().chain(&republishing.on_error) {
+            republish.check().map_err(of_rule)?;
         }
         Sql::parse(&self.sql).map_err(of_rule)
     }
@@ -113,6 +165,12 @@ pub struct RuleVersion {
     pub sql: String,
     /// What is done with the output.
     pub actions: Vec<Action>,
+    /// Topics that get the output.
+    #[serde(default)]
+    pub republish: Vec<Republish>,
+    /// The topic that gets a report when an action failed.
+    #[serde(default)]
+    pub on_error: Option<Republish>,
     /// When it was made.
     pub changed_at: Timestamp,
 }

@@ -14,7 +14,7 @@ mod time;
 use base::{MessageRef, Offset, Result, TopicFilter};
 use bytes::Bytes;
 
-pub use functions::names as function_names;
+pub use functions::{names as function_names, trace_id_of as trace_id};
 pub use time::{TimePattern, zone_offset_secs};
 
 use crate::json;

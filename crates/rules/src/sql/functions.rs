@@ -8,6 +8,7 @@ mod number;
 mod structure;
 mod text;
 
+pub use message::trace_id_of;
 pub(crate) use number::remainder;
 
 use std::borrow::Cow;

@@ -57,8 +57,13 @@ pub(super) fn trace_id(call: &Call<'_>) -> Evaluation<Value> {
     if call.env.message.client_id.is_empty() {
         return Ok(Value::Undefined);
     }
-    let name = format!("trace/{}/{}", call.env.context.log_id, call.env.context.offset);
-    Ok(Value::String(Uuid::new_v5(&NAMESPACE, name.as_bytes()).to_string()))
+    Ok(Value::String(trace_id_of(call.env.context.log_id, call.env.context.offset)))
+}
+
+/// The trace id of the record at an offset of a log.
+pub fn trace_id_of(log_id: &str, offset: base::Offset) -> String {
+    let name = format!("trace/{log_id}/{offset}");
+    Uuid::new_v5(&NAMESPACE, name.as_bytes()).to_string()
 }
 
 /// A number in 0..1 with 53 bits, drawn from the record's identity.

@@ -1,0 +1,514 @@
+//! Republishing: outputs of rules, and reports of failed actions, back into the log.
+//!
+//! One worker for all rules follows the log with a cursor of its own. Its cursor moves once what
+//! it appended is durable. What it appends names rule, origin and action in its principal
+//! (`rule/NAME/ORIGIN/ACTION/HOPS`), so that after a crash it finds what it had appended beyond
+//! its cursor and does not append it twice.
+//!
+//! A message that was republished may match again. After [`HOPS_MAX`] rounds it is dropped with
+//! a warning, so that a rule that feeds itself ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base::{Error, ErrorKind, MessageRef, Offset, QoS, Result};
+use journal::Batch;
+use metastore::Row;
+use rules::{Action, Context, Evaluated, InForce, View, base64};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::engine::split;
+use crate::live::Live;
+use crate::stream::{DIRECT_PUT_PREFIX, StreamRow};
+use crate::worker::Shared;
+
+/// How often one message may be republished in a chain.
+pub const HOPS_MAX: u32 = 8;
+
+/// Largest payload of a message, AWS's bound.
+const PAYLOAD_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of log read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// A cursor that passed nothing of its own is stored this often.
+const ADVANCE_EVERY: Duration = Duration::from_secs(10);
+const ADVANCE_OFFSETS: u64 = 100_000;
+
+const CONSUMER: &str = "republish";
+const KEY: &str = "republish";
+const PRINCIPAL: &str = "rule/";
+
+/// The action's place in a principal for reports of failures.
+const REPORT: usize = usize::MAX;
+
+/// What republishing did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepublishTotals {
+    /// Outputs published.
+    pub outputs: u64,
+    /// Reports of failed actions published.
+    pub reports: u64,
+    /// Actions that failed, with or without a report.
+    pub failures: u64,
+    /// Messages dropped because they went round too often.
+    pub looped: u64,
+}
+
+/// How far republishing has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RepublishState {
+    pub(crate) log_id: String,
+    /// Everything below is done.
+    pub(crate) next: Offset,
+    pub(crate) totals: RepublishTotals,
+}
+
+impl Row for RepublishState {
+    const TABLE: &'static str = "republish_state";
+}
+
+pub(crate) fn state_of(shared: &Shared) -> Result<Option<RepublishState>> {
+    Ok(shared.store.get::<RepublishState>(KEY)?.map(|versioned| versioned.row))
+}
+
+/// An action that failed on one message.
+struct Failure {
+    action: &'static str,
+    resource: String,
+    message: String,
+}
+
+/// What one read of the log gives.
+#[derive(Default)]
+struct Output {
+    batch: Batch,
+    totals: RepublishTotals,
+}
+
+/// The worker. At most one runs on a log.
+pub(crate) struct Republisher {
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    state: RepublishState,
+    position: Offset,
+    /// Found beyond the cursor at the start: appended by an earlier run.
+    done: BTreeSet<(String, u64, usize)>,
+    advanced_at: Instant,
+    holds_log: bool,
+}
+
+impl Republisher {
+    /// Finds out where an earlier run ended. A log that is another one begins at its end.
+    pub(crate) fn new(shared: Arc<Shared>, live: Arc<Live>) -> Result<Republisher> {
+        let (log_id, durable) = (shared.journal.id().to_owned(), shared.journal.durable());
+        let state = match state_of(&shared)? {
+            Some(state) if state.log_id == log_id && state.next <= durable => state,
+            found => {
+                if let Some(found) = &found {
+                    tracing::error!(
+                        log = found.log_id, next = %found.next,
+                        "republishing stood in a log that is gone; it begins at this one's end"
+                    );
+                }
+                let totals = found.map(|found| found.totals).unwrap_or_default();
+                RepublishState { log_id, next: durable, totals }
+            }
+        };
+        let holds_log = shared.journal.committed(CONSUMER)?.is_some();
+        live.change(|live| live.next = state.next);
+        let mut republisher = Republisher {
+            position: state.next,
+            shared,
+            live,
+            state,
+            done: BTreeSet::new(),
+            advanced_at: Instant::now(),
+            holds_log,
+        };
+        republisher.look_ahead(durable)?;
+        republisher.store(RepublishTotals::default())?;
+        Ok(republisher)
+    }
+
+    /// Notes what an earlier run appended and did not come to count.
+    fn look_ahead(&mut self, until: Offset) -> Result<()> {
+        let mut at = self.state.next;
+        while at < until {
+            let records = self.shared.journal.read(at, READ_BYTES)?;
+            if records.next <= at {
+                break;
+            }
+            at = records.next;
+            for (_, record) in &records.items {
+                if let Ok(message) = MessageRef::decode(record)
+                    && let Some(origin) = Origin::read(message.principal)
+                    && origin.offset >= self.state.next
+                {
+                    self.done.insert((origin.rule.to_owned(), origin.offset.0, origin.action));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut attempts = 0;
+        while !self.live.lock().stop {
+            match self.turn() {
+                Ok(any) => {
+                    if attempts > 0 {
+                        attempts = 0;
+                        self.live.change(|state| state.retrying = None);
+                    }
+                    if !any {
+                        self.idle();
+                    }
+                }
+                Err(error) => {
+                    let pause = self.shared.backoff.pause(attempts, 0);
+                    attempts += 1;
+                    tracing::warn!(attempts, %error, ?pause, "failed to republish; tried again");
+                    self.live.change(|state| state.retrying = Some(error.to_string()));
+                    self.live.wait(pause, |state| state.stop);
+                }
+            }
+        }
+        if self.position > self.state.next
+            && let Err(error) = self.store(RepublishTotals::default())
+        {
+            tracing::warn!(%error, "failed to store how far republishing came");
+        }
+        self.live.change(|state| state.stopped = true);
+    }
+
+    fn idle(&self) {
+        let started = Instant::now();
+        let durable = self.shared.journal.wait_durable(self.position, IDLE_WAIT);
+        if durable <= self.position {
+            // A log that failed answers at once; do not spin on it.
+            let left = IDLE_WAIT.saturating_sub(started.elapsed());
+            self.live.wait(left, |state| state.stop);
+        }
+    }
+
+    /// Looks at the records there are, at most one read of them. Says whether there were any.
+    fn turn(&mut self) -> Result<bool> {
+        let view = {
+            let journal = &self.shared.journal;
+            self.shared.rules.view(|| journal.durable())
+        };
+        if self.position >= view.until {
+            return Ok(false);
+        }
+        let streams = self.streams()?;
+        let concerned = view.rules().any(|rule| concerns(rule, &streams));
+        self.hold_log(concerned)?;
+        if !concerned {
+            self.position = view.until;
+            self.settle()?;
+            return Ok(true);
+        }
+        let records = self.shared.journal.read(self.position, READ_BYTES)?;
+        if records.next <= self.position {
+            let message = format!("the log gave nothing from offset {} on", self.position);
+            return Err(Error::internal(message));
+        }
+        let mut output = Output::default();
+        for (offset, record) in records.items.iter().filter(|(offset, _)| *offset < view.until) {
+            self.take(*offset, record, &view, &streams, &mut output)?;
+        }
+        self.finish(&output, records.next.min(view.until))?;
+        Ok(true)
+    }
+
+    /// Every stream with the first offset it looks at.
+    fn streams(&self) -> Result<BTreeMap<String, Offset>> {
+        let rows = self.shared.store.list::<StreamRow>()?;
+        Ok(rows.into_iter().map(|(name, row)| (name, row.created_from)).collect())
+    }
+
+    /// The log keeps what this has not passed only while a rule asks for it.
+    fn hold_log(&mut self, hold: bool) -> Result<()> {
+        if hold && !self.holds_log {
+            self.shared.journal.commit(CONSUMER, self.position)?;
+        } else if !hold && self.holds_log {
+            self.shared.journal.forget(CONSUMER)?;
+        }
+        self.holds_log = hold;
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        offset: Offset,
+        record: &[u8],
+        view: &View,
+        streams: &BTreeMap<String, Offset>,
+        output: &mut Output,
+    ) -> Result<()> {
+        let Ok(message) = MessageRef::decode(record) else { return Ok(()) };
+        if message.topic.starts_with(DIRECT_PUT_PREFIX) {
+            return Ok(());
+        }
+        let at = At { offset, message: &message, streams };
+        for rule in view.matching(message.topic, offset) {
+            if concerns(rule, streams) || rule.actions.iter().any(|a| at.misses(a)) {
+                self.apply(&at, rule, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, at: &At<'_>, rule: &InForce, output: &mut Output) -> Result<()> {
+        let context = Context {
+            offset: at.offset,
+            log_id: self.shared.journal.id(),
+            rule_name: &rule.rule,
+            rule_version: rule.version,
+            account_id: &self.shared.account_id,
+        };
+        let Evaluated::Pass(result) = rule.sql.evaluate(at.message, &context) else {
+            // As on AWS, a statement that fails is no failed action.
+            return Ok(());
+        };
+        let hops = Origin::read(at.message.principal).map_or(0, |origin| origin.hops) + 1;
+        if hops > HOPS_MAX {
+            tracing::warn!(
+                rule = rule.rule, offset = %at.offset, topic = at.message.topic,
+                "a message was republished {HOPS_MAX} times and is not any more"
+            );
+            output.totals.looped += 1;
+            return Ok(());
+        }
+        let mut failures = at.failures(rule, &result);
+        for (index, target) in rule.republish.iter().enumerate() {
+            if result.len() > PAYLOAD_BYTES_MAX {
+                failures.push(Failure {
+                    action: "RepublishAction",
+                    resource: target.topic.clone(),
+                    message: format!(
+                        "the output has {} bytes; at most {PAYLOAD_BYTES_MAX} are allowed",
+                        result.len()
+                    ),
+                });
+                continue;
+            }
+            let origin = Origin { rule: &rule.rule, offset: at.offset, action: index, hops };
+            if self.push(&origin, (&target.topic, target.qos()), &result, output)? {
+                output.totals.outputs += 1;
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        output.totals.failures += failures.len() as u64;
+        for failure in &failures {
+            tracing::debug!(
+                rule = rule.rule, offset = %at.offset, resource = failure.resource,
+                message = failure.message, "an action failed"
+            );
+        }
+        if let Some(target) = &rule.on_error {
+            let report = self.report(at, rule, &failures).to_string();
+            let origin = Origin { rule: &rule.rule, offset: at.offset, action: REPORT, hops };
+            let to = (target.topic.as_str(), target.qos());
+            if self.push(&origin, to, report.as_bytes(), output)? {
+                output.totals.reports += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// AWS's document about failed actions.
+    fn report(&self, at: &At<'_>, rule: &InForce, failures: &[Failure]) -> Value {
+        let failures: Vec<Value> = failures
+            .iter()
+            .map(|failure| {
+                json!({
+                    "failedAction": failure.action,
+                    "failedResource": failure.resource,
+                    "errorMessage": failure.message,
+                })
+            })
+            .collect();
+        let client = match at.message.client_id {
+            "" => "N/A",
+            client => client,
+        };
+        json!({
+            "ruleName": rule.rule,
+            "topic": rules::without_basic_ingest(at.message.topic),
+            "cloudwatchTraceId": rules::sql::trace_id(self.shared.journal.id(), at.offset),
+            "clientId": client,
+            "base64OriginalPayload": base64::encode(at.message.payload),
+            "failures": failures,
+        })
+    }
+
+    /// Adds a message to the batch, unless an earlier run appended it.
+    fn push(
+        &self,
+        origin: &Origin<'_>,
+        (topic, qos): (&str, QoS),
+        payload: &[u8],
+        output: &mut Output,
+    ) -> Result<bool> {
+        let key = (origin.rule.to_owned(), origin.offset.0, origin.action);
+        if self.done.contains(&key) {
+            return Ok(false);
+        }
+        let principal = origin.to_string();
+        let message = MessageRef {
+            topic,
+            payload,
+            client_id: "",
+            principal: &principal,
+            received_at: self.shared.clock.now(),
+            qos,
+            retain: false,
+        };
+        output.batch.push(|out| message.encode_into(out))?;
+        Ok(true)
+    }
+
+    /// Appends, waits until that is durable, and moves the cursor.
+    fn finish(&mut self, output: &Output, next: Offset) -> Result<()> {
+        if output.batch.is_empty() {
+            self.position = next;
+            self.state.totals.add(output.totals);
+            return self.settle();
+        }
+        let appended = self.shared.journal.append(&output.batch, None)?;
+        let end = appended.next();
+        let last = Offset(end.0.saturating_sub(1));
+        while self.shared.journal.wait_durable(last, IDLE_WAIT) < end {
+            if let Some(why) = self.shared.journal.status().failed {
+                return Err(Error::new(ErrorKind::Unavailable, format!("the log failed: {why}")));
+            }
+            if self.live.lock().stop {
+                return Ok(());
+            }
+        }
+        self.position = next;
+        self.store(output.totals)
+    }
+
+    /// Stores a cursor that passed only what concerns nobody, now and then.
+    fn settle(&mut self) -> Result<()> {
+        let passed = self.position.0.saturating_sub(self.state.next.0);
+        let due = passed >= ADVANCE_OFFSETS
+            || self.advanced_at.elapsed() >= ADVANCE_EVERY
+            || !self.shared.journal.has_room();
+        if due && passed > 0 {
+            return self.store(RepublishTotals::default());
+        }
+        let position = self.position;
+        self.live.change(|state| state.next = position);
+        Ok(())
+    }
+
+    fn store(&mut self, more: RepublishTotals) -> Result<()> {
+        let mut state = self.state.clone();
+        state.next = self.position;
+        state.totals.add(more);
+        self.shared.store.put(KEY, &state)?;
+        self.state = state;
+        self.advanced_at = Instant::now();
+        let next = self.position.0;
+        self.done.retain(|(_, origin, _)| *origin >= next);
+        if self.holds_log {
+            self.shared.journal.commit(CONSUMER, self.position)?;
+            self.shared.journal.trim()?;
+        }
+        let position = self.position;
+        self.live.change(|state| state.next = position);
+        Ok(())
+    }
+}
+
+impl RepublishTotals {
+    fn add(&mut self, more: RepublishTotals) {
+        self.outputs += more.outputs;
+        self.reports += more.reports;
+        self.failures += more.failures;
+        self.looped += more.looped;
+    }
+}
+
+/// Whether a rule may have something to republish, or an action that fails.
+fn concerns(rule: &InForce, streams: &BTreeMap<String, Offset>) -> bool {
+    let missing = rule.actions.iter().any(|action| {
+        let Action::Firehose { stream, .. } = action;
+        !streams.contains_key(stream)
+    });
+    !rule.republish.is_empty() || rule.on_error.is_some() || missing
+}
+
+/// A record and what there was when it arrived.
+struct At<'a> {
+    offset: Offset,
+    message: &'a MessageRef<'a>,
+    streams: &'a BTreeMap<String, Offset>,
+}
+
+impl At<'_> {
+    /// Whether the action's stream did not look at this record.
+    fn misses(&self, action: &Action) -> bool {
+        let Action::Firehose { stream, .. } = action;
+        self.streams.get(stream).is_none_or(|from| *from > self.offset)
+    }
+
+    /// The actions on streams that failed.
+    fn failures(&self, rule: &InForce, result: &[u8]) -> Vec<Failure> {
+        let of_action = |action: &Action| {
+            let Action::Firehose { stream, batch_mode, .. } = action;
+            let message = match () {
+                () if self.misses(action) => {
+                    format!("delivery stream {stream} does not exist")
+                }
+                () if *batch_mode => split(result).err()?.1,
+                () => return None,
+            };
+            Some(Failure { action: "FirehoseAction", resource: stream.clone(), message })
+        };
+        rule.actions.iter().filter_map(of_action).collect()
+    }
+}
+
+/// Where a republished message comes from.
+struct Origin<'a> {
+    rule: &'a str,
+    offset: Offset,
+    action: usize,
+    hops: u32,
+}
+
+impl<'a> Origin<'a> {
+    /// Reads a principal. No device can have one that begins so: certificates are hexadecimal.
+    fn read(principal: &'a str) -> Option<Origin<'a>> {
+        let mut parts = principal.strip_prefix(PRINCIPAL)?.split('/');
+        let rule = parts.next()?;
+        let offset = Offset(parts.next()?.parse().ok()?);
+        let action = match parts.next()? {
+            "error" => REPORT,
+            index => index.parse().ok()?,
+        };
+        Some(Origin { rule, offset, action, hops: parts.next()?.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{PRINCIPAL}{}/{}/", self.rule, self.offset.0)?;
+        match self.action {
+            REPORT => write!(f, "error/{}", self.hops),
+            index => write!(f, "{index}/{}", self.hops),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Outputs and reports back into the log: what, once, and with an end.
+
+use rules::{Republish, Republishing};
+use serde_json::Value;
+
+use super::*;
+use crate::RepublishTotals;
+use crate::republish::{HOPS_MAX, Republisher};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+fn to(topic: &str) -> Republish {
+    Republish { topic: topic.to_owned(), qos: 1 }
+}
+
+fn make(world: &World, name: &str, from: &str, streams: &[&str], to: Republishing) {
+    let actions = streams.iter().map(|stream| Action::Firehose {
+        stream: (*stream).to_owned(),
+        separator: None,
+        batch_mode: false,
+    });
+    let new = NewRule {
+        name: name.to_owned(),
+        description: String::new(),
+        sql: format!("SELECT n, topic() AS t FROM '{from}' WHERE n > 0"),
+        actions: actions.collect(),
+        enabled: true,
+    };
+    world.rules.create_with(&new, &to, Timestamp(START), || world.log.durable()).unwrap();
+}
+
+/// Runs a worker to the end of the log as a new process would.
+fn settle(world: &World) -> RepublishTotals {
+    // Nothing is trimmed, so that a test sees everything.
+    world.log.commit("test", Offset(0)).unwrap();
+    let streams = world.streams();
+    streams.start_republishing().unwrap();
+    let mut before = Offset(u64::MAX);
+    while before != world.log.durable() {
+        before = world.log.durable();
+        streams.settle_republishing(WAIT).unwrap();
+    }
+    streams.stop_all();
+    streams.republished().unwrap()
+}
+
+/// The payloads on a topic.
+fn on(world: &World, topic: &str) -> Vec<Value> {
+    let inner = world.log.inner.lock().unwrap();
+    let records = inner.records.iter().flatten();
+    records
+        .filter_map(|record| {
+            let message = MessageRef::decode(record).unwrap();
+            (message.topic == topic).then(|| serde_json::from_slice(message.payload).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn an_output_is_published_and_a_restart_repeats_nothing() {
+    let world = World::new();
+    assert_eq!(settle(&world), RepublishTotals::default());
+    let both = Republishing { output: vec![to("x"), to("y")], on_error: None };
+    make(&world, "copy", "a", &[], both);
+    for n in [1, 0, 2] {
+        world.publish("a", format!("{{\"n\": {n}}}"));
+    }
+    assert_eq!(settle(&world).outputs, 4);
+    let expected: Vec<Value> = [1, 2].map(|n| serde_json::json!({"n": n, "t": "a"})).into();
+    assert_eq!((on(&world, "x"), on(&world, "y")), (expected.clone(), expected.clone()));
+    // As after a crash between the append and the cursor.
+    let mut state = crate::republish::state_of(world.streams().shared()).unwrap().unwrap();
+    state.next = Offset(0);
+    world.store.put("republish", &state).unwrap();
+    world.log.forget("republish").unwrap();
+    world.publish("a", "{\"n\": 3}");
+    assert_eq!(settle(&world).outputs, 6);
+    assert_eq!(on(&world, "x").len(), 3);
+}
+
+#[test]
+fn an_action_on_a_stream_that_is_not_there_is_reported() {
+    let world = World::new();
+    settle(&world);
+    let report = Republishing { output: Vec::new(), on_error: Some(to("errors/rule")) };
+    make(&world, "r", "a", &["later"], report);
+    make(&world, "silent", "b", &["nowhere"], Republishing::default());
+    world.publish("a", "{\"n\": 1}");
+    world.publish("a", "{\"n\": 0}");
+    world.publish("b", "{\"n\": 1}");
+    let totals = settle(&world);
+    assert_eq!((totals.failures, totals.reports), (2, 1));
+    let reports = on(&world, "errors/rule");
+    assert_eq!(reports.len(), 1);
+    let report = &reports[0];
+    assert_eq!((&report["ruleName"], &report["topic"]), (&"r".into(), &"a".into()));
+    assert_eq!(report["clientId"], "dev-1");
+    assert_eq!(report["cloudwatchTraceId"].as_str().unwrap().len(), 36);
+    assert_eq!(report["base64OriginalPayload"], base64::encode(b"{\"n\": 1}"));
+    let failure = &report["failures"][0];
+    assert_eq!(failure["failedAction"], "FirehoseAction");
+    assert_eq!(failure["failedResource"], "later");
+    // A stream made later begins then, and nothing fails any more.
+    world.stream("later", |_| {});
+    world.publish("a", "{\"n\": 2}");
+    assert_eq!(settle(&world).reports, 1);
+    assert!(world.run("later", None));
+    assert_eq!(world.streams().describe("later").unwrap().1.totals.records, 1);
+}
+
+#[test]
+fn a_rule_that_feeds_itself_ends() {
+    let world = World::new();
+    settle(&world);
+    make(&world, "loop", "a", &[], Republishing { output: vec![to("a")], on_error: None });
+    world.publish("a", "{\"n\": 1}");
+    let totals = settle(&world);
+    assert_eq!((totals.outputs, totals.looped), (u64::from(HOPS_MAX), 1));
+}
+
+#[test]
+fn the_log_is_held_only_while_a_rule_asks() {
+    let world = World::new();
+    settle(&world);
+    let cursor = || world.log.committed("republish").unwrap();
+    world.publish("a", "{\"n\": 1}");
+    settle(&world);
+    assert_eq!(cursor(), None);
+    make(&world, "copy", "a", &[], Republishing { output: vec![to("x")], on_error: None });
+    world.publish("a", "{\"n\": 1}");
+    settle(&world);
+    assert!(cursor().is_some());
+    world.rules.delete("copy", Timestamp(START), || world.log.durable()).unwrap();
+    world.publish("a", "{\"n\": 1}");
+    settle(&world);
+    world.streams().prune_rules().unwrap();
+    world.publish("a", "{\"n\": 1}");
+    settle(&world);
+    assert_eq!(cursor(), None);
+    let live = Arc::new(Live::default());
+    assert!(Republisher::new(Arc::clone(world.streams().shared()), live).is_ok());
+}
