@@ -82,3 +82,9 @@ pub(crate) fn epoch_secs(at: base::Timestamp) -> f64 {
     let millis = at.millis() as f64;
     millis / 1000.0
 }
+
+/// A moment as XML services write it: ISO 8601 to the second, in UTC.
+pub(crate) fn iso_date(at: base::Timestamp) -> String {
+    let moment = chrono::DateTime::from_timestamp_millis(at.millis()).unwrap_or_default();
+    moment.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
