@@ -94,7 +94,18 @@ pub(crate) fn read(
                 Some(Value::String(name)) => name,
                 _ => String::new(),
             };
-            form.remove("Version");
+            let version = form.remove("Version");
+            let version = version.as_ref().and_then(Value::as_str);
+            if let Protocol::Query { version: ours, .. } = service.protocol
+                && version != Some(ours)
+            {
+                let given = version.unwrap_or("NO_VERSION_SPECIFIED");
+                let message = format!(
+                    "Could not find operation {name} for version {given}; {} has {ours}",
+                    service.name
+                );
+                return Err(Fault::named("InvalidAction", 400, message));
+            }
             let operation = service
                 .operations
                 .iter()

@@ -50,6 +50,22 @@ fn rights() -> String {
 }
 
 #[tokio::test]
+async fn another_version_of_the_service_is_refused() {
+    let world = World::new();
+    for (form, words) in [
+        ("Action=ListRoles&Version=2011-01-01", "version 2011-01-01"),
+        ("Action=ListRoles", "NO_VERSION_SPECIFIED"),
+    ] {
+        let (_, code, message) = world
+            .http("iam", Request::post("/").body(Bytes::from(form)).unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(code, "InvalidAction");
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn the_first_role_is_there_with_its_path() {
     let world = World::new();
     let xml = call(&world, "GetRole", &[("RoleName", "ForebayExecutionRole")]).await.unwrap();
