@@ -43,8 +43,13 @@ fn path(path: &str, rules: Rules) -> String {
     };
     let encoded = match rules.encode_path_twice {
         true => quoted(resolved.as_bytes(), true),
-        // What a client left unencoded, and what it encoded without need, is one way again.
-        false => quoted(&percent_decoded(&resolved, false), true),
+        // What a client left unencoded, and what it encoded without need, is one way again. An
+        // encoded slash is no end of a segment.
+        false => {
+            let segments = resolved.split('/');
+            let again = segments.map(|segment| quoted(&percent_decoded(segment, false), false));
+            again.collect::<Vec<_>>().join("/")
+        }
     };
     if encoded.is_empty() { "/".to_owned() } else { encoded }
 }

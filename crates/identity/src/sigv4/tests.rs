@@ -187,3 +187,49 @@ fn nothing_secret_is_shown() {
         assert!(!shown.contains(hidden), "{shown}");
     }
 }
+proptest::proptest! {
+    /// What is signed passes, whatever it looks like, until one byte of it changes.
+    #[test]
+    fn whatever_is_signed_passes(
+        path in "/[ -~éሴ]{0,12}",
+        query in "([ -~é]{0,6}(=[ -~é]{0,6})?&?){0,3}",
+        value in "[ -~é]{0,12}",
+        body: Vec<u8>,
+        as_s3: bool,
+        token: Option<bool>,
+    ) {
+        let rules = if as_s3 { S3 } else { SERVICE };
+        let secret = secret();
+        let token = token.map(|odd| if odd { "to+/= ken" } else { "t" });
+        let signer = signer(&secret, token, rules);
+        let query = query.replace('#', "");
+        let mut unsigned = request(&[("x-amz-meta-a", value.as_bytes())], &query, &body);
+        unsigned.path = &path;
+
+        let presigned = signer.query(&unsigned, NOW, 60);
+        let signed = Request { query: &presigned, ..unsigned.clone() };
+        proptest::prop_assert_eq!(verify(&signed, NOW, rules), Ok(()));
+
+        let added = signer.headers(&unsigned, NOW);
+        unsigned.headers.extend(added.iter().map(|(name, value)| (*name, value.as_bytes())));
+        proptest::prop_assert_eq!(verify(&unsigned, NOW, rules), Ok(()));
+        let longer = format!("{path}x");
+        unsigned.path = &longer;
+        proptest::prop_assert_eq!(verify(&unsigned, NOW, rules), Err(Refusal::Mismatch));
+    }
+
+    /// Nothing that anybody sends is more than refused.
+    #[test]
+    fn nonsense_is_refused(
+        credential in "[ -~é]{0,40}",
+        rest in "(Credential=|SignedHeaders=|Signature=|[ -~é]{0,20},?){0,6}",
+        date in "[0-9TZé]{0,17}",
+        query in "(X-Amz-(Algorithm|Credential|Date|Expires|SignedHeaders|Signature)=[!-~é]{0,9}&){0,7}",
+    ) {
+        let authorization = format!("AWS4-HMAC-SHA256 Credential={credential}/x/y/aws4_request,{rest}");
+        let headers =
+            [("authorization", authorization.as_bytes()), ("x-amz-date", date.as_bytes())];
+        proptest::prop_assert!(verify(&request(&headers, "", b""), NOW, SERVICE).is_err());
+        proptest::prop_assert!(verify(&request(&[], &query, b""), NOW, SERVICE).is_err());
+    }
+}
