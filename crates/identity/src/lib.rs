@@ -19,13 +19,16 @@
 //! * A secret answers for its key while the key is Active, its session has not ended and the key
 //!   that the session goes back to is Active ([`Keys::admit`]).
 //!
-//! The certificate says who somebody is; the policies attached to it say what they may do.
+//! The certificate says who somebody is; the policies attached to it say what they may do: the
+//! [`Gate`] settles both into [`policy::Rights`] when a client connects.
 
 mod authority;
 mod files;
+mod gate;
 pub mod keys;
 mod kit;
 pub mod policies;
+pub mod policy;
 mod registry;
 mod secret;
 mod server;
@@ -34,6 +37,7 @@ mod things;
 mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
+pub use gate::{Gate, Visitor};
 pub use keys::{AccessKey, KeyRefusal, KeyStatus, Keys, Principal, Session};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
 pub use policies::Policies;

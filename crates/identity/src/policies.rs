@@ -28,9 +28,6 @@ pub const ATTACHED_MAX: usize = 10;
 /// Longest policy name, AWS's bound.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Longest document without its white space, AWS's bound.
-const DOCUMENT_CHARS_MAX: usize = 2_048;
-
 /// A policy with all its versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -539,17 +536,5 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 pub(crate) fn check_document(document: &str) -> Result<()> {
-    let malformed = |why: String| Error::invalid(format!("the policy document {why}"));
-    let chars = document.chars().filter(|c| !c.is_whitespace()).count();
-    if chars > DOCUMENT_CHARS_MAX {
-        return Err(malformed(format!(
-            "has {chars} characters without white space; at most {DOCUMENT_CHARS_MAX} are allowed"
-        )));
-    }
-    let value: serde_json::Value = serde_json::from_str(document)
-        .map_err(|cause| malformed(format!("is not JSON: {cause}")))?;
-    if !value.is_object() {
-        return Err(malformed("is not a JSON object".to_owned()));
-    }
-    Ok(())
+    crate::policy::Document::parse(document).map(drop)
 }
