@@ -1,7 +1,10 @@
 //! The seam to whoever knows the devices: a certificate becomes an identity, or is refused.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 /// Who is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,101 @@ pub trait Authenticator: Send + Sync {
 
     /// The identity of a client on a plain listener, if those are allowed.
     fn anonymous(&self) -> Result<Identity, Refusal>;
+
+    /// What a client may do; `None` for everything. Asked when it connects and again after
+    /// [`Broker::rights_changed`](crate::Broker::rights_changed).
+    fn rights(&self, _client: &Client<'_>) -> Option<Arc<dyn Rights>> {
+        None
+    }
+}
+
+/// A client whose rights are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// The MQTT client identifier.
+    pub client_id: &'a str,
+    /// Where it connects from.
+    pub address: IpAddr,
+    /// Whether its session outlives the connection.
+    pub persistent: bool,
+    /// Whether it left a will.
+    pub last_will: bool,
+}
+
+/// What a client may want to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Connect under a client id.
+    Connect,
+    /// Publish to a topic.
+    Publish,
+    /// Have a message retained under a topic, in addition to publishing it.
+    RetainPublish,
+    /// Subscribe to a topic filter, named as it was sent.
+    Subscribe,
+    /// Be sent a message of a topic.
+    Receive,
+}
+
+/// What one client may do. Does not change: after a change there is a new one.
+pub trait Rights: Send + Sync + fmt::Debug {
+    /// Whether `action` on `name` is permitted. Asked for every message whose topic is not one
+    /// of the last few; must not allocate.
+    fn allows(&self, action: Action, name: &str) -> bool;
+
+    /// Why it is not permitted, in words that may be told to the client.
+    fn explain(&self, action: Action, name: &str) -> Explanation;
+}
+
+/// Why something is not permitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The ARN of what was asked for.
+    pub resource: String,
+    /// The whole story in one line.
+    pub text: String,
+    /// The policy that decided, or came nearest.
+    pub policy: Option<String>,
+    /// Its version.
+    pub version: Option<u32>,
+    /// Which of its statements, from 1.
+    pub statement: Option<usize>,
+    /// That statement's `Sid`.
+    pub sid: Option<String>,
+}
+
+/// Answers for the last few topics, so that a device that keeps to them costs one comparison.
+/// The strings are used again: once they have grown, nothing is allocated.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    topics: Vec<String>,
+    next: usize,
+}
+
+impl Remembered {
+    const COUNT_MAX: usize = 4;
+    /// Longer ones are decided each time.
+    const BYTES_MAX: usize = 256;
+
+    pub(crate) fn holds(&self, topic: &str) -> bool {
+        self.topics.iter().any(|known| known == topic)
+    }
+
+    pub(crate) fn note(&mut self, topic: &str) {
+        if topic.len() > Self::BYTES_MAX {
+            return;
+        }
+        if self.topics.len() < Self::COUNT_MAX {
+            self.topics.push(topic.to_owned());
+            return;
+        }
+        self.topics[self.next].clear();
+        self.topics[self.next].push_str(topic);
+        self.next = (self.next + 1) % Self::COUNT_MAX;
+    }
 }
 
 /// How a peer arrived; kept until its session is registered.

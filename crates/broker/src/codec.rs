@@ -253,6 +253,7 @@ mod id {
     pub(super) const RESPONSE_TOPIC: u8 = 8;
     pub(super) const CORRELATION_DATA: u8 = 9;
     pub(super) const SUBSCRIPTION_ID: u8 = 11;
+    pub(super) const REASON_STRING: u8 = 31;
     pub(super) const TOPIC_ALIAS: u8 = 35;
     pub(super) const USER_PROPERTY: u8 = 38;
 }
@@ -670,6 +671,31 @@ pub(crate) fn put_ack(out: &mut Vec<u8>, head: u8, packet_id: u16, code: u8) {
     }
 }
 
+/// Appends an MQTT 5 acknowledgement that refuses, with the reason in words if the client takes
+/// so large a packet.
+pub(crate) fn put_refusal(
+    out: &mut Vec<u8>,
+    head: u8,
+    packet_id: u16,
+    why: &str,
+    bytes_max: usize,
+) {
+    let code = DisconnectReasonCode::NotAuthorized as u8;
+    let properties = 3 + why.len();
+    let length = 3 + digits(properties) + properties;
+    if 1 + digits(length) + length > bytes_max {
+        return put_ack(out, head, packet_id, code);
+    }
+    out.push(head);
+    put_variable(out, length);
+    out.extend_from_slice(&packet_id.to_be_bytes());
+    out.push(code);
+    put_variable(out, properties);
+    out.push(id::REASON_STRING);
+    put_u16(out, why.len());
+    out.extend_from_slice(why.as_bytes());
+}
+
 /// Appends a PINGRESP.
 pub(crate) fn put_pong(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xd0, 0]);
@@ -807,6 +833,23 @@ pub(crate) fn welcome(version: Version, welcome: &Welcome) -> Result<Vec<u8>, Fa
     Ok(packet.to_continuous_buffer())
 }
 
+/// The CONNACK of a refused connection with the reason in words, if the client takes so large a
+/// packet.
+pub(crate) fn farewell_because(
+    version: Version,
+    code: ConnectReasonCode,
+    why: &str,
+    bytes_max: usize,
+) -> Vec<u8> {
+    let wordy = || {
+        let reason = ReasonString::new(why).ok()?;
+        let builder = v5_0::Connack::builder().session_present(false).reason_code(code);
+        let packet = builder.props(vec![reason.into()]).build().ok()?.to_continuous_buffer();
+        (version == Version::V5 && packet.len() <= bytes_max).then_some(packet)
+    };
+    wordy().unwrap_or_else(|| farewell(version, code))
+}
+
 /// The CONNACK of a refused connection; MQTT 3.1.1 has fewer words for it.
 pub(crate) fn farewell(version: Version, code: ConnectReasonCode) -> Vec<u8> {
     match version {
@@ -834,19 +877,28 @@ pub(crate) fn farewell(version: Version, code: ConnectReasonCode) -> Vec<u8> {
     }
 }
 
-/// A SUBACK. In MQTT 3.1.1 every refusal is 0x80.
+/// A SUBACK, for MQTT 5 with `why` something was refused if the client takes so large a packet.
+/// In MQTT 3.1.1 every refusal is 0x80.
 pub(crate) fn suback(
     version: Version,
     packet_id: u16,
     codes: &[SubackReasonCode],
+    why: Option<&str>,
+    bytes_max: usize,
 ) -> Result<Vec<u8>, Fault> {
     match version {
-        Version::V5 => Ok(v5_0::Suback::builder()
-            .packet_id(packet_id)
-            .reason_codes(codes.to_vec())
-            .build()
-            .map_err(fault)?
-            .to_continuous_buffer()),
+        Version::V5 => {
+            let builder =
+                || v5_0::Suback::builder().packet_id(packet_id).reason_codes(codes.to_vec());
+            if let Some(reason) = why.and_then(|why| ReasonString::new(why).ok()) {
+                let packet = builder().props(vec![reason.into()]).build().map_err(fault)?;
+                let packet = packet.to_continuous_buffer();
+                if packet.len() <= bytes_max {
+                    return Ok(packet);
+                }
+            }
+            Ok(builder().build().map_err(fault)?.to_continuous_buffer())
+        }
         Version::V4 => {
             let codes = codes.iter().map(|code| match code {
                 SubackReasonCode::GrantedQos0 => SubackReturnCode::SuccessMaximumQos0,

@@ -18,9 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::Broker;
-use crate::auth::{Credential, Identity, Refusal};
+use crate::auth::{Action, Client, Credential, Explanation, Identity, Refusal};
 use crate::codec::{self, Connect, ConnectError, Fault, Version, kind};
 use crate::connection::{Connection, Opening, Transport, part};
+use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
 
@@ -119,6 +120,7 @@ struct Accepted {
     link: Arc<Link>,
     session: Session,
     connect: Connect,
+    rights: Held,
     keep_alive: Duration,
     connack: Vec<u8>,
 }
@@ -136,6 +138,7 @@ impl Accepted {
             link: self.link,
             session: self.session,
             will: self.connect.will,
+            rights: self.rights,
             packet_bytes_max: self.connect.packet_bytes_max,
             receive_maximum: self.connect.receive_maximum,
             keep_alive: self.keep_alive,
@@ -154,13 +157,18 @@ async fn open(
     let version = connect.version;
     let identity = peer.identity.as_ref().map_err(|refusal| {
         broker.counters.refused_identity.one();
+        note(broker, &connect, None, "certificate", &refusal.message);
         Refused::with(version, Code::NotAuthorized, refusal.message.clone())
     })?;
-    check(broker, &connect)?;
+    let principal = Some(identity.principal.as_str());
+    check(broker, &connect).inspect_err(|refused| {
+        note(broker, &connect, principal, "limit", &refused.why);
+    })?;
     let assigned = connect.client_id.is_empty();
     if assigned {
         connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
     }
+    let rights = rights(broker, peer, identity, &connect)?;
     let link = Link::new(
         connect.client_id.as_str().into(),
         Arc::new(identity.clone()),
@@ -169,7 +177,11 @@ async fn open(
         broker.clock.now(),
     );
     let claimed = broker.sessions.claim(&link, connect.clean_start).await;
-    let (kept, will) = claimed.map_err(|taken| refuse_taken(version, &link, &taken))?;
+    let (kept, will) = claimed.map_err(|taken| {
+        let refused = refuse_taken(version, &link, &taken);
+        note(broker, &connect, principal, "taken", &refused.why);
+        refused
+    })?;
     if let Some(will) = will {
         broker.publish_will(&link.client_id, &link.identity.principal, will);
     }
@@ -177,6 +189,7 @@ async fn open(
         // Nothing of it is kept: its owner may not come back.
         broker.sessions.release(&link, None, None, broker.clock.now());
         broker.counters.refused_identity.one();
+        note(broker, &connect, principal, "certificate", &refusal.message);
         return Err(Refused::with(version, Code::NotAuthorized, refusal.message));
     }
     let session_present = kept.is_some();
@@ -209,14 +222,59 @@ async fn open(
         client_id = %link.client_id, principal = %link.identity.principal, peer = %peer.address,
         ?version, session_present, "client connected"
     );
+    broker.refusals.accepted(&link.client_id, link.since);
     // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
     let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
-    Ok(Accepted { version, link, session, connect, keep_alive, connack })
+    Ok(Accepted { version, link, session, connect, rights, keep_alive, connack })
 }
 
 fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {
     let most = broker.settings.keep_alive_secs_max;
     if asked_secs == 0 || asked_secs > most { (most, true) } else { (asked_secs, false) }
+}
+
+/// Puts a refused CONNECT on record.
+fn note(
+    broker: &Broker,
+    connect: &Connect,
+    principal: Option<&str>,
+    reason: &'static str,
+    why: &str,
+) {
+    let why = Explanation { text: why.to_owned(), ..Explanation::default() };
+    let asked = (Some(Action::Connect), connect.client_id.as_str());
+    broker.note_refusal(&connect.client_id, principal, reason, asked, why);
+}
+
+/// What the client may do; refused if that does not include this CONNECT. Decided before an
+/// older connection of the client id is touched.
+fn rights(
+    broker: &Broker,
+    peer: &Peer,
+    identity: &Identity,
+    connect: &Connect,
+) -> Result<Held, Refused> {
+    let rights = broker.auth.rights(&Client {
+        identity,
+        client_id: &connect.client_id,
+        address: peer.address.ip(),
+        persistent: broker.kept_for(connect.session_expiry_secs).is_some(),
+        last_will: connect.will.is_some(),
+    });
+    let refused = rights
+        .as_deref()
+        .and_then(|rights| refused_connect(rights, &connect.client_id, connect.will.as_ref()));
+    let (Some((action, name)), Some(rights)) = (refused, &rights) else {
+        return Ok(Held::new(rights));
+    };
+    broker.counters.refused_connect_policy.one();
+    let why = rights.explain(action, &name);
+    let text = why.text.clone();
+    let principal = Some(identity.principal.as_str());
+    broker.note_refusal(&connect.client_id, principal, "policy", (Some(action), &name), why);
+    let (version, bytes_max) = (connect.version, connect.packet_bytes_max);
+    let answer = codec::farewell_because(version, Code::NotAuthorized, &told(&text), bytes_max);
+    Err(Refused { answer, why: text })
 }
 
 /// What is refused before anything is registered.

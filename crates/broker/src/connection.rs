@@ -35,9 +35,11 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
 
 use crate::Broker;
+use crate::auth::Explanation;
 use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::feed::Feed;
 use crate::hub::lock;
+use crate::rights::Held;
 use crate::session::{InFlight, Session};
 use crate::sessions::{Kick, Link};
 
@@ -57,17 +59,23 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Turns of the poll function before other tasks get theirs.
 const TURNS_MAX: usize = 16;
 
+/// The reason code of a refused message (MQTT 5, 2.4).
+const NOT_AUTHORIZED: u8 = 0x87;
+
 /// How long a last DISCONNECT may take to leave.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) struct Connection {
-    broker: Arc<Broker>,
+    pub(crate) broker: Arc<Broker>,
     stream: Box<dyn Transport>,
-    version: Version,
-    link: Arc<Link>,
-    session: Session,
+    pub(crate) version: Version,
+    pub(crate) link: Arc<Link>,
+    pub(crate) session: Session,
     feed: Feed,
-    will: Option<Will>,
+    pub(crate) will: Option<Will>,
+    pub(crate) rights: Held,
+    /// What is said with the acknowledgements of `due` that refuse, in their order.
+    reasons: VecDeque<String>,
     /// Largest packet the client takes.
     packet_bytes_max: usize,
     /// QoS 1 and 2 messages that may be on their way to the client.
@@ -125,7 +133,7 @@ struct Staged {
 
 /// The messages of one read on their way to the journal.
 #[derive(Default)]
-struct Work {
+pub(crate) struct Work {
     batch: Option<Batch>,
     staged: Vec<Staged>,
     /// How many of `staged` want an acknowledgement.
@@ -204,6 +212,7 @@ pub(crate) struct Opening {
     pub(crate) link: Arc<Link>,
     pub(crate) session: Session,
     pub(crate) will: Option<Will>,
+    pub(crate) rights: Held,
     pub(crate) packet_bytes_max: usize,
     pub(crate) receive_maximum: u16,
     pub(crate) keep_alive: Duration,
@@ -215,7 +224,7 @@ pub(crate) struct Opening {
 
 impl Connection {
     pub(crate) fn new(broker: Arc<Broker>, opening: Opening) -> Box<Connection> {
-        let Opening { stream, version, link, mut session, will, rest, .. } = opening;
+        let Opening { stream, version, link, mut session, will, rights, rest, .. } = opening;
         let subscriptions = mem::take(&mut session.subscriptions);
         *lock(&link.subscriptions) = Arc::clone(&subscriptions);
         let feed = Feed::open(
@@ -237,6 +246,8 @@ impl Connection {
             session,
             feed,
             will,
+            rights,
+            reasons: VecDeque::new(),
             packet_bytes_max: opening.packet_bytes_max,
             keep_alive: opening.keep_alive,
             heard_at: now,
@@ -288,6 +299,7 @@ impl Connection {
     /// One round of everything; false when nothing moved and all wakers are set.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         self.obey_kick()?;
+        self.refresh_rights()?;
         let mut moved = self.poll_due(cx)?;
         moved |= self.poll_read(cx)?;
         moved |= self.poll_deliver(cx)?;
@@ -330,7 +342,14 @@ impl Connection {
         let mut sent = 0;
         let mut moved = false;
         while let Some(due) = self.due.front().filter(|due| due.next <= durable) {
-            codec::put_ack(&mut self.out, due.head, due.packet_id, due.code);
+            if due.code == NOT_AUTHORIZED
+                && let Some(why) = self.reasons.pop_front()
+            {
+                let (head, id) = (due.head, due.packet_id);
+                codec::put_refusal(&mut self.out, head, id, &why, self.packet_bytes_max);
+            } else {
+                codec::put_ack(&mut self.out, due.head, due.packet_id, due.code);
+            }
             self.due_pubacks -= usize::from(due.head == ack::PUBACK);
             sent += u64::from(due.code == 0 && due.head != ack::PUBCOMP);
             self.due.pop_front();
@@ -352,6 +371,18 @@ impl Connection {
                 self.push_due(Due { next, packet_id, head, code });
             }
             None => codec::put_ack(&mut self.out, head, packet_id, code),
+        }
+    }
+
+    /// Refuses a message, with the reason, in order.
+    pub(crate) fn refuse_with(&mut self, head: u8, packet_id: u16, why: String) {
+        match self.due.back() {
+            Some(last) => {
+                let next = last.next;
+                self.reasons.push_back(why);
+                self.push_due(Due { next, packet_id, head, code: NOT_AUTHORIZED });
+            }
+            None => codec::put_refusal(&mut self.out, head, packet_id, &why, self.packet_bytes_max),
         }
     }
 
@@ -588,7 +619,14 @@ impl Connection {
             Ending::Left { will } => (None, String::new(), *will),
             Ending::Lost => (None, String::new(), true),
             Ending::Fault(fault) => {
-                counters.closed_protocol.one();
+                if fault.code == Code::NotAuthorized {
+                    counters.closed_policy.one();
+                } else {
+                    counters.closed_protocol.one();
+                    let why = Explanation { text: fault.why.to_string(), ..Explanation::default() };
+                    let principal = Some(self.link.identity.principal.as_str());
+                    self.broker.note_refusal(client_id, principal, "protocol", (None, ""), why);
+                }
                 info!(%client_id, code = fault.code as u8, why = %fault.why, "closing a connection");
                 (Some(fault.code), fault.why.to_string(), true)
             }
@@ -601,16 +639,20 @@ impl Connection {
                 let (code, why) = match kick {
                     Kick::TakenOver => (Code::SessionTakenOver, "the client id connected again"),
                     Kick::Revoked => (Code::NotAuthorized, "the certificate is not active"),
+                    Kick::NotAllowed => {
+                        (Code::NotAuthorized, "a policy no longer allows iot:Connect")
+                    }
                     Kick::Administrative => (Code::AdministrativeAction, "closed by an operator"),
                     Kick::Shutdown => (Code::ServerShuttingDown, "the server shuts down"),
                 };
                 match kick {
                     Kick::TakenOver => counters.closed_taken_over.one(),
                     Kick::Revoked => counters.closed_revoked.one(),
+                    Kick::NotAllowed => counters.closed_policy.one(),
                     Kick::Administrative | Kick::Shutdown => {}
                 }
                 // A device that lost its right to speak does not speak from the grave.
-                (Some(code), why.to_owned(), *kick != Kick::Revoked)
+                (Some(code), why.to_owned(), !matches!(kick, Kick::Revoked | Kick::NotAllowed))
             }
             Ending::Journal(cause) => {
                 counters.closed_journal.one();
@@ -624,7 +666,7 @@ impl Connection {
             self.will = None;
         }
         let mid_packet = self.out_at > 0;
-        if matches!(ending, Ending::Kicked(Kick::Revoked)) {
+        if matches!(ending, Ending::Kicked(Kick::Revoked | Kick::NotAllowed)) {
             // Nothing that waits may reach it any more.
             self.out.clear();
             self.out_at = 0;

@@ -58,8 +58,10 @@ counters! {
     delivered_qos2: "broker_messages_delivered_total", "qos=\"2\"", "Messages sent to subscribers, by quality of service.";
     refused_topic: "broker_messages_refused_total", "reason=\"topic\"", "Messages refused, by reason.";
     refused_retain: "broker_messages_refused_total", "reason=\"retain\"", "Messages refused, by reason.";
+    refused_policy: "broker_messages_refused_total", "reason=\"policy\"", "Messages refused, by reason.";
     refused_size: "broker_messages_refused_total", "reason=\"size\"", "Messages refused, by reason.";
     refused_journal: "broker_messages_refused_total", "reason=\"journal\"", "Messages refused, by reason.";
+    undelivered_policy: "broker_deliveries_skipped_total", "reason=\"policy\"", "Messages not sent to a subscriber, by reason.";
     undelivered_size: "broker_deliveries_skipped_total", "reason=\"size\"", "Messages not sent to a subscriber, by reason.";
     undelivered_expired: "broker_deliveries_skipped_total", "reason=\"expired\"", "Messages not sent to a subscriber, by reason.";
     undelivered_trimmed: "broker_deliveries_skipped_total", "reason=\"trimmed\"", "Messages not sent to a subscriber, by reason.";
@@ -73,6 +75,9 @@ counters! {
     refused_handshake: "broker_connections_refused_total", "reason=\"handshake\"", "Connections refused, by reason.";
     refused_identity: "broker_connections_refused_total", "reason=\"identity\"", "Connections refused, by reason.";
     refused_connect: "broker_connections_refused_total", "reason=\"connect\"", "Connections refused, by reason.";
+    refused_connect_policy: "broker_connections_refused_total", "reason=\"policy\"", "Connections refused, by reason.";
+    refused_subscribe: "broker_subscriptions_refused_total", "reason=\"policy\"", "Subscriptions refused by a policy.";
+    closed_policy: "broker_connections_closed_total", "reason=\"policy\"", "Connections closed by us, by reason.";
     closed_protocol: "broker_connections_closed_total", "reason=\"protocol\"", "Connections closed by us, by reason.";
     closed_keep_alive: "broker_connections_closed_total", "reason=\"keep_alive\"", "Connections closed by us, by reason.";
     closed_taken_over: "broker_connections_closed_total", "reason=\"taken_over\"", "Connections closed by us, by reason.";

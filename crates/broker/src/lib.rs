@@ -7,6 +7,8 @@
 //! * A full journal holds publishers back; nothing is dropped. A failed journal acknowledges
 //!   nothing.
 //! * A slow subscriber gets everything, from the log, in bounded memory; nobody else notices.
+//! * What a client may do is asked of its [`Rights`]: to connect, for each message in and out, for
+//!   each subscription. A change reaches live connections at once, and a refusal says why.
 //! * A certificate that is not active gets no MQTT byte interpreted, and a revoked one loses
 //!   its live connections.
 //!
@@ -31,6 +33,8 @@ mod counters;
 mod feed;
 mod hub;
 mod listen;
+mod refusals;
+mod rights;
 mod session;
 mod sessions;
 mod settings;
@@ -52,8 +56,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-pub use auth::{Authenticator, Identity, Refusal};
+pub use auth::{Action, Authenticator, Client, Explanation, Identity, Refusal, Rights};
 pub use counters::{Metric, Stats};
+pub use refusals::{Refusals, Refused};
 pub use sessions::SessionInfo;
 pub use settings::Settings;
 pub use tap::{Tap, Tapped};
@@ -84,6 +89,7 @@ pub struct Broker {
     pub(crate) counters: Arc<Counters>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) sessions: Sessions,
+    pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
     taps: AtomicUsize,
     failed: AtomicBool,
@@ -120,6 +126,7 @@ impl Broker {
             auth,
             clock,
             sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters)),
+            refusals: refusals::Record::default(),
             handshakes: Semaphore::new(settings.handshakes_max),
             settings,
             counters,
@@ -202,6 +209,21 @@ impl Broker {
             Disconnect::Administrative => Kick::Administrative,
         };
         self.sessions.kick_principal(principal, kick)
+    }
+
+    /// Has the live connections of these principals (of everybody, for `None`) ask for their
+    /// rights again, each as soon as its task runs. A client that may no longer connect is
+    /// closed. To be called after the [`Authenticator`] answers anew.
+    pub fn rights_changed(&self, principals: Option<&[String]>) {
+        self.sessions.outdate(|identity| match principals {
+            Some(principals) => principals.contains(&identity.principal),
+            None => true,
+        });
+    }
+
+    /// What is known about one client's session, if there is one, and what it was refused.
+    pub fn why(&self, client_id: &str) -> (Option<SessionInfo>, Refusals) {
+        (self.sessions.get(client_id), self.refusals.of(client_id))
     }
 
     /// Everything that `filter` selects from now on.

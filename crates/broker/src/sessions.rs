@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) enum Kick {
     Revoked = 2,
     Administrative = 3,
     Shutdown = 4,
+    /// A policy no longer lets it connect.
+    NotAllowed = 5,
 }
 
 /// The outside handle of one connection.
@@ -48,6 +50,8 @@ pub(crate) struct Link {
     /// What the connection last said it is subscribed to, for `sessions`.
     pub(crate) subscriptions: Mutex<Subscriptions>,
     kick: AtomicU8,
+    /// Set when its rights may have changed.
+    stale: AtomicBool,
     /// Told when the session was given back.
     gone: Notify,
 }
@@ -69,6 +73,8 @@ impl Link {
             since,
             subscriptions: Mutex::default(),
             kick: AtomicU8::new(0),
+            // What was decided before the client was known here is decided once more.
+            stale: AtomicBool::new(true),
             gone: Notify::new(),
         })
     }
@@ -80,12 +86,24 @@ impl Link {
         }
     }
 
+    /// Has the connection ask for its rights again.
+    pub(crate) fn outdate(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+        self.mailbox.waker.wake();
+    }
+
+    /// Whether the rights must be asked for again; says so once.
+    pub(crate) fn take_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed) && self.stale.swap(false, Ordering::SeqCst)
+    }
+
     pub(crate) fn kicked(&self) -> Option<Kick> {
         match self.kick.load(Ordering::SeqCst) {
             0 => None,
             1 => Some(Kick::TakenOver),
             2 => Some(Kick::Revoked),
             3 => Some(Kick::Administrative),
+            5 => Some(Kick::NotAllowed),
             _ => Some(Kick::Shutdown),
         }
     }
@@ -298,6 +316,23 @@ impl Sessions {
             }
         }
         kicked
+    }
+
+    /// Outdates the rights of those that `whose` selects.
+    pub(crate) fn outdate(&self, whose: impl Fn(&Identity) -> bool) {
+        #[expect(clippy::iter_over_hash_type, reason = "the order does not matter")]
+        for slot in lock(&self.slots).values() {
+            if let Slot::Online(link) = slot
+                && whose(&link.identity)
+            {
+                link.outdate();
+            }
+        }
+    }
+
+    /// What is known of one client.
+    pub(crate) fn get(&self, client_id: &str) -> Option<SessionInfo> {
+        lock(&self.slots).get_key_value(client_id).map(|(id, slot)| describe(id, slot))
     }
 
     /// Kicks everybody.

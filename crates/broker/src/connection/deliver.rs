@@ -63,11 +63,14 @@ impl Connection {
 
     /// Writes a logged message; false if the client must not get it.
     fn put_record(&mut self, record: &[u8], qos: QoS, packet_id: u16, dup: bool) -> bool {
-        let counters = &self.broker.counters;
         let Ok((message, properties)) = MessageRef::decode_with_properties(record) else {
-            counters.undelivered_corrupt.one();
+            self.broker.counters.undelivered_corrupt.one();
             return false;
         };
+        if !self.may_receive(message.topic) {
+            return false;
+        }
+        let counters = &self.broker.counters;
         let mut rest = Vec::new();
         let mut properties = properties;
         if !properties.is_empty()

@@ -35,6 +35,9 @@ impl Connection {
         if topic.starts_with('$') {
             return self.refuse_topic(topic, publish, work);
         }
+        if !self.may_publish(topic, publish, work)? {
+            return Ok(());
+        }
         if publish.qos != QoS::AtMostOnce && self.recognise(topic, publish, work)? {
             return Ok(());
         }
@@ -177,7 +180,7 @@ impl Connection {
 
     /// Hands the collected messages to the journal. If it is full they are held and tried
     /// again; meanwhile nothing is read.
-    pub(super) fn flush(&mut self, work: &mut Work) -> Result<(), Ending> {
+    pub(crate) fn flush(&mut self, work: &mut Work) -> Result<(), Ending> {
         let Some(batch) = work.batch.as_ref().filter(|_| !work.staged.is_empty()) else {
             return Ok(());
         };
@@ -288,13 +291,17 @@ impl Connection {
     // ---- subscriptions ----
 
     pub(super) fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
-        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted)).collect();
+        let mut why = None;
+        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted, &mut why)).collect();
         self.publish_subscriptions();
-        self.out.extend(codec::suback(self.version, packet_id, &codes)?);
+        let bytes_max = self.packet_bytes_max;
+        let why = why.as_deref();
+        self.out.extend(codec::suback(self.version, packet_id, &codes, why, bytes_max)?);
         Ok(())
     }
 
-    fn grant(&mut self, wanted: Wanted) -> SubackReasonCode {
+    /// Grants a subscription or says why not; the first refusal by a policy in words, too.
+    fn grant(&mut self, wanted: Wanted, why: &mut Option<String>) -> SubackReasonCode {
         if wanted.filter.starts_with("$share/") {
             return SubackReasonCode::SharedSubscriptionsNotSupported;
         }
@@ -304,6 +311,10 @@ impl Connection {
         let Ok(filter) = TopicFilter::parse(&wanted.filter) else {
             return SubackReasonCode::TopicFilterInvalid;
         };
+        if let Some(refused) = self.may_not_subscribe(&wanted.filter) {
+            why.get_or_insert(refused);
+            return SubackReasonCode::NotAuthorized;
+        }
         let levels = wanted.filter.split('/').count();
         let known = self.feed.subscriptions().iter().any(|s| s.filter == filter);
         let full =

@@ -6,6 +6,7 @@ mod clients;
 mod durability;
 mod hostile;
 mod load;
+mod policy;
 mod raw;
 mod sessions;
 mod subscribers;

@@ -209,10 +209,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(settings: Settings) -> World {
+        World::start_with(settings, Arc::new(Everybody)).await
+    }
+
+    pub(crate) async fn start_with(settings: Settings, auth: Arc<dyn Authenticator>) -> World {
         let journal = Arc::<MemoryJournal>::default();
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let as_clock: Arc<dyn Clock> = clock.clone();
-        let broker = Broker::new(journal.clone(), Arc::new(Everybody), as_clock, settings).unwrap();
+        let broker = Broker::new(journal.clone(), auth, as_clock, settings).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, stop) = watch::channel(false);

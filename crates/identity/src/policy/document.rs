@@ -80,9 +80,6 @@ impl Document {
                 VERSIONS[0], VERSIONS[1]
             )));
         }
-        if written.statement.0.is_empty() {
-            return Err(malformed("has no statement".to_owned()));
-        }
         let mut statements: Vec<Statement> = Vec::new();
         for (at, written) in written.statement.0.into_iter().enumerate() {
             let statement = Statement::read(written)

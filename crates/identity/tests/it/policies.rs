@@ -29,11 +29,14 @@ fn the_default_version_counts_and_listeners_hear_of_it() {
         attached.into_iter().find(|attached| &*attached.policy == "p").unwrap()
     };
     let first = of_p();
-    policies.create_version("p", r#"{"two": 2}"#, false).unwrap();
+    policies.create_version("p", r#"{"Version": "2008-10-17", "Statement": []}"#, false).unwrap();
     assert!(Arc::ptr_eq(&first.document, &of_p().document), "still the first");
     assert_eq!(*told.lock().unwrap(), 1, "nothing in force changed");
     policies.set_default("p", 2).unwrap();
-    assert_eq!((of_p().version, &*of_p().document), (2, r#"{"two": 2}"#));
+    assert_eq!(
+        (of_p().version, &*of_p().document),
+        (2, r#"{"Version": "2008-10-17", "Statement": []}"#)
+    );
     assert_eq!(*told.lock().unwrap(), 2);
     let (document, id) = (of_p(), id.clone());
     let world = world.reopen();

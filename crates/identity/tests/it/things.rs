@@ -99,7 +99,7 @@ fn certificates_and_things_are_many_to_many() {
     assert_eq!(registry.delete_certificate(&id, false).unwrap_err().kind(), ErrorKind::Conflict);
     registry.detach("a", &id).unwrap();
     assert_eq!(registry.detach("a", &id).unwrap_err().kind(), ErrorKind::NotFound);
-    registry.policies().create("p", "{}").unwrap();
+    registry.policies().create("p", r#"{"Version": "2012-10-17", "Statement": []}"#).unwrap();
     registry.policies().attach("p", &id).unwrap();
     registry.delete_certificate(&id, true).unwrap();
     assert!(registry.policies().targets("p").unwrap().is_empty());

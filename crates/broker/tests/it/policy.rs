@@ -1,0 +1,264 @@
+//! IoT policies on the wire: what is refused, how it is said, and what a change does at once.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use broker::{Action, Authenticator, Client, Explanation, Identity, Refusal, Rights, Settings};
+use identity::policy::{self, Document, Facts, Source};
+
+use crate::raw::{Hello, Raw, publish, qos1, subscribe};
+use crate::support::{World, until};
+
+/// Anonymous clients under a document that can be changed.
+struct Ruled(Mutex<String>);
+
+#[derive(Debug)]
+struct Settled(policy::Rights);
+
+fn action(action: Action) -> policy::Action {
+    match action {
+        Action::Connect => policy::Action::Connect,
+        Action::Publish => policy::Action::Publish,
+        Action::RetainPublish => policy::Action::RetainPublish,
+        Action::Subscribe => policy::Action::Subscribe,
+        Action::Receive => policy::Action::Receive,
+    }
+}
+
+impl Rights for Settled {
+    fn allows(&self, wanted: Action, name: &str) -> bool {
+        self.0.allows(action(wanted), name)
+    }
+
+    fn explain(&self, wanted: Action, name: &str) -> Explanation {
+        let decision = self.0.decide(action(wanted), name);
+        let by = decision.by.as_ref().or(decision.near.first().map(|miss| &miss.statement));
+        Explanation {
+            text: decision.to_string(),
+            policy: by.map(|by| by.policy.clone()),
+            version: by.map(|by| by.version),
+            statement: by.map(|by| by.statement),
+            sid: by.and_then(|by| by.sid.clone()),
+            resource: decision.resource,
+        }
+    }
+}
+
+impl Authenticator for Ruled {
+    fn certificate(&self, _der: &[u8]) -> Result<Identity, Refusal> {
+        Err(Refusal { reason: "unknown", message: "no certificates here".into() })
+    }
+
+    fn anonymous(&self) -> Result<Identity, Refusal> {
+        Ok(Identity { principal: "anonymous".into(), thing_name: None })
+    }
+
+    fn rights(&self, client: &Client<'_>) -> Option<Arc<dyn Rights>> {
+        let document = Document::parse(&self.0.lock().unwrap()).unwrap();
+        let source =
+            Source { policy: "plant".into(), version: 2, document: Arc::new(Ok(document)) };
+        let facts = Facts {
+            region: "us-east-1",
+            account: "123456789012",
+            client_id: Some(client.client_id),
+            source_ip: Some(IpAddr::from([127, 0, 0, 1])),
+            connect_attributes: if client.last_will { &["LastWill"] } else { &[] },
+            ..Facts::default()
+        };
+        Some(Arc::new(Settled(policy::Rights::new(&[source], &facts))))
+    }
+}
+
+/// Statements of effect, action and resource.
+fn document(statements: &[(&str, &str, &str)]) -> String {
+    let statements: Vec<_> = statements
+        .iter()
+        .map(|(effect, action, resource)| {
+            serde_json::json!({
+                "Effect": effect, "Action": action, "Sid": format!("{}{}", &action[4..], resource.len()),
+                "Resource": format!("arn:aws:iot:*:*:{resource}"),
+            })
+        })
+        .collect();
+    serde_json::json!({"Version": "2012-10-17", "Statement": statements}).to_string()
+}
+
+const OWN: &[(&str, &str, &str)] = &[
+    ("Allow", "iot:Connect", "client/dev-*"),
+    ("Allow", "iot:Publish", "topic/${iot:ClientId}/*"),
+    ("Allow", "iot:Subscribe", "topicfilter/${iot:ClientId}/*"),
+    ("Allow", "iot:Receive", "topic/${iot:ClientId}/*"),
+    ("Deny", "iot:Publish", "topic/${iot:ClientId}/secret"),
+];
+
+async fn world() -> (World, Arc<Ruled>) {
+    let ruled = Arc::new(Ruled(Mutex::new(document(OWN))));
+    (World::start_with(Settings::default(), ruled.clone()).await, ruled)
+}
+
+fn change(world: &World, ruled: &Ruled, statements: &[(&str, &str, &str)]) {
+    *ruled.0.lock().unwrap() = document(statements);
+    world.broker.rights_changed(Some(&["anonymous".to_owned()]));
+}
+
+fn holds(packet: &[u8], words: &str) -> bool {
+    String::from_utf8_lossy(packet).contains(words)
+}
+
+/// The code of a CONNACK, whose length may take two bytes.
+fn reason(connack: &[u8]) -> u8 {
+    connack[3 + usize::from(connack[1] > 127)]
+}
+
+#[tokio::test]
+async fn connect_is_refused_with_the_reason() {
+    let (world, _) = world().await;
+    let (_, connack) = Raw::hello(world.address, &Hello::v4("other")).await;
+    assert_eq!(connack, [0x20, 2, 0, 5]);
+    let (_, connack) = Raw::hello(world.address, &Hello::v5("other")).await;
+    assert_eq!(reason(&connack), 0x87);
+    assert!(holds(&connack, "no statement allows iot:Connect"), "{connack:02x?}");
+    assert!(holds(&connack, "client/dev-*"));
+    let (_, refusals) = world.broker.why("other");
+    assert_eq!(refusals.counts, [("policy", 2)]);
+    let refused = &refusals.refused[0];
+    assert_eq!((refused.action, refused.times), (Some(Action::Connect), 2));
+    assert_eq!((refused.why.policy.as_deref(), refused.why.version), (Some("plant"), Some(2)));
+    assert_eq!(world.broker.stats().refused_connect_policy, 2);
+    // A will that may not be published.
+    for (hello, code) in [(Hello::v4("dev-1"), 5), (Hello::v5("dev-1"), 0x87)] {
+        let will = Hello { will: Some(("elsewhere", "gone", 0)), ..hello.clone() };
+        assert_eq!(reason(&Raw::hello(world.address, &will).await.1), code);
+        let will = Hello { will: Some(("dev-1/gone", "gone", 0)), ..hello };
+        Raw::join(world.address, &will).await;
+    }
+    assert!(world.broker.why("dev-1").1.accepted_at.is_some());
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_connect_does_not_displace_one_that_may() {
+    let (world, ruled) = world().await;
+    let mut first = Raw::join(world.address, &Hello::v4("dev-1")).await;
+    // Only the stored text changes: the live connection was not told yet.
+    *ruled.0.lock().unwrap() = document(&[]);
+    assert_eq!(Raw::hello(world.address, &Hello::v4("dev-1")).await.1[3], 5);
+    first.ping().await;
+}
+
+#[tokio::test]
+async fn publish_is_refused_as_each_version_can_say() {
+    let (world, _) = world().await;
+    let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
+    old.send(&qos1("dev-1/a", 1, "x")).await;
+    old.expect(&[0x40, 2, 0, 1]).await;
+    old.send(&qos1("dev-1/secret", 2, "x")).await;
+    assert_eq!(old.closed().await, None);
+    let mut new = Raw::join(world.address, &Hello::v5("dev-2")).await;
+    world.journal.hold();
+    // In order: the refusal waits for the receipt before it.
+    new.send(&publish(0x32, "dev-2/a", 1, Some(&[]), b"x")).await;
+    new.send(&publish(0x32, "dev-2/secret", 2, Some(&[]), b"x")).await;
+    new.send(&publish(0x34, "dev-1/a", 3, Some(&[]), b"x")).await;
+    new.silence().await;
+    world.journal.release();
+    new.expect(&[0x40, 2, 0, 1]).await;
+    let puback = new.packet().await.unwrap();
+    assert_eq!(
+        (puback[0], &puback[2 + usize::from(puback[1] > 127)..][..3]),
+        (0x40, &[0, 2, 0x87][..])
+    );
+    assert!(holds(&puback, "denied by statement 5 (Publish"), "{puback:02x?}");
+    let pubrec = new.packet().await.unwrap();
+    assert_eq!(pubrec[0], 0x50);
+    assert!(holds(&pubrec, "topic/dev-2/*"), "{pubrec:02x?}");
+    new.send(&publish(0x30, "dev-1/a", 0, Some(&[]), b"x")).await;
+    let last = new.closed().await.unwrap();
+    assert_eq!(last[0], 0xe0);
+    assert!(last.contains(&0x87) && holds(&last, "no statement allows iot:Publish"));
+    assert_eq!(world.journal.appended(), 2);
+    assert_eq!(world.broker.stats().refused_policy, 4);
+    assert_eq!(world.broker.stats().closed_policy, 2);
+    assert_eq!(world.broker.why("dev-2").1.counts, [("policy", 3)]);
+}
+
+#[tokio::test]
+async fn subscribe_is_refused_filter_by_filter() {
+    let (world, _) = world().await;
+    let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
+    old.send(&subscribe(4, 1, &[("dev-1/#", 1), ("#", 1)])).await;
+    old.expect(&[0x90, 4, 0, 1, 1, 0x80]).await;
+    let mut new = Raw::join(world.address, &Hello::v5("dev-2")).await;
+    new.send(&subscribe(5, 1, &[("dev-2/+", 1), ("dev-1/+", 1)])).await;
+    let suback = new.packet().await.unwrap();
+    assert_eq!((suback[0], &suback[suback.len() - 2..]), (0x90, &[1, 0x87][..]));
+    assert!(holds(&suback, "topicfilter/dev-2/*"), "{suback:02x?}");
+    assert_eq!(world.broker.stats().refused_subscribe, 2);
+    // A small packet keeps the code and drops the words.
+    let small = Hello { properties: vec![0x27, 0, 0, 0, 40], ..Hello::v5("dev-3") };
+    let mut small = Raw::join(world.address, &small).await;
+    small.send(&subscribe(5, 1, &[("#", 1)])).await;
+    small.expect(&[0x90, 4, 0, 1, 0, 0x87]).await;
+    small.send(&publish(0x32, "x", 2, Some(&[]), b"x")).await;
+    small.expect(&[0x40, 3, 0, 2, 0x87]).await;
+}
+
+#[tokio::test]
+async fn a_client_called_like_a_wildcard_gets_nothing_more() {
+    let (world, ruled) = world().await;
+    let mut all = OWN.to_vec();
+    all.push(("Allow", "iot:Connect", "client/*"));
+    change(&world, &ruled, &all);
+    for id in ["*", "+", "#", "${iot:ClientId}"] {
+        let mut raw = Raw::join(world.address, &Hello::v4(id)).await;
+        raw.send(&subscribe(4, 1, &[("dev-1/#", 0)])).await;
+        raw.expect(&[0x90, 3, 0, 1, 0x80]).await;
+    }
+}
+
+#[tokio::test]
+async fn revoking_receive_stops_a_live_subscription_and_giving_it_back_resumes_it() {
+    let (world, ruled) = world().await;
+    let mut sub = Raw::join(world.address, &Hello::v4("dev-1")).await;
+    sub.send(&subscribe(4, 1, &[("dev-1/#", 0)])).await;
+    sub.expect(&[0x90, 3, 0, 1, 0]).await;
+    sub.send(&qos1("dev-1/a", 1, "one")).await;
+    let mut got = [sub.packet().await.unwrap()[0], sub.packet().await.unwrap()[0]];
+    got.sort_unstable();
+    assert_eq!(got, [0x30, 0x40]);
+    let less: Vec<_> = OWN.iter().copied().filter(|s| s.1 != "iot:Receive").collect();
+    change(&world, &ruled, &less);
+    for id in 2..5 {
+        sub.send(&qos1("dev-1/a", id, "two")).await;
+        sub.expect(&[0x40, 2, 0, id as u8]).await;
+    }
+    until("three withheld", || world.broker.stats().undelivered_policy == 3).await;
+    sub.silence().await;
+    let refused = world.broker.why("dev-1").1.refused;
+    assert_eq!((refused.len(), refused[0].action), (1, Some(Action::Receive)));
+    change(&world, &ruled, OWN);
+    sub.send(&qos1("dev-1/b", 9, "three")).await;
+    let mut got = [sub.packet().await.unwrap()[0], sub.packet().await.unwrap()[0]];
+    got.sort_unstable();
+    assert_eq!(got, [0x30, 0x40]);
+}
+
+#[tokio::test]
+async fn a_change_reaches_live_connections() {
+    let (world, ruled) = world().await;
+    let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
+    old.send(&qos1("dev-1/a", 1, "x")).await;
+    old.expect(&[0x40, 2, 0, 1]).await;
+    let less: Vec<_> = OWN.iter().copied().filter(|s| s.1 != "iot:Publish").collect();
+    change(&world, &ruled, &less);
+    old.send(&qos1("dev-1/a", 2, "x")).await;
+    assert_eq!(old.closed().await, None);
+    // Whoever may no longer connect is closed, without a word of theirs, and leaves no will.
+    change(&world, &ruled, OWN);
+    let with_will = Hello { will: Some(("dev-2/gone", "gone", 1)), ..Hello::v5("dev-2") };
+    let mut new = Raw::join(world.address, &with_will).await;
+    new.ping().await;
+    change(&world, &ruled, &[]);
+    new.disconnected(0x87).await;
+    assert_eq!(world.journal.appended(), 1);
+    assert_eq!(world.broker.stats().wills, 0);
+}
