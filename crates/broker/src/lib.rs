@@ -33,6 +33,7 @@ mod counters;
 mod feed;
 mod hub;
 mod listen;
+mod publish;
 mod refusals;
 mod rights;
 mod session;
@@ -58,6 +59,7 @@ use tracing::{error, info};
 
 pub use auth::{Action, Authenticator, Client, Explanation, Identity, Refusal, Rights};
 pub use counters::{Metric, Stats};
+pub use publish::{Outside, Properties};
 pub use refusals::{Refusals, Refused};
 pub use sessions::SessionInfo;
 pub use settings::Settings;

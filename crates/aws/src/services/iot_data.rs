@@ -1,9 +1,21 @@
-//! IoT Core's data plane: publish, retained messages.
+//! IoT Core's data plane: publishing over HTTP.
 
-use base::ErrorKind;
+use std::sync::Arc;
 
-use crate::call::Service;
+use base::{ErrorKind, QoS};
+use broker::{Outside, Properties};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::call::{Call, Kind, Operation, Outcome, Reply, Service, operation, route};
+use crate::fault::Fault;
 use crate::protocol::Protocol;
+use crate::rooms::Rooms;
+
+/// AWS's bounds.
+const PAYLOAD_BYTES_MAX: usize = 128 * 1024;
+const TOPIC_BYTES_MAX: usize = 256;
+const TOPIC_SLASHES_MAX: usize = 7;
 
 pub(crate) static SERVICE: Service = Service {
     name: "iot-data",
@@ -11,8 +23,28 @@ pub(crate) static SERVICE: Service = Service {
     protocol: Protocol::RestJson,
     codes,
     body_bytes_max: 2 * 1024 * 1024,
-    operations: &[],
+    operations: OPERATIONS,
 };
+
+static OPERATIONS: &[Operation] = &[operation!(
+    "Publish",
+    publish,
+    route!("POST", "/topics/{topic}",
+        query: [
+            ("qos", Kind::Integer),
+            ("retain", Kind::Boolean),
+            ("contentType", Kind::Text),
+            ("responseTopic", Kind::Text),
+            ("messageExpiry", Kind::Integer),
+        ],
+        headers: [
+            ("x-amz-mqtt5-user-properties", "userProperties"),
+            ("x-amz-mqtt5-payload-format-indicator", "payloadFormatIndicator"),
+            ("x-amz-mqtt5-correlation-data", "correlationData"),
+        ],
+        raw: true),
+    differs: "answers when the message is durable; nothing is retained"
+)];
 
 fn codes(kind: ErrorKind) -> (&'static str, u16) {
     match kind {
@@ -21,7 +53,184 @@ fn codes(kind: ErrorKind) -> (&'static str, u16) {
         ErrorKind::Conflict => ("ConflictException", 409),
         ErrorKind::Denied => ("UnauthorizedException", 401),
         ErrorKind::Invalid | ErrorKind::Unsupported => ("InvalidRequestException", 400),
-        ErrorKind::Exhausted | ErrorKind::Unavailable => ("ServiceUnavailable", 503),
+        ErrorKind::Exhausted | ErrorKind::Unavailable => ("ServiceUnavailableException", 503),
         ErrorKind::Corrupt | ErrorKind::Internal => ("InternalFailureException", 500),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Publish {
+    topic: String,
+    #[serde(default)]
+    qos: i64,
+    #[serde(default)]
+    retain: bool,
+    content_type: Option<String>,
+    response_topic: Option<String>,
+    message_expiry: Option<u32>,
+    user_properties: Option<String>,
+    payload_format_indicator: Option<String>,
+    correlation_data: Option<String>,
+}
+
+async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: Publish = call.input()?;
+    check_topic(&input.topic)?;
+    let bytes = call.body.len();
+    if bytes > PAYLOAD_BYTES_MAX {
+        let message =
+            format!("the payload has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
+        return Err(Fault::named("RequestEntityTooLargeException", 413, message));
+    }
+    if input.retain {
+        return Err(Fault::unsupported("retain true", "messages published here are not retained"));
+    }
+    let qos = match input.qos {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        other => return Err(Fault::invalid(format!("qos {other} is neither 0 nor 1"))),
+    };
+    let message = Outside {
+        topic: &input.topic,
+        payload: &call.body,
+        principal: &call.caller.user_id,
+        qos,
+        properties: properties(&input)?,
+    };
+    rooms.broker.publish(&message).await?;
+    Ok(Reply::empty())
+}
+
+/// AWS's bounds on topics; the prefix of basic ingest does not count.
+fn check_topic(topic: &str) -> Result<(), Fault> {
+    let counted = rules::without_basic_ingest(topic);
+    let slashes = counted.matches('/').count();
+    if counted.len() > TOPIC_BYTES_MAX || slashes > TOPIC_SLASHES_MAX {
+        return Err(Fault::invalid(format!(
+            "topic {topic:?} has {} bytes and {slashes} slashes; at most {TOPIC_BYTES_MAX} bytes \
+             and {TOPIC_SLASHES_MAX} slashes are allowed",
+            counted.len()
+        )));
+    }
+    Ok(())
+}
+
+fn properties(input: &Publish) -> Result<Properties, Fault> {
+    let utf8 = match input.payload_format_indicator.as_deref() {
+        None => None,
+        Some("UNSPECIFIED_BYTES") => Some(false),
+        Some("UTF8_DATA") => Some(true),
+        Some(other) => {
+            return Err(Fault::invalid(format!(
+                "payloadFormatIndicator {other:?} is neither UNSPECIFIED_BYTES nor UTF8_DATA"
+            )));
+        }
+    };
+    let base64 = |member: &str, text: &str| {
+        rules::base64::decode(text)
+            .ok_or_else(|| Fault::invalid(format!("{member} {text:?} is not base64")))
+    };
+    let data = input.correlation_data.as_deref();
+    let correlation_data = data.map(|text| base64("correlationData", text)).transpose()?;
+    let user = match input.user_properties.as_deref() {
+        None => Vec::new(),
+        Some(text) => user_properties(&base64("userProperties", text)?)?,
+    };
+    Ok(Properties {
+        utf8,
+        expiry_secs: input.message_expiry,
+        content_type: input.content_type.clone(),
+        response_topic: input.response_topic.clone(),
+        correlation_data,
+        user,
+    })
+}
+
+/// `[{"name": "value"}, ..]`, in this order.
+fn user_properties(json: &[u8]) -> Result<Vec<(String, String)>, Fault> {
+    let wrong = || {
+        Fault::invalid(
+            "userProperties is not a JSON list of objects such as [{\"name\": \"value\"}]",
+        )
+    };
+    let list: Vec<Map<String, Value>> = serde_json::from_slice(json).map_err(|_| wrong())?;
+    list.into_iter()
+        .flatten()
+        .map(|(name, value)| match value {
+            Value::String(value) => Ok((name, value)),
+            _ => Err(wrong()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use base::{MessageRef, Offset};
+    use http::Request;
+    use journal::Journal;
+
+    use crate::testing::World;
+
+    fn publish(path: &str) -> http::request::Builder {
+        Request::post(format!("/topics/{path}"))
+    }
+
+    #[tokio::test]
+    async fn a_message_is_in_the_log_when_the_call_answers() {
+        let world = World::new();
+        let user = rules::base64::encode(br#"[{"a": "1"}, {"a": "2"}]"#);
+        let request = publish("pollution%2Fdata?qos=1&contentType=application%2Fjson")
+            .header("x-amz-mqtt5-user-properties", user)
+            .header("x-amz-mqtt5-payload-format-indicator", "UTF8_DATA")
+            .body(Bytes::from_static(b"{\"ozone\":1}"))
+            .unwrap();
+        world.http("iot-data", request).await.unwrap();
+        let journal = &world.rooms.journal;
+        let records = journal.read(Offset(journal.durable().0 - 1), 1024).unwrap();
+        let (message, properties) =
+            MessageRef::decode_with_properties(&records.items[0].1).unwrap();
+        assert_eq!((message.topic, message.payload), ("pollution/data", &b"{\"ozone\":1}"[..]));
+        assert_eq!(message.principal, "AROATEST:test");
+        let mut expected = vec![1, 1, 3, 0, 16];
+        expected.extend(b"application/json");
+        expected.extend(b"\x26\x00\x01a\x00\x011\x26\x00\x01a\x00\x012");
+        assert_eq!(properties, expected);
+        let ingest = publish("$aws%2Frules%2FR%2Fx").body(Bytes::new()).unwrap();
+        world.http("iot-data", ingest).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_published_is_refused_by_name() {
+        let world = World::new();
+        let long = "x".repeat(257);
+        for (path, part) in [
+            ("$aws%2Fthings%2Ft", "reserved"),
+            ("a?qos=2", "qos 2"),
+            ("a?retain=true", "retain"),
+            ("a?qoss=1", "qoss"),
+            ("a%2F%2B", "wildcards"),
+            ("a%2Fb%2Fc%2Fd%2Fe%2Ff%2Fg%2Fh%2Fi", "8 slashes"),
+            (long.as_str(), "257 bytes"),
+            ("a?responseTopic=%23", "response topic"),
+        ] {
+            let request = publish(path).body(Bytes::new()).unwrap();
+            let (status, code, message) = world.http("iot-data", request).await.unwrap_err();
+            assert_eq!((status, code.as_str()), (400, "InvalidRequestException"), "{path}");
+            assert!(message.contains(part), "{path}: {message}");
+        }
+        for (header, value) in [
+            ("x-amz-mqtt5-user-properties", "?"),
+            ("x-amz-mqtt5-user-properties", "e30="),
+            ("x-amz-mqtt5-payload-format-indicator", "UTF9"),
+            ("x-amz-mqtt5-correlation-data", "?"),
+        ] {
+            let request = publish("a").header(header, value).body(Bytes::new()).unwrap();
+            assert_eq!(world.http("iot-data", request).await.unwrap_err().0, 400, "{header}");
+        }
+        let request = publish("a").body(Bytes::from(vec![b'x'; 128 * 1024 + 1])).unwrap();
+        let (status, code, _) = world.http("iot-data", request).await.unwrap_err();
+        assert_eq!((status, code.as_str()), (413, "RequestEntityTooLargeException"));
     }
 }

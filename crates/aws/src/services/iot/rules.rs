@@ -1,0 +1,419 @@
+//! Topic rules.
+
+use std::sync::Arc;
+
+use base::{Error, ErrorKind, TopicFilter};
+use metastore::Row;
+use rules::{Action, NewRule, Republish, Republishing, RuleRow, RuleState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::inputs::RuleName;
+use super::tags::{self, Tag};
+use super::{Page, arn, compact};
+use crate::call::{Call, Outcome, Reply};
+use crate::fault::Fault;
+use crate::rooms::{Rooms, epoch_secs};
+
+/// Actions that AWS has and Forebay has not.
+const OTHER_ACTIONS: [&str; 21] = [
+    "dynamoDB",
+    "dynamoDBv2",
+    "lambda",
+    "sns",
+    "sqs",
+    "kinesis",
+    "s3",
+    "cloudwatchMetric",
+    "cloudwatchAlarm",
+    "cloudwatchLogs",
+    "elasticsearch",
+    "salesforce",
+    "iotAnalytics",
+    "iotEvents",
+    "iotSiteWise",
+    "stepFunctions",
+    "timestream",
+    "http",
+    "kafka",
+    "openSearch",
+    "location",
+];
+
+/// What AWS says of a rule and the room does not know: its actions with their roles, in the
+/// order they were given.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    actions: Vec<Value>,
+    error_action: Option<Value>,
+    sql_version: String,
+}
+
+impl Row for Wire {
+    const TABLE: &'static str = "aws-iot-rules";
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Payload {
+    sql: String,
+    description: Option<String>,
+    actions: Vec<Value>,
+    #[serde(default)]
+    rule_disabled: bool,
+    aws_iot_sql_version: Option<String>,
+    error_action: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FirehoseAction {
+    role_arn: String,
+    delivery_stream_name: String,
+    separator: Option<String>,
+    #[serde(default)]
+    batch_mode: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RepublishAction {
+    role_arn: String,
+    topic: String,
+    #[serde(default)]
+    qos: u8,
+}
+
+enum Read {
+    Firehose(Action),
+    Republish(Republish),
+}
+
+/// Reads one action; `place` says where it stands.
+fn action(place: &str, given: &Value) -> Result<Read, Fault> {
+    let members = given.as_object().filter(|members| members.len() == 1);
+    let Some((kind, body)) = members.and_then(|members| members.iter().next()) else {
+        return Err(Fault::invalid(format!(
+            "{place} must be an object with one member that names the action, such as firehose"
+        )));
+    };
+    let place = format!("{place}.{kind}");
+    match kind.as_str() {
+        "firehose" => {
+            let read: FirehoseAction = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            Ok(Read::Firehose(Action::Firehose {
+                stream: read.delivery_stream_name,
+                separator: read.separator,
+                batch_mode: read.batch_mode,
+            }))
+        }
+        "republish" => {
+            let read: RepublishAction = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            Ok(Read::Republish(Republish { topic: read.topic, qos: read.qos }))
+        }
+        other if OTHER_ACTIONS.contains(&other) => {
+            Err(Fault::unsupported(&place, "the actions here are firehose and republish"))
+        }
+        other => Err(Fault::invalid(format!("{place}: there is no action {other:?}"))),
+    }
+}
+
+fn member<T: serde::de::DeserializeOwned>(place: &str, body: &Value) -> Result<T, Fault> {
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let inner = error.path().to_string();
+        Fault::input(&format!("{place}.{inner}"), &error.into_inner().to_string())
+    })
+}
+
+/// A role is a label; it must still look like one.
+fn check_role(place: &str, role: &str) -> Result<(), Fault> {
+    if role.starts_with("arn:aws") && role.contains(":iam:") && role.contains(":role/") {
+        return Ok(());
+    }
+    Err(Fault::invalid(format!("{place}.roleArn {role:?} is not the ARN of a role")))
+}
+
+struct Given {
+    rule: NewRule,
+    republishing: Republishing,
+    wire: Wire,
+    tags: Vec<Tag>,
+}
+
+/// The body is the payload; the file form of the command line wraps it once more.
+fn given(call: &Call) -> Result<Given, Fault> {
+    let mut input = match &call.input {
+        Value::Object(members) => members.clone(),
+        _ => Map::new(),
+    };
+    let name = match input.remove("ruleName") {
+        Some(Value::String(name)) => name,
+        _ => return Err(Fault::invalid("ruleName is missing")),
+    };
+    let tags = match input.remove("tagging") {
+        Some(Value::String(text)) => read_tagging(&text)?,
+        _ => Vec::new(),
+    };
+    let payload = match input.remove("topicRulePayload") {
+        Some(inner) if input.is_empty() => inner,
+        Some(_) => return Err(Fault::invalid("topicRulePayload must stand alone")),
+        None => Value::Object(input),
+    };
+    let payload: Payload = serde_path_to_error::deserialize(&payload).map_err(|error| {
+        let place = error.path().to_string();
+        Fault::input(&place, &error.into_inner().to_string())
+    })?;
+    let sql_version = payload.aws_iot_sql_version.unwrap_or_else(|| "2015-10-08".to_owned());
+    match sql_version.as_str() {
+        "2015-10-08" | "2016-03-23" => {}
+        "beta" => {
+            let why = "\"beta\" stands for no particular behaviour; use 2016-03-23";
+            return Err(Fault::unsupported("awsIotSqlVersion", why));
+        }
+        other => {
+            return Err(Fault::invalid(format!(
+                "awsIotSqlVersion {other:?} is neither 2015-10-08 nor 2016-03-23"
+            )));
+        }
+    }
+    let (mut actions, mut republishing) = (Vec::new(), Republishing::default());
+    for (index, given) in payload.actions.iter().enumerate() {
+        match action(&format!("actions[{index}]"), given)? {
+            Read::Firehose(action) => actions.push(action),
+            Read::Republish(republish) => republishing.output.push(republish),
+        }
+    }
+    if let Some(given) = &payload.error_action {
+        match action("errorAction", given)? {
+            Read::Republish(republish) => republishing.on_error = Some(republish),
+            Read::Firehose(_) => {
+                let why = "reports of failed actions are republished on a topic; use republish";
+                return Err(Fault::unsupported("errorAction.firehose", why));
+            }
+        }
+    }
+    let rule = NewRule {
+        name,
+        description: payload.description.unwrap_or_default(),
+        sql: payload.sql,
+        actions,
+        enabled: !payload.rule_disabled,
+    };
+    rules::Sql::parse(&rule.sql)
+        .map_err(|error| Fault::named("SqlParseException", 400, error.to_string()))?;
+    let (actions, error_action) = (payload.actions, payload.error_action);
+    Ok(Given { rule, republishing, wire: Wire { actions, error_action, sql_version }, tags })
+}
+
+/// `Key=Value&Key2=Value2`, encoded as in an address.
+fn read_tagging(text: &str) -> Result<Vec<Tag>, Fault> {
+    let decoded = |text: &str| {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+        decoded
+            .map(|text| text.into_owned())
+            .map_err(|_| Fault::invalid(format!("x-amz-tagging: {text:?} is not UTF-8")))
+    };
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    let tags: Result<Vec<Tag>, Fault> = pairs
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok(Tag { key: decoded(key)?, value: decoded(value)? })
+        })
+        .collect();
+    let tags = tags?;
+    tags::check(&tags)?;
+    Ok(tags)
+}
+
+/// The model of rules has no ResourceNotFoundException: AWS answers a rule that is not there
+/// as one that the caller may not see.
+fn rule_fault(error: Error) -> Fault {
+    match error.kind() {
+        ErrorKind::NotFound => Fault::named("UnauthorizedException", 401, error.to_string()),
+        ErrorKind::Conflict => {
+            Fault::named("ConflictingResourceUpdateException", 409, error.to_string())
+        }
+        ErrorKind::Internal | ErrorKind::Corrupt => {
+            let mut fault = Fault::from(error);
+            fault.code = crate::fault::Code::Named("InternalException", 500);
+            fault
+        }
+        _ => error.into(),
+    }
+}
+
+pub(super) async fn create_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let Given { rule, republishing, wire, tags } = given(call)?;
+    let durable = || journal::Journal::durable(&*rooms.journal);
+    let now = rooms.clock.now();
+    rooms.rules.create_with(&rule, &republishing, now, durable).map_err(|error| {
+        let taken = error.kind() == ErrorKind::AlreadyExists;
+        let mut fault = rule_fault(error);
+        if taken {
+            fault.members.push(("resourceId", json!(rule.name)));
+            fault.members.push(("resourceArn", json!(rule_arn(rooms, call, &rule.name))));
+        }
+        fault
+    })?;
+    rooms.metastore.put(&rule.name, &wire)?;
+    tags::put(rooms, &format!("rule/{}", rule.name), &tags)?;
+    Ok(Reply::empty())
+}
+
+pub(super) async fn replace_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let Given { rule, republishing, wire, .. } = given(call)?;
+    let (now, durable) = (rooms.clock.now(), || journal::Journal::durable(&*rooms.journal));
+    rooms.rules.replace_with(&rule, &republishing, now, durable).map_err(rule_fault)?;
+    rooms.metastore.put(&rule.name, &wire)?;
+    Ok(Reply::empty())
+}
+
+fn rule_arn(rooms: &Rooms, call: &Call, name: &str) -> String {
+    arn(rooms, call, &format!("rule/{name}"))
+}
+
+pub(super) async fn get_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let RuleName { name } = call.input()?;
+    let row = rooms.rules.get(&name).map_err(rule_fault)?;
+    let Some(version) = row.current() else {
+        return Err(rule_fault(Error::not_found(format!("there is no rule {name:?}"))));
+    };
+    let wire = match rooms.metastore.get::<Wire>(&name)? {
+        Some(found) if fits(&found.row, &row) => found.row,
+        _ => wire_of(rooms, &row),
+    };
+    let rule = compact(json!({
+        "ruleName": row.name,
+        "sql": version.sql,
+        "description": row.description,
+        "createdAt": epoch_secs(row.created_at),
+        "ruleDisabled": version.state == RuleState::Disabled,
+        "awsIotSqlVersion": wire.sql_version,
+    }));
+    let mut rule = match rule {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    };
+    // As they were given, null members and all.
+    rule.insert("actions".to_owned(), Value::Array(wire.actions));
+    if let Some(error_action) = wire.error_action {
+        rule.insert("errorAction".to_owned(), error_action);
+    }
+    Ok(json!({ "ruleArn": rule_arn(rooms, call, &row.name), "rule": rule }).into())
+}
+
+/// Whether what was given still says what the rule does: the command line changes rules too.
+fn fits(wire: &Wire, row: &RuleRow) -> bool {
+    let Some(version) = row.current() else { return false };
+    let (mut actions, mut republish) = (Vec::new(), Vec::new());
+    for given in &wire.actions {
+        match action("actions", given) {
+            Ok(Read::Firehose(action)) => actions.push(action),
+            Ok(Read::Republish(target)) => republish.push(target),
+            Err(_) => return false,
+        }
+    }
+    let on_error = match wire.error_action.as_ref().map(|given| action("errorAction", given)) {
+        Some(Ok(Read::Republish(target))) => Some(target),
+        Some(_) => return false,
+        None => None,
+    };
+    actions == version.actions && republish == version.republish && on_error == version.on_error
+}
+
+/// How a rule that was made elsewhere looks here.
+fn wire_of(rooms: &Rooms, row: &RuleRow) -> Wire {
+    let role = format!("arn:aws:iam::{}:role/forebay", rooms.settings.account_id);
+    let republish = |target: &Republish| json!({ "republish": { "roleArn": role, "topic": target.topic, "qos": target.qos } });
+    let version = row.current();
+    let firehose = version.iter().flat_map(|version| &version.actions).map(|action| {
+        let Action::Firehose { stream, separator, batch_mode } = action;
+        compact(json!({ "firehose": {
+            "roleArn": role,
+            "deliveryStreamName": stream,
+            "separator": separator,
+            "batchMode": batch_mode,
+        }}))
+    });
+    let targets = version.iter().flat_map(|version| &version.republish).map(republish);
+    Wire {
+        actions: firehose.chain(targets).collect(),
+        error_action: version.and_then(|version| version.on_error.as_ref()).map(republish),
+        sql_version: "2016-03-23".to_owned(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ListTopicRules {
+    topic: Option<String>,
+    max_results: Option<usize>,
+    next_token: Option<String>,
+    rule_disabled: Option<bool>,
+}
+
+fn filter_of(row: &RuleRow) -> Option<TopicFilter> {
+    let sql = rules::Sql::parse(&row.current()?.sql).ok()?;
+    sql.topic_filter().cloned()
+}
+
+/// `topic` lists the rules that a message on it would reach, or whose pattern it is.
+pub(super) async fn list_topic_rules(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ListTopicRules = call.input()?;
+    let disabled =
+        |row: &RuleRow| row.current().is_some_and(|version| version.state == RuleState::Disabled);
+    let mut rows: Vec<(RuleRow, Option<TopicFilter>)> =
+        rooms.rules.list().into_iter().map(|row| (row.clone(), filter_of(&row))).collect();
+    rows.retain(|(row, filter)| {
+        let of_state = input.rule_disabled.is_none_or(|wanted| wanted == disabled(row));
+        let of_topic = input.topic.as_deref().is_none_or(|topic| {
+            filter.as_ref().is_some_and(|f| f.as_str() == topic || f.matches(topic))
+        });
+        of_state && of_topic
+    });
+    let page = Page { token: input.next_token, size: input.max_results };
+    let (rows, next) = page.of(rows, |(row, _)| row.name.clone())?;
+    let rules: Vec<Value> = rows
+        .iter()
+        .map(|(row, filter)| {
+            json!({
+                "ruleArn": rule_arn(rooms, call, &row.name),
+                "ruleName": row.name,
+                "topicPattern": filter.as_ref().map(TopicFilter::as_str),
+                "createdAt": epoch_secs(row.created_at),
+                "ruleDisabled": disabled(row),
+            })
+        })
+        .collect();
+    Ok(compact(json!({ "rules": rules, "nextToken": next })).into())
+}
+
+fn set_enabled(rooms: &Rooms, call: &Call, enabled: bool) -> Outcome {
+    let RuleName { name } = call.input()?;
+    let (now, durable) = (rooms.clock.now(), || journal::Journal::durable(&*rooms.journal));
+    rooms.rules.set_enabled(&name, enabled, now, durable).map_err(rule_fault)?;
+    Ok(Reply::empty())
+}
+
+pub(super) async fn enable_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    set_enabled(rooms, call, true)
+}
+
+pub(super) async fn disable_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    set_enabled(rooms, call, false)
+}
+
+/// As on AWS, a rule that is not there is deleted with success.
+pub(super) async fn delete_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let RuleName { name } = call.input()?;
+    let (now, durable) = (rooms.clock.now(), || journal::Journal::durable(&*rooms.journal));
+    match rooms.rules.delete(&name, now, durable) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(rule_fault(error)),
+        _ => {}
+    }
+    rooms.metastore.transact(|transaction| transaction.delete::<Wire>(&name))?;
+    tags::forget(rooms, &format!("rule/{name}"))?;
+    Ok(Reply::empty())
+}
