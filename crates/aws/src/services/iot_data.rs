@@ -154,7 +154,8 @@ fn user_properties(json: &[u8]) -> Result<Vec<(String, String)>, Fault> {
             "userProperties is not a JSON list of objects such as [{\"name\": \"value\"}]",
         )
     };
-    let list: Vec<Map<String, Value>> = serde_json::from_slice(json).map_err(|_| wrong())?;
+    let list: Vec<Map<String, Value>> =
+        serde_json::from_slice(json).map_err(|_not_a_list| wrong())?;
     list.into_iter()
         .flatten()
         .map(|(name, value)| match value {

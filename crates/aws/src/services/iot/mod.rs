@@ -1,6 +1,7 @@
 //! IoT Core: things, certificates, policies, topic rules.
 
 mod account;
+mod authorization;
 mod certificates;
 mod groups;
 mod policies;
@@ -319,6 +320,11 @@ static OPERATIONS: &[Operation] = &[
         principals::get_effective_policies,
         route!("POST", "/effective-policies", query: [("thingName", Kind::Text)])
     ),
+    operation!(
+        "TestAuthorization",
+        authorization::test_authorization,
+        route!("POST", "/test-authorization", query: [("clientId", Kind::Text)])
+    ),
     // ---- topic rules ----
     operation!(
         "CreateTopicRule",
@@ -456,7 +462,7 @@ fn compact(value: Value) -> Value {
     }
 }
 
-/// An object with the members of a path and nothing in its body.
+/// The ARN of a resource in the region of the call.
 fn arn(rooms: &Rooms, call: &Call, resource: &str) -> String {
     rooms.arn("iot", &call.region, resource)
 }

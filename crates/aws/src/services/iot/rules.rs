@@ -213,7 +213,7 @@ fn read_tagging(text: &str) -> Result<Vec<Tag>, Fault> {
         let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
         decoded
             .map(|text| text.into_owned())
-            .map_err(|_| Fault::invalid(format!("x-amz-tagging: {text:?} is not UTF-8")))
+            .map_err(|_not_utf8| Fault::invalid(format!("x-amz-tagging: {text:?} is not UTF-8")))
     };
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     let tags: Result<Vec<Tag>, Fault> = pairs

@@ -320,7 +320,8 @@ async fn topic_rules_as_the_article_writes_them() {
 async fn what_a_rule_cannot_do_is_refused_by_name() {
     let world = World::new();
     let w = &world;
-    let cases: [(fn(&mut Value), &str, &str); 9] = [
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str, &str); 9] = [
         (|p| p["sql"] = json!("SELECT FROM"), "SqlParseException", "line 1"),
         (|p| p["actions"] = json!([]), "InvalidRequestException", "0 actions"),
         (
@@ -350,4 +351,34 @@ async fn what_a_rule_cannot_do_is_refused_by_name() {
         assert!(message.contains(part), "{message}");
     }
     refused(call(w, "POST", "/rules/a-b", payload()).await, 400, "InvalidRequestException");
+}
+
+#[tokio::test]
+async fn what_policies_permit_can_be_tried_out() {
+    let world = World::new();
+    let w = &world;
+    let keys = call(w, "POST", "/keys-and-certificate", Value::Null).await.unwrap();
+    let arn = keys["certificateArn"].as_str().unwrap();
+    let topic = |name: &str| format!("arn:aws:iot:us-east-1:123456789012:topic/{name}");
+    let document = json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Action": "iot:Publish", "Resource": topic("a/*") },
+        { "Effect": "Deny", "Action": "iot:Publish", "Resource": topic("a/secret") } ] });
+    let body = json!({ "policyDocument": document.to_string() });
+    call(w, "POST", "/policies/p", body).await.unwrap();
+    let ask = |name: &str, add: Value| {
+        let infos = json!([{ "actionType": "PUBLISH", "resources": [topic(name)] }]);
+        let body = json!({ "principal": arn, "authInfos": infos, "policyNamesToAdd": add });
+        async move {
+            let answer = call(w, "POST", "/test-authorization?clientId=c", body).await.unwrap();
+            answer["authResults"][0]["authDecision"].as_str().unwrap().to_owned()
+        }
+    };
+    assert_eq!(ask("a/b", json!([])).await, "IMPLICIT_DENY");
+    assert_eq!(ask("a/b", json!(["p"])).await, "ALLOWED");
+    call(w, "PUT", "/target-policies/p", json!({ "target": arn })).await.unwrap();
+    assert_eq!(ask("a/b", json!([])).await, "ALLOWED");
+    assert_eq!(ask("a/secret", json!([])).await, "EXPLICIT_DENY");
+    assert_eq!(ask("b", json!([])).await, "IMPLICIT_DENY");
+    let bad = json!({ "authInfos": [{ "actionType": "EAT", "resources": [] }] });
+    refused(call(w, "POST", "/test-authorization", bad).await, 400, "InvalidRequestException");
 }
