@@ -85,7 +85,7 @@ fn put(what: &str, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
 impl Broker {
     /// Publishes a message and answers with its offset when it is on stable storage, as a
     /// PUBACK would.
-    pub async fn publish(&self, message: &Outside<'_>) -> Result<Offset> {
+    pub async fn publish_outside(&self, message: &Outside<'_>) -> Result<Offset> {
         let topic = TopicName::parse(message.topic)?;
         let topic = topic.as_str();
         let ingest = topic.strip_prefix(BASIC_INGEST).is_some_and(|rest| !rest.is_empty());

@@ -98,7 +98,7 @@ async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         qos,
         properties: properties(&input)?,
     };
-    rooms.broker.publish(&message).await?;
+    rooms.broker.publish_outside(&message).await?;
     Ok(Reply::empty())
 }
 
