@@ -140,7 +140,7 @@ pub struct StreamRow {
     pub delimiter: Option<String>,
     /// See [`NewStream::file_extension`].
     pub file_extension: Option<String>,
-    /// Stands in every key; a stream's settings never change, so it is 1.
+    /// Stands in every key; 1 at first, one more with each change of the settings.
     pub version: u64,
     /// When it was made.
     pub created_at: Timestamp,
@@ -165,6 +165,30 @@ impl StreamRow {
             version: 1,
             created_at: now,
             created_from: from,
+        }
+    }
+
+    /// The row with other settings, as its next version.
+    pub(crate) fn changed(&self, new: &NewStream) -> StreamRow {
+        StreamRow {
+            version: self.version + 1,
+            ..StreamRow::new(new, self.created_at, self.created_from)
+        }
+    }
+
+    /// The settings as a caller would say them, to change some of them.
+    pub fn settings(&self) -> NewStream {
+        let row = self.clone();
+        NewStream {
+            name: row.name,
+            bucket: row.bucket,
+            prefix: row.prefix,
+            error_prefix: row.error_prefix,
+            size_bytes: row.size_bytes,
+            interval_secs: row.interval_secs,
+            compression: row.compression,
+            delimiter: row.delimiter,
+            file_extension: row.file_extension,
         }
     }
 
@@ -274,6 +298,10 @@ pub struct StreamState {
     pub next: Offset,
     /// Decided and perhaps not yet carried out.
     pub pending: Option<Decision>,
+    /// The settings that `pending` was decided under, if they were changed since: the same
+    /// records must give the same objects.
+    #[serde(default)]
+    pub pending_under: Option<StreamRow>,
     /// What all ranges so far gave.
     pub totals: Tally,
 }

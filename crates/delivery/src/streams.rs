@@ -129,18 +129,23 @@ impl Streams {
     /// until it is started.
     pub fn create(&self, new: &NewStream) -> Result<StreamRow> {
         new.check()?;
-        if !self.buckets.list_buckets()?.contains(&new.bucket) {
-            return Err(Error::not_found(format!(
-                "stream {:?}: bucket {:?} does not exist; create it first",
-                new.name, new.bucket
-            )));
-        }
+        self.expect_bucket(new)?;
         let now = self.shared.clock.now();
         self.insert(&StreamRow::new(new, now, self.shared.journal.durable()))
     }
 
-    /// Stores a stream whose settings were checked, if its keys are possible.
-    pub(crate) fn insert(&self, row: &StreamRow) -> Result<StreamRow> {
+    fn expect_bucket(&self, new: &NewStream) -> Result<()> {
+        if self.buckets.list_buckets()?.contains(&new.bucket) {
+            return Ok(());
+        }
+        Err(Error::not_found(format!(
+            "stream {:?}: bucket {:?} does not exist; create it first",
+            new.name, new.bucket
+        )))
+    }
+
+    /// Refuses settings whose keys no bucket takes.
+    fn check_keys(&self, row: &StreamRow) -> Result<()> {
         let prefixes = Prefixes::of(row)?;
         for kind in [Kind::Records, Kind::Errors] {
             let range = (row.created_from, row.created_from);
@@ -149,6 +154,12 @@ impl Streams {
                 .local_path(&row.bucket, &key)
                 .map_err(|error| error.context(format!("stream {:?}", row.name)))?;
         }
+        Ok(())
+    }
+
+    /// Stores a stream whose settings were checked, if its keys are possible.
+    pub(crate) fn insert(&self, row: &StreamRow) -> Result<StreamRow> {
+        self.check_keys(row)?;
         self.shared.store.transact(|transaction| {
             if transaction.get::<StreamRow>(&row.name)?.is_some() {
                 let message = format!("stream {:?} exists already", row.name);
@@ -183,6 +194,52 @@ impl Streams {
         Ok((row, state_of(&self.shared.store, name)?))
     }
 
+    /// Changes a stream's settings, if it still has version `expected`; `Conflict` otherwise.
+    ///
+    /// The records that no decision covers yet get the new settings; what was decided before is
+    /// carried out as it was decided. So none is lost and none delivered twice. Blocks until the
+    /// worker has put down the step it is at.
+    pub fn update(&self, expected: u64, new: &NewStream) -> Result<StreamRow> {
+        new.check()?;
+        let name = &new.name;
+        self.expect_bucket(new)?;
+        // Held throughout, so that nobody starts the worker in between.
+        let mut running = self.running();
+        let ran = running.remove(name);
+        let runs = ran.is_some();
+        ran.into_iter().for_each(Running::stop);
+        let changed = self.replace(expected, new);
+        if runs {
+            self.start_in(&mut running, name)?;
+        }
+        changed
+    }
+
+    fn replace(&self, expected: u64, new: &NewStream) -> Result<StreamRow> {
+        let name = &new.name;
+        self.shared.store.transact(|transaction| {
+            let before = transaction.get::<StreamRow>(name)?.ok_or_else(|| unknown(name))?.row;
+            let state = transaction.get::<StreamState>(name)?.ok_or_else(|| unknown(name))?;
+            if before.version != expected {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "stream {name:?} has version {}, and not {expected}; read it again",
+                        before.version
+                    ),
+                ));
+            }
+            let row = before.changed(new);
+            self.check_keys(&row)?;
+            transaction.put(name, &row)?;
+            if state.pending.is_some() && state.pending_under.is_none() {
+                let state = StreamState { pending_under: Some(before), ..state.row };
+                transaction.put(name, &state)?;
+            }
+            Ok(row)
+        })
+    }
+
     /// Deletes a stream. Refused while a rule names it. What it has not delivered yet stays
     /// undelivered: flush it first. Its objects stay.
     pub fn delete(&self, name: &str) -> Result<()> {
@@ -206,7 +263,10 @@ impl Streams {
 
     /// Starts a stream's worker; nothing happens if it runs.
     pub fn start(&self, name: &str) -> Result<()> {
-        let mut running = self.running();
+        self.start_in(&mut self.running(), name)
+    }
+
+    fn start_in(&self, running: &mut BTreeMap<String, Running>, name: &str) -> Result<()> {
         if running.get(name).is_some_and(|running| !running.thread.is_finished()) {
             return Ok(());
         }

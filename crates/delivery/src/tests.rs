@@ -740,3 +740,43 @@ fn streams_that_cannot_be_are_refused() {
     let full = streams.create(&NewStream::new("one-more", "lake")).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Exhausted);
 }
+
+#[test]
+fn new_settings_hold_for_what_is_not_decided_and_for_nothing_else() {
+    let world = World::new();
+    let row = world.stream("s", |row| row.delimiter = Some("\n".to_owned()));
+    world.rule("r", "SELECT * FROM 'plant/#'", &[("s", None, false)]);
+    for n in 0..5 {
+        world.publish("plant/1", n.to_string());
+    }
+    // Decided and not uploaded; then the settings change twice, the second time after records
+    // that no decision covers.
+    assert!(!world.run("s", Some(Step::Decided)));
+    let streams = world.streams();
+    let to = |delimiter: &str, prefix: &str| NewStream {
+        delimiter: Some(delimiter.to_owned()),
+        prefix: prefix.to_owned(),
+        ..row.settings()
+    };
+    assert_eq!(streams.update(1, &to("|", "new/")).unwrap().version, 2);
+    for n in 5..9 {
+        world.publish("plant/1", n.to_string());
+    }
+    assert_eq!(streams.update(2, &to("+", "newer/")).unwrap().version, 3);
+    let error = streams.update(2, &to("-", "s/")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(world.run("s", None));
+    assert!(world.objects("new/").is_empty());
+    let text = |prefix: &str| {
+        let bytes: Vec<u8> = world.objects(prefix).into_values().flatten().collect();
+        String::from_utf8(bytes).unwrap()
+    };
+    assert_eq!(text("s/"), "0\n1\n2\n3\n4\n");
+    assert_eq!(text("newer/"), "5+6+7+8+");
+    let state = world.state("s");
+    assert_eq!((state.totals.records, state.pending_under), (9, None));
+    let gone = streams.update(3, &NewStream { name: "t".to_owned(), ..row.settings() });
+    assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
+    let nowhere = NewStream { bucket: "nowhere".to_owned(), ..row.settings() };
+    assert_eq!(streams.update(3, &nowhere).unwrap_err().kind(), ErrorKind::NotFound);
+}

@@ -148,10 +148,21 @@ impl Worker {
         let state = self
             .insist("read its state", |worker| state_of(&worker.shared.store, &worker.row.name))?;
         if let Some(decision) = state.pending {
-            self.replay(decision)?;
+            let now = self.settings(state.pending_under)?;
+            let replayed = self.replay(decision);
+            self.settings(Some(now))?;
+            replayed?;
         }
         self.commit_to_journal();
         Ok(())
+    }
+
+    /// Works under other settings; gives those before.
+    fn settings(&mut self, row: Option<StreamRow>) -> Result<StreamRow, Stopped> {
+        let row = row.unwrap_or_else(|| self.row.clone());
+        let prefixes = self.insist("read its prefixes", |_| Prefixes::of(&row))?;
+        self.prefixes = prefixes;
+        Ok(std::mem::replace(&mut self.row, row))
     }
 
     /// Looks at the records there are, at most one read of them, and delivers what is due.
@@ -385,6 +396,7 @@ impl Worker {
                 expect_cursor(state, decision.first)?;
                 state.next = decision.next;
                 state.pending = None;
+                state.pending_under = None;
                 state.totals.add(&decision.tally);
                 Ok(())
             })
