@@ -291,7 +291,7 @@ pub(crate) fn publish(staged: &Path, target: &Path) -> Result<()> {
 
 /// Makes the folders of `target`, lets `place` give it its name, and syncs. Folders that held
 /// objects once and are empty now are in nobody's way.
-fn into_place(target: &Path, place: impl Fn() -> std::io::Result<()>) -> Result<()> {
+pub(crate) fn into_place(target: &Path, place: impl Fn() -> std::io::Result<()>) -> Result<()> {
     let folder = parent(target)?;
     let mut tries = 0;
     loop {
@@ -310,7 +310,7 @@ fn into_place(target: &Path, place: impl Fn() -> std::io::Result<()>) -> Result<
 }
 
 /// Removes a folder that has nothing in it but empty folders; whether it could.
-fn remove_if_empty(folder: &Path) -> bool {
+pub(crate) fn remove_if_empty(folder: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else { return false };
     for entry in entries.flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !remove_if_empty(&entry.path()) {
@@ -337,8 +337,16 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
     }
 }
 
+/// Removes a file that may be there, where losing the removal in a crash does no harm.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(cause) if !is_absent(&cause) => Err(Error::io("remove attributes", cause)),
+        _ => Ok(()),
+    }
+}
+
 /// Nothing at the path, or something above it is an object and no folder.
-fn is_absent(cause: &std::io::Error) -> bool {
+pub(crate) fn is_absent(cause: &std::io::Error) -> bool {
     matches!(cause.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
@@ -388,7 +396,7 @@ fn parent(path: &Path) -> Result<&Path> {
 }
 
 /// A name no other write of this process has; `Buckets::open` sweeps those of earlier ones.
-fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

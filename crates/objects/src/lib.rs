@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<bucket>/<key>       one file an object, key components are folders
 //! <root>/.tmp/                objects being written; never listed
+//! <root>/.s3/<bucket>/        what belongs to a bucket and is no plain object
 //! ```
 //!
 //! Invariants
@@ -11,8 +12,11 @@
 //!   name existed, and every folder whose entries changed was synced after.
 //! * No key reaches outside its bucket.
 
+mod attributes;
+mod drafts;
 mod durable;
 mod names;
+mod pages;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,12 +29,15 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+pub use drafts::{Draft, Found, Look};
 pub use durable::DurableLocal;
+pub use pages::{Entry, Listing, Page};
 
 /// The store of all buckets. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Buckets {
     root: Arc<PathBuf>,
+    locks: Arc<drafts::Locks>,
 }
 
 /// What is known of an object without reading it.
@@ -56,7 +63,7 @@ impl Buckets {
                 .map_err(|e| Error::io(format!("sweep {}", aside.display()), e))?;
         }
         durable::create_folders(&aside)?;
-        Ok(Buckets { root: Arc::new(root.to_owned()) })
+        Ok(Buckets { root: Arc::new(root.to_owned()), locks: drafts::Locks::new() })
     }
 
     /// Makes a bucket; one that exists is [`ErrorKind::AlreadyExists`].
@@ -99,15 +106,28 @@ impl Buckets {
 
     /// Removes an empty bucket.
     pub async fn delete_bucket(&self, name: &str) -> Result<()> {
-        if let Some(object) = self.list(name, "").await?.first() {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("bucket {name:?} is not empty: it holds {:?}", object.key),
-            ));
-        }
-        let path = self.root.join(name);
-        std::fs::remove_dir_all(&path).map_err(|e| Error::io(format!("remove {name:?}"), e))?;
-        durable::sync_folder(&self.root)
+        let (this, name) = (self.clone(), name.to_owned());
+        blocking(move || {
+            let folder = this.bucket_folder(&name)?;
+            let refused = |what: &str| {
+                Error::new(ErrorKind::Conflict, format!("bucket {name:?} is not empty: {what}"))
+            };
+            if let Some(key) = this.has_objects(&name)? {
+                return Err(refused(&format!("it holds {key:?}")));
+            }
+            // Only empty folders go: an object that came meanwhile stays, and its bucket.
+            if !durable::remove_if_empty(&folder) {
+                return Err(refused("an object came meanwhile"));
+            }
+            durable::sync_folder(&this.root)?;
+            match std::fs::remove_dir_all(this.side(&name)) {
+                Err(cause) if !durable::is_absent(&cause) => {
+                    Err(Error::io("remove what belonged to a bucket", cause))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     /// The bucket as an [`ObjectStore`] with durable puts, for engines.

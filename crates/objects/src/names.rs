@@ -42,3 +42,25 @@ pub(crate) fn check_key(key: &str) -> Result<Key> {
     }
     Key::parse(key).map_err(|cause| bad(&cause.to_string()).with_source(cause))
 }
+
+/// What holds for every key of S3, path or not.
+pub(crate) fn check_any_key(key: &str) -> Result<()> {
+    let bad = |why: &str| Err(Error::invalid(format!("object key: {why}")));
+    if key.is_empty() {
+        return bad("it is empty");
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return bad(&format!("longer than {KEY_BYTES_MAX} bytes"));
+    }
+    if key.contains('\0') {
+        return bad("U+0000 is not allowed");
+    }
+    Ok(())
+}
+
+/// Whether engines take a file of this name for an upload in progress: `name#` and digits.
+pub(crate) fn is_reserved(key: &str) -> bool {
+    key.rsplit_once('#').is_some_and(|(_, digits)| {
+        !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
+    })
+}

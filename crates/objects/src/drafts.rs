@@ -1,0 +1,282 @@
+//! Objects with attributes, written piece by piece and published under a condition.
+//!
+//! Keys that are no path below their bucket (`a//b`, `../x`, `folder/`) are objects here as
+//! well: they lie in the bucket's side folder under an escaped name, so that nothing is
+//! refused that S3 accepts and no key reaches outside. Engines that read the bucket's folder
+//! see the plain ones only.
+
+use std::fs::File;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base::{Error, Result, Timestamp};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::attributes::{Attributes, identity};
+use crate::{Buckets, ObjectMeta, durable, names};
+
+/// The folder of everything beside the buckets' objects; no bucket can have this name.
+pub(crate) const SIDE: &str = ".s3";
+const ODD: &str = "odd";
+const BESIDE: &str = ".attributes";
+const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+/// What a file system allows a name.
+const NAME_BYTES_MAX: usize = 255;
+const LOCKS: usize = 64;
+
+/// One writer at a time for each key, so that a condition holds until its write is done.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    stripes: [Mutex<()>; LOCKS],
+    hasher: std::hash::RandomState,
+}
+
+impl Locks {
+    pub(crate) fn new() -> Arc<Self> {
+        let stripes = std::array::from_fn(|_| Mutex::new(()));
+        Arc::new(Locks { stripes, hasher: std::hash::RandomState::new() })
+    }
+
+    fn of(&self, bucket: &str, key: &str) -> &Mutex<()> {
+        let mut hasher = self.hasher.build_hasher();
+        (bucket, key).hash(&mut hasher);
+        &self.stripes[(hasher.finish() % LOCKS as u64) as usize]
+    }
+}
+
+/// An object being written; dropped unpublished it leaves nothing.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    /// The file to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write an object", e))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Gone already if it was published.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// An object that is there: what is known, and its attributes if it was given any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Key, size, time and the file's own mark.
+    pub meta: ObjectMeta,
+    /// What [`Buckets::publish`] was given, or nothing for objects of engines.
+    pub attributes: Option<Vec<u8>>,
+}
+
+/// How an object is asked about under its key's lock.
+pub type Look<'a> = &'a dyn Fn() -> Result<Option<Found>>;
+
+/// All of these block on files; call them off the async threads.
+impl Buckets {
+    /// Begins an object.
+    pub fn draft(&self) -> Result<Draft> {
+        let path = self.root.join(durable::ASIDE).join(durable::unique_name());
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|e| Error::io("begin an object", e))?;
+        Ok(Draft { path, file })
+    }
+
+    /// Gives a draft its attributes and its key, replacing what is there, unless `check`
+    /// refuses what it sees. Durable when it answers. Nobody else publishes, changes or
+    /// removes the key between the check and the end.
+    pub fn publish<E: From<Error>>(
+        &self,
+        draft: Draft,
+        bucket: &str,
+        key: &str,
+        attributes: &[u8],
+        check: impl FnOnce(Look<'_>) -> Result<(), E>,
+    ) -> Result<ObjectMeta, E> {
+        let target = self.file_of(bucket, key)?;
+        self.attributes().write(&draft.file, attributes)?;
+        draft.file.sync_all().map_err(|e| Error::io("sync an object", e))?;
+        let meta = draft.file.metadata().map_err(|e| Error::io("measure an object", e))?;
+        let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
+        check(&|| self.find(bucket, key))?;
+        // A bucket removed meanwhile must not come back as a folder.
+        self.bucket_folder(bucket)?;
+        let before = std::fs::symlink_metadata(&target).ok();
+        durable::into_place(&target, || std::fs::rename(&draft.path, &target))?;
+        if let Some(before) = before {
+            self.attributes().forget(&before)?;
+        }
+        Ok(meta_of(key.to_owned(), &meta))
+    }
+
+    /// The object's file to read from, and what is known of it.
+    pub fn open_object(&self, bucket: &str, key: &str) -> Result<Option<(File, Found)>> {
+        let path = self.file_of(bucket, key)?;
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(cause) if durable::is_absent(&cause) => return Ok(None),
+            Err(cause) => return Err(Error::io("open an object", cause)),
+        };
+        let meta = file.metadata().map_err(|e| Error::io("measure an object", e))?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        let attributes = self.attributes().read(&file, &meta);
+        Ok(Some((file, Found { meta: meta_of(key.to_owned(), &meta), attributes })))
+    }
+
+    /// What is known of an object.
+    pub fn find(&self, bucket: &str, key: &str) -> Result<Option<Found>> {
+        Ok(self.open_object(bucket, key)?.map(|(_, found)| found))
+    }
+
+    /// Gives an object other attributes, derived from those it has; `None` if it is absent.
+    pub fn change_attributes<E: From<Error>>(
+        &self,
+        bucket: &str,
+        key: &str,
+        change: impl FnOnce(&Found) -> Result<Vec<u8>, E>,
+    ) -> Result<Option<()>, E> {
+        let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((file, found)) = self.open_object(bucket, key)? else { return Ok(None) };
+        let bytes = change(&found)?;
+        self.attributes().write(&file, &bytes)?;
+        file.sync_all().map_err(|e| Error::io("sync an object", e))?;
+        Ok(Some(()))
+    }
+
+    /// Removes an object durably unless `check` refuses what is there; whether there was one.
+    pub fn remove<E: From<Error>>(
+        &self,
+        bucket: &str,
+        key: &str,
+        check: impl FnOnce(Look<'_>) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let path = self.file_of(bucket, key)?;
+        let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
+        check(&|| self.find(bucket, key))?;
+        let before = std::fs::symlink_metadata(&path).ok();
+        let removed = durable::remove(&path)?;
+        if let Some(before) = before.filter(|_| removed) {
+            self.attributes().forget(&before)?;
+        }
+        Ok(removed)
+    }
+
+    /// When the bucket was made, as far as the file system remembers.
+    pub fn bucket_created(&self, bucket: &str) -> Result<Timestamp> {
+        let folder = self.bucket_folder(bucket)?;
+        let meta = folder.metadata().map_err(|e| Error::io("measure a bucket", e))?;
+        let made = meta.created().or_else(|_| meta.modified());
+        let made = made.map_err(|e| Error::io("measure a bucket", e))?;
+        let since = made.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// The bucket's folder for what belongs to it and is no object. It goes with the bucket.
+    pub fn side_folder(&self, bucket: &str) -> Result<PathBuf> {
+        self.bucket_folder(bucket)?;
+        Ok(self.side(bucket))
+    }
+
+    /// Writes a small file below a side folder, durably and all at once.
+    pub fn write_side(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut draft = self.draft()?;
+        draft.write(bytes)?;
+        durable::publish(&draft.path, path)
+    }
+
+    /// Moves a draft to a file below a side folder with attributes, durably.
+    pub fn publish_side(&self, draft: &Draft, path: &Path, attributes: &[u8]) -> Result<()> {
+        self.attributes().write(&draft.file, attributes)?;
+        durable::publish(&draft.path, path)
+    }
+
+    /// Opens a file of [`publish_side`](Self::publish_side) with its attributes.
+    pub fn open_side(&self, path: &Path) -> Result<Option<(File, Found)>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(cause) if durable::is_absent(&cause) => return Ok(None),
+            Err(cause) => return Err(Error::io("open a part", cause)),
+        };
+        let meta = file.metadata().map_err(|e| Error::io("measure a part", e))?;
+        let attributes = self.attributes().read(&file, &meta);
+        Ok(Some((file, Found { meta: meta_of(String::new(), &meta), attributes })))
+    }
+
+    pub(crate) fn side(&self, bucket: &str) -> PathBuf {
+        self.root.join(SIDE).join(bucket)
+    }
+
+    pub(crate) fn odd_folder(&self, bucket: &str) -> PathBuf {
+        self.side(bucket).join(ODD)
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes {
+        Attributes::new(self.root.join(SIDE).join(BESIDE))
+    }
+
+    pub(crate) fn bucket_folder(&self, bucket: &str) -> Result<PathBuf> {
+        names::check_bucket(bucket)?;
+        let folder = self.root.join(bucket);
+        match folder.is_dir() {
+            true => Ok(folder),
+            false => Err(Error::not_found(format!("bucket {bucket:?} does not exist"))),
+        }
+    }
+
+    /// Where an object of any key lies.
+    fn file_of(&self, bucket: &str, key: &str) -> Result<PathBuf> {
+        let folder = self.bucket_folder(bucket)?;
+        names::check_any_key(key)?;
+        if names::check_key(key).is_ok() && !names::is_reserved(key) {
+            if key.split('/').any(|component| component.len() > NAME_BYTES_MAX) {
+                return Err(Error::invalid(format!(
+                    "object key: a component between slashes is longer than {NAME_BYTES_MAX} \
+                     bytes, which the file system does not take"
+                )));
+            }
+            return Ok(folder.join(key));
+        }
+        let name = utf8_percent_encode(key, &PLAIN).to_string();
+        if name.len() > NAME_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "object key: a key with empty, '.' or '..' components or a slash at either end \
+                 may be {NAME_BYTES_MAX} bytes long once escaped"
+            )));
+        }
+        Ok(self.odd_folder(bucket).join(name))
+    }
+}
+
+/// The key of a file in the folder of odd keys.
+pub(crate) fn odd_key(name: &str) -> Option<String> {
+    percent_decode_str(name).decode_utf8().ok().map(|key| key.into_owned())
+}
+
+pub(crate) fn meta_of(key: String, meta: &std::fs::Metadata) -> ObjectMeta {
+    ObjectMeta {
+        key,
+        bytes: meta.len(),
+        modified_at: Timestamp(meta.mtime() * 1_000 + meta.mtime_nsec() / 1_000_000),
+        etag: identity(meta),
+    }
+}
+
