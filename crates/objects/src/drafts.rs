@@ -6,7 +6,7 @@
 //! see the plain ones only.
 
 use std::fs::File;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -41,9 +41,7 @@ impl Locks {
     }
 
     fn of(&self, bucket: &str, key: &str) -> &Mutex<()> {
-        let mut hasher = self.hasher.build_hasher();
-        (bucket, key).hash(&mut hasher);
-        &self.stripes[(hasher.finish() % LOCKS as u64) as usize]
+        &self.stripes[(self.hasher.hash_one((bucket, key)) % LOCKS as u64) as usize]
     }
 }
 
@@ -279,4 +277,3 @@ pub(crate) fn meta_of(key: String, meta: &std::fs::Metadata) -> ObjectMeta {
         etag: identity(meta),
     }
 }
-
