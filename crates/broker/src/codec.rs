@@ -536,6 +536,9 @@ pub(crate) struct Wanted {
     pub(crate) filter: String,
     pub(crate) qos: QoS,
     pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    /// 0: send retained messages; 1: only for a new subscription; 2: never.
+    pub(crate) retain_handling: u8,
 }
 
 /// The packet id and entries of a SUBSCRIBE.
@@ -571,10 +574,13 @@ fn wanted(entry: &SubEntry) -> Result<Wanted, Fault> {
     if entry.topic_filter().contains('\0') {
         return Err(Fault::malformed("a topic filter holds U+0000"));
     }
+    let options = entry.sub_opts().to_buffer()[0];
     Ok(Wanted {
         filter: entry.topic_filter().to_owned(),
         qos: qos(entry.sub_opts().qos()),
         no_local: entry.sub_opts().nl(),
+        retain_as_published: options & 0b1000 != 0,
+        retain_handling: (options >> 4) & 0b11,
     })
 }
 
@@ -709,6 +715,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) properties: &'a [u8],
     pub(crate) qos: QoS,
     pub(crate) dup: bool,
+    pub(crate) retain: bool,
     /// Ignored for QoS 0.
     pub(crate) packet_id: u16,
 }
@@ -732,7 +739,8 @@ pub(crate) fn put_publish(
         return false;
     }
     out.reserve(bytes);
-    out.push(0x30 | ((message.qos as u8) << 1) | if message.dup { 0b1000 } else { 0 });
+    let dup = if message.dup { 0b1000 } else { 0 };
+    out.push(0x30 | ((message.qos as u8) << 1) | dup | u8::from(message.retain));
     put_variable(out, length);
     put_u16(out, message.topic.len());
     out.extend_from_slice(message.topic.as_bytes());
@@ -785,6 +793,7 @@ pub(crate) struct Welcome {
     pub(crate) receive_maximum: u16,
     pub(crate) packet_bytes_max: usize,
     pub(crate) topic_alias_max: u16,
+    pub(crate) retain_available: bool,
     pub(crate) assigned_client_id: Option<String>,
     /// Set when the server's keep-alive overrides the client's.
     pub(crate) keep_alive_secs: Option<u16>,
@@ -809,7 +818,9 @@ pub(crate) fn welcome(version: Version, welcome: &Welcome) -> Result<Vec<u8>, Fa
         Property::TopicAliasMaximum(
             TopicAliasMaximum::new(welcome.topic_alias_max).map_err(fault)?,
         ),
-        Property::RetainAvailable(RetainAvailable::new(0).map_err(fault)?),
+        Property::RetainAvailable(
+            RetainAvailable::new(u8::from(welcome.retain_available)).map_err(fault)?,
+        ),
         Property::SharedSubscriptionAvailable(SharedSubscriptionAvailable::new(0).map_err(fault)?),
         Property::SubscriptionIdentifierAvailable(
             SubscriptionIdentifierAvailable::new(0).map_err(fault)?,

@@ -196,6 +196,7 @@ proptest! {
         prop_assume!(publish_properties(&mut Body(&[&[block.len() as u8][..], &block].concat())).is_ok());
         let dup = dup && quality != QoS::AtMostOnce;
         let outgoing = Outgoing {
+            retain: false,
             topic: &topic, payload: &payload, properties: &block, qos: quality, dup, packet_id,
         };
         let mut out = b"before".to_vec();

@@ -205,6 +205,7 @@ async fn open(
             receive_maximum: broker.settings.receive_maximum,
             packet_bytes_max: broker.settings.packet_bytes_max(),
             topic_alias_max: broker.settings.topic_alias_max,
+            retain_available: broker.retained.is_some(),
             assigned_client_id: assigned.then(|| connect.client_id.clone()),
             keep_alive_secs: imposed.then_some(keep_alive_secs),
             session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
@@ -302,8 +303,13 @@ fn check(broker: &Broker, connect: &Connect) -> Result<(), Refused> {
     }
     let Some(will) = &connect.will else { return Ok(()) };
     if will.retain {
-        let why = "the will is retained; retained messages are not supported".to_owned();
-        return refuse(Code::RetainNotSupported, why);
+        let Some(retained) = &broker.retained else {
+            let why = "the will is retained; retained messages are not kept here".to_owned();
+            return refuse(Code::RetainNotSupported, why);
+        };
+        if let Some(why) = retained.refuses(&will.topic, &will.payload) {
+            return refuse(Code::QuotaExceeded, why);
+        }
     }
     if will.payload.len() > broker.settings.payload_bytes_max {
         let why = format!("the will has {} bytes", will.payload.len());

@@ -38,7 +38,7 @@ use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::feed::Feed;
-use crate::hub::lock;
+use crate::hub::{Delivery, lock};
 use crate::rights::Held;
 use crate::session::{InFlight, Session};
 use crate::sessions::{Kick, Link};
@@ -108,6 +108,8 @@ pub(crate) struct Connection {
     aliases: Vec<Option<Arc<str>>>,
     /// Messages in flight from an earlier connection, to be sent again first.
     resend: VecDeque<InFlight>,
+    /// Retained messages due to new subscriptions.
+    welcome: VecDeque<Delivery>,
     resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
     /// Set at shutdown: what is due goes out, nothing else happens.
     closing: bool,
@@ -138,6 +140,8 @@ pub(crate) struct Work {
     staged: Vec<Staged>,
     /// How many of `staged` want an acknowledgement.
     acknowledged: usize,
+    /// Whether any of `staged` is to be retained.
+    retains: bool,
     properties: Vec<u8>,
     /// When the read arrived.
     now: Timestamp,
@@ -150,6 +154,7 @@ impl Work {
         }
         self.staged.clear();
         self.acknowledged = 0;
+        self.retains = false;
     }
 }
 
@@ -266,6 +271,7 @@ impl Connection {
             unflushed: false,
             aliases: Vec::new(),
             resend,
+            welcome: VecDeque::new(),
             resending: None,
             closing: false,
             released: false,

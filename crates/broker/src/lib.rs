@@ -20,7 +20,9 @@
 //!   identity            acknowledgements       └──────── reads ─────────┘
 //! ```
 //!
-//! Not supported, and said so to clients: retained messages, shared subscriptions, subscription
+//! Retained messages need a metastore ([`Broker::open`]).
+//!
+//! Not supported, and said so to clients: shared subscriptions, subscription
 //! identifiers, enhanced authentication. Sessions live as long as the process; after a restart
 //! CONNACK says so.
 
@@ -35,6 +37,7 @@ mod hub;
 mod listen;
 mod publish;
 mod refusals;
+mod retained;
 mod rights;
 mod session;
 mod sessions;
@@ -49,8 +52,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use base::{Clock, Error, ErrorKind, MessageRef, Result, TopicFilter};
-use journal::{Batch, Journal};
+use base::{Clock, Error, ErrorKind, Message, MessageRef, Result, TopicFilter};
+use journal::{Appended, Batch, Bell, Journal};
+use metastore::Metastore;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -61,6 +65,7 @@ pub use auth::{Action, Authenticator, Client, Explanation, Identity, Refusal, Ri
 pub use counters::{Metric, Stats};
 pub use publish::{Outside, Properties};
 pub use refusals::{Refusals, Refused};
+pub use retained::RetainedSummary;
 pub use sessions::SessionInfo;
 pub use settings::Settings;
 pub use tap::{Tap, Tapped};
@@ -93,6 +98,8 @@ pub struct Broker {
     pub(crate) sessions: Sessions,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
+    /// `None`: nothing is retained, and clients are told so.
+    pub(crate) retained: Option<Arc<retained::Retained>>,
     taps: AtomicUsize,
     failed: AtomicBool,
     /// Wills that the full journal did not take; at most one per session.
@@ -120,6 +127,29 @@ impl Broker {
         clock: Arc<dyn Clock>,
         settings: Settings,
     ) -> Result<Arc<Broker>> {
+        Broker::start(journal, auth, clock, settings, None)
+    }
+
+    /// As [`new`](Self::new), with retained messages, whose rows are kept in `store`. Reads what
+    /// the rows lack from the log. Blocks on the disk.
+    pub fn open(
+        journal: Arc<dyn Journal>,
+        auth: Arc<dyn Authenticator>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        store: Metastore,
+    ) -> Result<Arc<Broker>> {
+        let retained = retained::Retained::open(store, Arc::clone(&journal), &settings)?;
+        Broker::start(journal, auth, clock, settings, Some(Arc::new(retained)))
+    }
+
+    fn start(
+        journal: Arc<dyn Journal>,
+        auth: Arc<dyn Authenticator>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        retained: Option<Arc<retained::Retained>>,
+    ) -> Result<Arc<Broker>> {
         settings.check()?;
         let counters = Arc::<Counters>::default();
         let hub = Hub::new(Arc::clone(&journal), Arc::clone(&counters), &settings);
@@ -129,6 +159,7 @@ impl Broker {
             clock,
             sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters)),
             refusals: refusals::Record::default(),
+            retained,
             handshakes: Semaphore::new(settings.handshakes_max),
             settings,
             counters,
@@ -287,13 +318,48 @@ impl Broker {
             principal,
             received_at: self.clock.now(),
             qos: will.qos,
-            retain: false,
+            retain: will.retain,
         };
         let mut batch = Batch::new();
         batch.push(|out| message.encode_with_properties(&will.properties, out))?;
-        self.journal.append(&batch, None)?;
+        self.append(&batch, None, will.retain)?;
         self.counters.logged.one();
         Ok(())
+    }
+
+    /// Hands messages to the journal; with `retains`, also to the index of retained messages.
+    pub(crate) fn append(
+        &self,
+        batch: &Batch,
+        bell: Option<&Arc<Bell>>,
+        retains: bool,
+    ) -> Result<Appended> {
+        let Some(retained) = self.retained.as_ref().filter(|_| retains) else {
+            return self.journal.append(batch, bell);
+        };
+        let mut index = retained.hold();
+        let appended = self.journal.append(batch, bell)?;
+        for (at, record) in batch.records().enumerate() {
+            index.note(appended.first.plus(at as u64), record);
+        }
+        Ok(appended)
+    }
+
+    /// Whether messages are retained here.
+    pub fn retains(&self) -> bool {
+        self.retained.is_some()
+    }
+
+    /// The message retained under a topic.
+    pub fn retained_get(&self, topic: &str) -> Option<Message> {
+        let entry = self.retained.as_ref()?.get(topic, self.clock.now())?;
+        retained::message(&entry)
+    }
+
+    /// All retained messages by topic.
+    pub fn retained_list(&self) -> Vec<RetainedSummary> {
+        let now = self.clock.now();
+        self.retained.as_ref().map(|retained| retained.list(now)).unwrap_or_default()
     }
 
     fn retry_wills(&self) {
@@ -313,6 +379,13 @@ async fn sweep(broker: Weak<Broker>) {
             broker.publish_will(&client_id, &identity.principal, will);
         }
         broker.retry_wills();
+        if let Some(retained) = broker.retained.clone() {
+            let now = broker.clock.now();
+            let saved = tokio::task::spawn_blocking(move || retained.save(now)).await;
+            if let Ok(Err(cause)) = saved {
+                error!(%cause, "retained messages are not saved; the log keeps them");
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Publishing from inside the program: for HTTP, and for the commands of an operator.
 
-use base::{Error, MessageRef, Offset, QoS, Result, TopicName};
+use base::{Error, ErrorKind, MessageRef, Offset, QoS, Result, TopicName};
 use journal::{Batch, Bell};
 
 use crate::Broker;
@@ -19,6 +19,8 @@ pub struct Outside<'a> {
     pub principal: &'a str,
     /// The quality of service that subscribers may get.
     pub qos: QoS,
+    /// Whether it is kept for those who subscribe later; empty, it ends that.
+    pub retain: bool,
     /// What MQTT 5 says about the message.
     pub properties: Properties,
 }
@@ -100,6 +102,14 @@ impl Broker {
                 "payload of {bytes} bytes; at most {limit} are allowed"
             )));
         }
+        if message.retain {
+            let Some(retained) = &self.retained else {
+                return Err(Error::unsupported("retained messages are not kept here"));
+            };
+            if let Some(why) = retained.refuses(topic, message.payload) {
+                return Err(Error::new(ErrorKind::Exhausted, why));
+            }
+        }
         let properties = message.properties.encode()?;
         let record = MessageRef {
             topic,
@@ -108,12 +118,12 @@ impl Broker {
             principal: message.principal,
             received_at: self.clock.now(),
             qos: message.qos,
-            retain: false,
+            retain: message.retain,
         };
         let mut batch = Batch::new();
         batch.push(|out| record.encode_with_properties(&properties, out))?;
         let bell = Bell::new();
-        let appended = self.journal.append(&batch, Some(&bell))?;
+        let appended = self.append(&batch, Some(&bell), message.retain)?;
         bell.past(appended.next()).await?;
         self.counters.logged.one();
         Ok(appended.first)

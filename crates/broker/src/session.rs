@@ -69,6 +69,8 @@ pub(crate) struct InFlight {
     pub(crate) qos: QoS,
     /// PUBREC came, PUBREL was sent, PUBCOMP is awaited.
     pub(crate) released: bool,
+    /// Sent because it was retained when the client subscribed.
+    pub(crate) retained: bool,
 }
 
 impl Outgoing {
@@ -82,7 +84,7 @@ impl Outgoing {
 
     /// Notes that the record at `offset` is sent; gives its packet id. The caller bounds how
     /// many are in flight, far below 65,535, so that there is a free one.
-    pub(crate) fn send(&mut self, offset: Offset, qos: QoS) -> u16 {
+    pub(crate) fn send(&mut self, offset: Offset, qos: QoS, retained: bool) -> u16 {
         // Ids are given in a circle and `in_flight` is in the order of giving, so the next id
         // can only be taken by the oldest ones.
         let mut id = self.last_packet_id;
@@ -94,7 +96,13 @@ impl Outgoing {
             }
         }
         self.last_packet_id = id;
-        self.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false });
+        self.in_flight.push_back(InFlight {
+            packet_id: id,
+            offset,
+            qos,
+            released: false,
+            retained,
+        });
         id
     }
 
@@ -210,20 +218,20 @@ mod tests {
     #[test]
     fn packet_ids_go_in_a_circle_around_those_in_flight() {
         let mut outgoing = Outgoing::default();
-        assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce), 1);
-        assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce), 2);
-        assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce), 3);
+        assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce, false), 1);
+        assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce, false), 2);
+        assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce, false), 3);
         assert!(outgoing.acknowledge(3));
         outgoing.last_packet_id = u16::MAX;
-        assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce), 3);
+        assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce, false), 3);
         assert_eq!(outgoing.len(), 3);
     }
 
     #[test]
     fn qos_2_is_settled_in_two_steps_and_qos_1_in_one() {
         let mut outgoing = Outgoing::default();
-        let one = outgoing.send(Offset(7), QoS::AtLeastOnce);
-        let two = outgoing.send(Offset(8), QoS::ExactlyOnce);
+        let one = outgoing.send(Offset(7), QoS::AtLeastOnce, false);
+        let two = outgoing.send(Offset(8), QoS::ExactlyOnce, false);
         assert!(!outgoing.acknowledge(two));
         assert!(!outgoing.release(one));
         assert!(outgoing.release(two));

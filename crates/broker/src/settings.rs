@@ -42,6 +42,13 @@ pub struct Settings {
     pub mailbox_messages_max: usize,
     /// Bytes waiting in memory for one subscriber.
     pub mailbox_bytes_max: usize,
+    /// Messages retained.
+    pub retained_count_max: usize,
+    /// Bytes of all retained messages, kept in memory.
+    pub retained_bytes_max: usize,
+    /// Whether a filter with wildcards brings the retained messages it selects, as MQTT has it;
+    /// on AWS only a filter without wildcards does.
+    pub retained_wildcards: bool,
     /// Live taps (`forebay topic tail`) at one time.
     pub taps_max: usize,
     /// Seconds that pending acknowledgements get to leave at shutdown.
@@ -66,6 +73,9 @@ impl Default for Settings {
             in_flight_max: 256,
             mailbox_messages_max: 1024,
             mailbox_bytes_max: 256 * 1024,
+            retained_count_max: 100_000,
+            retained_bytes_max: 64 * 1024 * 1024,
+            retained_wildcards: true,
             taps_max: 64,
             drain_secs_max: 5,
         }

@@ -21,6 +21,8 @@ pub(crate) struct Options {
     pub(crate) qos: QoS,
     /// Whether the client's own messages stay away.
     pub(crate) no_local: bool,
+    /// Whether messages keep the retain flag they were published with.
+    pub(crate) retain_as_published: bool,
     /// Records before this offset were logged before the subscription was made.
     pub(crate) from: Offset,
 }

@@ -39,7 +39,8 @@ impl Tap {
             from,
             from,
         );
-        let options = Options { qos: QoS::ExactlyOnce, no_local: false, from };
+        let options =
+            Options { qos: QoS::ExactlyOnce, no_local: false, retain_as_published: false, from };
         feed.subscribe(Subscription { filter, options });
         Tap { broker, mailbox, feed }
     }

@@ -31,6 +31,8 @@ pub struct Visitor<'a> {
     pub last_will: bool,
 }
 
+/// A policy's text and what was made of it.
+type Understood = (Arc<str>, Parsed);
 type Parsed = Arc<std::result::Result<Document, String>>;
 
 /// Settles what clients may do.
@@ -40,7 +42,7 @@ pub struct Gate {
     account: String,
     anonymous: Option<Source>,
     /// What was made of each policy's text.
-    parsed: Mutex<HashMap<Arc<str>, (Arc<str>, Parsed)>>,
+    parsed: Mutex<HashMap<Arc<str>, Understood>>,
 }
 
 impl Gate {

@@ -43,7 +43,7 @@ static OPERATIONS: &[Operation] = &[operation!(
             ("x-amz-mqtt5-correlation-data", "correlationData"),
         ],
         raw: true),
-    differs: "answers when the message is durable; nothing is retained"
+    differs: "answers when the message is durable"
 )];
 
 fn codes(kind: ErrorKind) -> (&'static str, u16) {
@@ -83,7 +83,7 @@ async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             format!("the payload has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
         return Err(Fault::named("RequestEntityTooLargeException", 413, message));
     }
-    if input.retain {
+    if input.retain && !rooms.broker.retains() {
         return Err(Fault::unsupported("retain true", "messages published here are not retained"));
     }
     let qos = match input.qos {
@@ -96,6 +96,7 @@ async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         payload: &call.body,
         principal: &call.caller.user_id,
         qos,
+        retain: input.retain,
         properties: properties(&input)?,
     };
     rooms.broker.publish_outside(&message).await?;

@@ -25,27 +25,37 @@ impl Connection {
                 moved = true;
                 continue;
             }
+            let fits = self.session.outgoing.len() < self.window;
+            if let Some(front) = self.welcome.front() {
+                if front.qos != QoS::AtMostOnce && !fits {
+                    break;
+                }
+                if let Some(delivery) = self.welcome.pop_front() {
+                    self.deliver(&delivery, true);
+                    moved = true;
+                }
+                continue;
+            }
             if self.feed.poll(cx).is_pending() {
                 break;
             }
-            let fits = self.session.outgoing.len() < self.window;
             if self.feed.front().is_some_and(|front| front.qos != QoS::AtMostOnce && !fits) {
                 break;
             }
             if let Some(delivery) = self.feed.pop() {
-                self.deliver(&delivery);
+                self.deliver(&delivery, false);
                 moved = true;
             }
         }
         Ok(moved)
     }
 
-    fn deliver(&mut self, delivery: &Delivery) {
+    fn deliver(&mut self, delivery: &Delivery, retained: bool) {
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => 0,
-            qos => self.session.outgoing.send(delivery.offset, qos),
+            qos => self.session.outgoing.send(delivery.offset, qos, retained),
         };
-        let sent = self.put_record(&delivery.record, delivery.qos, packet_id, false);
+        let sent = self.put_record(&delivery.record, delivery.qos, packet_id, (false, retained));
         let counters = &self.broker.counters;
         match (sent, delivery.qos) {
             (false, QoS::AtMostOnce) => {}
@@ -61,8 +71,15 @@ impl Connection {
         }
     }
 
-    /// Writes a logged message; false if the client must not get it.
-    fn put_record(&mut self, record: &[u8], qos: QoS, packet_id: u16, dup: bool) -> bool {
+    /// Writes a logged message, sent before (`dup`) or because it was retained; false if the
+    /// client must not get it.
+    fn put_record(
+        &mut self,
+        record: &[u8],
+        qos: QoS,
+        packet_id: u16,
+        (dup, retained): (bool, bool),
+    ) -> bool {
         let Ok((message, properties)) = MessageRef::decode_with_properties(record) else {
             self.broker.counters.undelivered_corrupt.one();
             return false;
@@ -90,6 +107,7 @@ impl Connection {
             properties,
             qos,
             dup,
+            retain: retained || (message.retain && self.keeps_retain(message.topic)),
             packet_id,
         };
         let sent =
@@ -98,6 +116,12 @@ impl Connection {
             counters.undelivered_size.one();
         }
         sent
+    }
+
+    /// Whether a subscription to this topic keeps the publisher's retain flag.
+    fn keeps_retain(&self, topic: &str) -> bool {
+        let subscriptions = self.feed.subscriptions();
+        subscriptions.iter().any(|s| s.options.retain_as_published && s.filter.matches(topic))
     }
 
     /// Sends again what was in flight when the last connection ended; false while waiting.
@@ -119,7 +143,11 @@ impl Connection {
             return Ok(true);
         }
         let journal = Arc::clone(&self.broker.journal);
+        let kept = self.broker.retained.clone().filter(|_| in_flight.retained);
         let read = tokio::task::spawn_blocking(move || {
+            if let Some(record) = kept.and_then(|retained| retained.at(in_flight.offset)) {
+                return Some(record);
+            }
             let records = journal.read(in_flight.offset, 1).ok()?;
             let (offset, record) = records.items.into_iter().next()?;
             (offset == in_flight.offset).then(|| Bytes::copy_from_slice(&record))
@@ -129,9 +157,9 @@ impl Connection {
     }
 
     fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
-        let InFlight { packet_id, qos, offset, .. } = in_flight;
+        let InFlight { packet_id, qos, offset, retained, .. } = in_flight;
         let sent = match &record {
-            Some(record) => self.put_record(record, qos, packet_id, true),
+            Some(record) => self.put_record(record, qos, packet_id, (true, retained)),
             None => {
                 warn!(client_id = %self.link.client_id, %offset, "a message in flight left the log");
                 self.broker.counters.undelivered_trimmed.one();

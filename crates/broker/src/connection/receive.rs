@@ -10,8 +10,10 @@ use tracing::debug;
 
 use super::{Connection, Due, Ending, Staged, Work};
 use crate::Broker;
+use crate::auth::Explanation;
 use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
-use crate::hub::lock;
+use crate::hub::{Delivery, lock};
+use crate::retained::Retained;
 use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
 
 impl Connection {
@@ -38,6 +40,9 @@ impl Connection {
         if !self.may_publish(topic, publish, work)? {
             return Ok(());
         }
+        if publish.retain && self.cannot_retain(topic, publish, work)? {
+            return Ok(());
+        }
         if publish.qos != QoS::AtMostOnce && self.recognise(topic, publish, work)? {
             return Ok(());
         }
@@ -46,7 +51,7 @@ impl Connection {
 
     fn check_limits(&self, publish: &Publish<'_>, work: &Work) -> Result<(), Ending> {
         let Broker { settings, counters, .. } = &*self.broker;
-        if publish.retain {
+        if publish.retain && self.broker.retained.is_none() {
             counters.refused_retain.one();
             let why = "retained messages are announced as unavailable; publish without retain";
             return Err(Fault::new(Code::RetainNotSupported, why).into());
@@ -116,6 +121,28 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether there is no room to retain it; then it is refused.
+    fn cannot_retain(
+        &mut self,
+        topic: &str,
+        publish: &Publish<'_>,
+        work: &mut Work,
+    ) -> Result<bool, Ending> {
+        let refuses = |retained: &Arc<Retained>| retained.refuses(topic, publish.payload);
+        let Some(why) = self.broker.retained.as_ref().and_then(refuses) else { return Ok(false) };
+        self.broker.counters.refused_retain.one();
+        if self.version == Version::V4 || publish.qos == QoS::AtMostOnce {
+            return Err(Fault::new(Code::QuotaExceeded, why).into());
+        }
+        let why = Explanation { text: why, ..Explanation::default() };
+        let principal = Some(self.link.identity.principal.as_str());
+        self.broker.note_refusal(&self.link.client_id, principal, "limit", (None, topic), why);
+        self.flush(work)?;
+        let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
+        self.answer(head, publish.packet_id, Code::QuotaExceeded as u8);
+        Ok(true)
+    }
+
     /// Whether the message was logged before; then it is acknowledged again.
     fn recognise(
         &mut self,
@@ -163,8 +190,9 @@ impl Connection {
             principal: &self.link.identity.principal,
             received_at: work.now,
             qos: publish.qos,
-            retain: false,
+            retain: publish.retain,
         };
+        work.retains |= publish.retain;
         work.properties.clear();
         codec::forwarded_properties(publish.properties, &mut work.properties);
         let batch = work.batch.get_or_insert_with(Batch::new);
@@ -185,7 +213,7 @@ impl Connection {
             return Ok(());
         };
         let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
-        match self.broker.journal.append(batch, bell.map(|bell| &*bell)) {
+        match self.broker.append(batch, bell.map(|bell| &*bell), work.retains) {
             Ok(appended) => {
                 self.held_back = false;
                 self.broker.counters.logged.add(appended.count);
@@ -322,14 +350,42 @@ impl Connection {
         if levels > FILTER_LEVELS_MAX || (full && !known) {
             return SubackReasonCode::QuotaExceeded;
         }
-        let from = self.broker.journal.durable().max(self.own_next);
-        let options = Options { qos: wanted.qos, no_local: wanted.no_local, from };
+        let from = self.welcome(&wanted, &filter, known);
+        let Wanted { qos, no_local, retain_as_published, .. } = wanted;
+        let options = Options { qos, no_local, retain_as_published, from };
         self.feed.subscribe(Subscription { filter, options });
         match wanted.qos {
             QoS::AtMostOnce => SubackReasonCode::GrantedQos0,
             QoS::AtLeastOnce => SubackReasonCode::GrantedQos1,
             QoS::ExactlyOnce => SubackReasonCode::GrantedQos2,
         }
+    }
+
+    /// Lines up the retained messages that a subscription brings; gives the offset from which it
+    /// gets what is published.
+    fn welcome(&mut self, wanted: &Wanted, filter: &TopicFilter, known: bool) -> Offset {
+        let broker = Arc::clone(&self.broker);
+        let from = || broker.journal.durable().max(self.own_next);
+        let wild = wanted.filter.contains(['+', '#']);
+        let wants = match wanted.retain_handling {
+            0 => true,
+            1 => !known,
+            _ => false,
+        };
+        let wants = wants && (!wild || broker.settings.retained_wildcards);
+        let Some(retained) = broker.retained.as_ref().filter(|_| wants) else { return from() };
+        let index = retained.hold();
+        // While the index is held, what it lacks is not below.
+        let from = from();
+        for entry in index.matching(filter, from, broker.clock.now()) {
+            let Ok(message) = MessageRef::decode(&entry.record) else { continue };
+            if wanted.no_local && message.client_id == &*self.link.client_id {
+                continue;
+            }
+            let qos = wanted.qos.min(message.qos);
+            self.welcome.push_back(Delivery { offset: entry.offset, qos, record: entry.record });
+        }
+        from
     }
 
     pub(super) fn publish_subscriptions(&self) {

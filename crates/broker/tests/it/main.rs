@@ -8,6 +8,7 @@ mod hostile;
 mod load;
 mod policy;
 mod raw;
+mod retained;
 mod sessions;
 mod subscribers;
 mod support;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 #[derive(Debug, Default)]
 struct State {
+    cursors: std::collections::HashMap<String, Offset>,
     records: Vec<Bytes>,
     first: u64,
     durable: u64,
@@ -148,12 +149,13 @@ impl Journal for MemoryJournal {
         !self.state().full
     }
 
-    fn commit(&self, _consumer: &str, _next: Offset) -> Result<()> {
-        Err(Error::unsupported("cursors of a journal in memory"))
+    fn commit(&self, consumer: &str, next: Offset) -> Result<()> {
+        self.state().cursors.insert(consumer.to_owned(), next);
+        Ok(())
     }
 
-    fn committed(&self, _consumer: &str) -> Result<Option<Offset>> {
-        Ok(None)
+    fn committed(&self, consumer: &str) -> Result<Option<Offset>> {
+        Ok(self.state().cursors.get(consumer).copied())
     }
 
     fn forget(&self, _consumer: &str) -> Result<()> {
@@ -213,10 +215,31 @@ impl World {
     }
 
     pub(crate) async fn start_with(settings: Settings, auth: Arc<dyn Authenticator>) -> World {
-        let journal = Arc::<MemoryJournal>::default();
+        World::build(settings, auth, Arc::default(), None).await
+    }
+
+    /// A broker that retains, over a log and a store that may have served another one.
+    pub(crate) async fn retaining(
+        settings: Settings,
+        journal: Arc<MemoryJournal>,
+        store: &metastore::Metastore,
+    ) -> World {
+        World::build(settings, Arc::new(Everybody), journal, Some(store.clone())).await
+    }
+
+    async fn build(
+        settings: Settings,
+        auth: Arc<dyn Authenticator>,
+        journal: Arc<MemoryJournal>,
+        store: Option<metastore::Metastore>,
+    ) -> World {
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let as_clock: Arc<dyn Clock> = clock.clone();
-        let broker = Broker::new(journal.clone(), auth, as_clock, settings).unwrap();
+        let broker = match store {
+            None => Broker::new(journal.clone(), auth, as_clock, settings),
+            Some(store) => Broker::open(journal.clone(), auth, as_clock, settings, store),
+        }
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, stop) = watch::channel(false);

@@ -1,0 +1,152 @@
+//! Retained messages: kept, replaced, deleted, delivered, and there after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::Settings;
+use metastore::Metastore;
+
+use crate::raw::{Hello, Raw, ack, publish, subscribe};
+use crate::support::{MemoryJournal, World, until};
+
+async fn world(settings: Settings) -> (World, Arc<MemoryJournal>, Metastore) {
+    let (journal, store) = (Arc::<MemoryJournal>::default(), Metastore::in_memory().unwrap());
+    let world = World::retaining(settings, Arc::clone(&journal), &store).await;
+    (world, journal, store)
+}
+
+/// Publishes at QoS 1 with RETAIN and waits for the receipt.
+async fn retain(raw: &mut Raw, topic: &str, payload: &str) {
+    raw.send(&publish(0x33, topic, 7, None, payload.as_bytes())).await;
+    raw.expect(&[0x40, 2, 0, 7]).await;
+}
+
+/// Subscribes at QoS 0 on a new connection and gives what is retained, as topic and payload.
+async fn retained(world: &World, id: &str, filter: &str) -> Vec<String> {
+    let mut raw = Raw::join(world.address, &Hello::v4(id)).await;
+    raw.send(&subscribe(4, 1, &[(filter, 0)])).await;
+    raw.expect(&[0x90, 3, 0, 1, 0]).await;
+    raw.send(&[0xc0, 0]).await;
+    let mut found = Vec::new();
+    loop {
+        let packet = raw.packet().await.unwrap();
+        match packet[0] {
+            0x31 => found.push(String::from_utf8_lossy(&packet[4..]).into_owned()),
+            0xd0 => {}
+            other => panic!("{other:#x}"),
+        }
+        if packet[0] == 0xd0 {
+            // What is lined up behind the PINGRESP.
+            while let Ok(Some(packet)) =
+                tokio::time::timeout(Duration::from_millis(100), raw.packet()).await
+            {
+                assert_eq!(packet[0], 0x31);
+                found.push(String::from_utf8_lossy(&packet[4..]).into_owned());
+            }
+            return found;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_last_one_of_each_topic_is_delivered_with_the_flag_and_survives_a_restart() {
+    let (mut world, journal, store) = world(Settings::default()).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    for (topic, payload) in
+        [("a", "0"), ("a/x", "1"), ("a/x", "2"), ("a/y", "3"), ("ab", "4"), ("b", "5")]
+    {
+        retain(&mut device, topic, payload).await;
+    }
+    retain(&mut device, "b", "").await;
+    for round in 0..3 {
+        assert_eq!(retained(&world, "s1", "a/#").await, ["a0", "a/x2", "a/y3"], "round {round}");
+        assert_eq!(retained(&world, "s2", "+/x").await, ["a/x2"]);
+        assert_eq!(retained(&world, "s3", "ab").await, ["ab4"]);
+        assert!(retained(&world, "s4", "b").await.is_empty());
+        assert_eq!(&world.broker.retained_get("a/x").unwrap().payload[..], b"2");
+        assert!(world.broker.retained_get("b").is_none());
+        assert_eq!(world.broker.retained_list().len(), 4);
+        if round == 1 {
+            // The second restart finds rows and a cursor, the first one nothing but the log or both.
+            until("saved", || store.list_len() == 4).await;
+        }
+        world.stop().await.unwrap();
+        world = World::retaining(Settings::default(), Arc::clone(&journal), &store).await;
+    }
+}
+
+/// How many rows there are.
+trait Rows {
+    fn list_len(&self) -> usize;
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct AnyRow {}
+
+impl metastore::Row for AnyRow {
+    const TABLE: &'static str = "broker-retained";
+}
+
+impl Rows for Metastore {
+    fn list_len(&self) -> usize {
+        self.list::<AnyRow>().unwrap().len()
+    }
+}
+
+#[tokio::test]
+async fn live_subscribers_get_it_unmarked_unless_they_ask() {
+    let (world, _, _) = world(Settings::default()).await;
+    let mut plain = Raw::join(world.address, &Hello::v5("plain")).await;
+    plain.send(&subscribe(5, 1, &[("a", 0)])).await;
+    plain.expect(&[0x90, 4, 0, 1, 0, 0]).await;
+    let mut asks = Raw::join(world.address, &Hello::v5("asks")).await;
+    asks.send(&subscribe(5, 1, &[("a", 0b1000)])).await;
+    asks.expect(&[0x90, 4, 0, 1, 0, 0]).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    retain(&mut device, "a", "x").await;
+    plain.expect(&publish(0x30, "a", 0, Some(&[]), b"x")).await;
+    asks.expect(&publish(0x31, "a", 0, Some(&[]), b"x")).await;
+    // Renewed: sent again (0), not again (1), never (2).
+    for (options, comes) in [(0, true), (0b1_0000, false), (0b10_0000, false)] {
+        plain.send(&subscribe(5, 2, &[("a", options)])).await;
+        plain.expect(&[0x90, 4, 0, 2, 0, 0]).await;
+        if comes {
+            plain.expect(&publish(0x31, "a", 0, Some(&[]), b"x")).await;
+        } else {
+            plain.silence().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn quality_of_service_expiry_and_bounds_hold() {
+    let settings = Settings { retained_count_max: 2, ..Settings::default() };
+    let (world, journal, _) = world(settings).await;
+    let mut device = Raw::join(world.address, &Hello::v5("dev")).await;
+    device.send(&publish(0x33, "a", 1, Some(&[2, 0, 0, 0, 10]), b"x")).await;
+    device.expect(&[0x40, 2, 0, 1]).await;
+    device.send(&publish(0x33, "b", 2, Some(&[]), b"y")).await;
+    device.expect(&[0x40, 2, 0, 2]).await;
+    device.send(&publish(0x33, "c", 3, Some(&[]), b"z")).await;
+    device.expect(&[0x40, 3, 0, 3, 0x97]).await;
+    assert_eq!((journal.appended(), world.broker.stats().refused_retain), (2, 1));
+    world.clock.advance(Duration::from_secs(4));
+    let mut sub = Raw::join(world.address, &Hello::v5("sub")).await;
+    sub.send(&subscribe(5, 1, &[("a", 1)])).await;
+    sub.expect(&[0x90, 4, 0, 1, 0, 1]).await;
+    sub.expect(&publish(0x33, "a", 1, Some(&[2, 0, 0, 0, 6]), b"x")).await;
+    sub.send(&ack(0x40, 1)).await;
+    world.clock.advance(Duration::from_secs(6));
+    assert!(world.broker.retained_get("a").is_none());
+    until("expired", || world.broker.retained_list().len() == 1).await;
+}
+
+#[tokio::test]
+async fn wildcards_may_be_left_out_as_on_aws() {
+    let settings = Settings { retained_wildcards: false, ..Settings::default() };
+    let (world, _, _) = world(settings).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    retain(&mut device, "a/x", "1").await;
+    assert!(retained(&world, "s1", "a/#").await.is_empty());
+    assert_eq!(retained(&world, "s2", "a/x").await, ["a/x1"]);
+}
