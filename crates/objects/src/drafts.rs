@@ -277,3 +277,42 @@ pub(crate) fn meta_of(key: String, meta: &std::fs::Metadata) -> ObjectMeta {
         etag: identity(meta),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(buckets: &Buckets, key: &str, attributes: &[u8]) {
+        let mut draft = buckets.draft().unwrap();
+        draft.write(b"x").unwrap();
+        buckets.publish::<Error>(draft, "lake", key, attributes, |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn attributes_short_and_long_belong_to_one_object_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let buckets = Buckets::open(folder.path()).unwrap();
+        buckets.create_bucket("lake").unwrap();
+        let long = vec![b'l'; 8_000];
+        let seen = || buckets.find("lake", "k").unwrap().unwrap().attributes;
+        let beside = || std::fs::read_dir(folder.path().join(SIDE).join(BESIDE)).unwrap().count();
+        put(&buckets, "k", &long);
+        assert_eq!(seen(), Some(long.clone()));
+        // Whoever replaces the file knows nothing of attributes, and leaves none.
+        std::fs::write(folder.path().join("aside"), b"y").unwrap();
+        std::fs::rename(folder.path().join("aside"), folder.path().join("lake/k")).unwrap();
+        assert_eq!(seen(), None);
+        put(&buckets, "k", b"short");
+        assert_eq!(seen(), Some(b"short".to_vec()));
+        let change = |to: Vec<u8>| {
+            buckets.change_attributes::<Error>("lake", "k", |_| Ok(to)).unwrap().unwrap();
+        };
+        let before = beside();
+        change(long.clone());
+        assert_eq!((seen(), beside()), (Some(long), before + 1));
+        change(b"again".to_vec());
+        assert_eq!((seen(), beside()), (Some(b"again".to_vec()), before));
+        assert!(buckets.remove::<Error>("lake", "k", |_| Ok(())).unwrap());
+        assert_eq!(buckets.find("lake", "k").unwrap(), None);
+    }
+}
