@@ -606,7 +606,7 @@ async fn update_destination(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         ));
     };
     let expected = input.current_delivery_stream_version_id;
-    let expected: u64 = expected.parse().map_err(|_| {
+    let expected: u64 = expected.parse().map_err(|_not_a_number| {
         Fault::invalid(format!("{expected:?} is no CurrentDeliveryStreamVersionId"))
     })?;
     // What is not mentioned stays.
