@@ -99,11 +99,12 @@ impl World {
             serving::Settings::default(),
         )
         .expect("endpoints");
-        let broker = broker::Broker::new(
+        let broker = broker::Broker::open(
             journal.clone(),
             Arc::new(Closed),
             clock.clone(),
             broker::Settings::default(),
+            metastore.clone(),
         )
         .expect("broker");
         let rooms = Rooms {

@@ -1,14 +1,15 @@
-//! IoT Core's data plane: publishing over HTTP.
+//! IoT Core's data plane: publishing over HTTP, and what topics retain.
 
 use std::sync::Arc;
 
 use base::{ErrorKind, QoS};
 use broker::{Outside, Properties};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::call::{Call, Kind, Operation, Outcome, Reply, Service, operation, route};
 use crate::fault::Fault;
+use crate::page::page;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
 
@@ -16,6 +17,9 @@ use crate::rooms::Rooms;
 const PAYLOAD_BYTES_MAX: usize = 128 * 1024;
 const TOPIC_BYTES_MAX: usize = 256;
 const TOPIC_SLASHES_MAX: usize = 7;
+
+/// Most entries of a page of retained topics, AWS's bound.
+const RETAINED_PAGE_MAX: usize = 200;
 
 pub(crate) static SERVICE: Service = Service {
     name: "iot-data",
@@ -26,10 +30,23 @@ pub(crate) static SERVICE: Service = Service {
     operations: OPERATIONS,
 };
 
-static OPERATIONS: &[Operation] = &[operation!(
-    "Publish",
-    publish,
-    route!("POST", "/topics/{topic}",
+static OPERATIONS: &[Operation] = &[
+    operation!(
+        "GetRetainedMessage",
+        get_retained_message,
+        route!("GET", "/retainedMessage/{topic}"),
+        differs: "without the user properties of MQTT 5"
+    ),
+    operation!(
+        "ListRetainedMessages",
+        list_retained_messages,
+        route!("GET", "/retainedMessage",
+            query: [("nextToken", Kind::Text), ("maxResults", Kind::Integer)])
+    ),
+    operation!(
+        "Publish",
+        publish,
+        route!("POST", "/topics/{topic}",
         query: [
             ("qos", Kind::Integer),
             ("retain", Kind::Boolean),
@@ -42,9 +59,9 @@ static OPERATIONS: &[Operation] = &[operation!(
             ("x-amz-mqtt5-payload-format-indicator", "payloadFormatIndicator"),
             ("x-amz-mqtt5-correlation-data", "correlationData"),
         ],
-        raw: true),
-    differs: "answers when the message is durable"
-)];
+        raw: true)
+    ),
+];
 
 fn codes(kind: ErrorKind) -> (&'static str, u16) {
     match kind {
@@ -83,9 +100,6 @@ async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             format!("the payload has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
         return Err(Fault::named("RequestEntityTooLargeException", 413, message));
     }
-    if input.retain && !rooms.broker.retains() {
-        return Err(Fault::unsupported("retain true", "messages published here are not retained"));
-    }
     let qos = match input.qos {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
@@ -101,6 +115,58 @@ async fn publish(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     };
     rooms.broker.publish_outside(&message).await?;
     Ok(Reply::empty())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct GetRetainedMessage {
+    topic: String,
+}
+
+async fn get_retained_message(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let GetRetainedMessage { topic } = call.input()?;
+    let message = rooms.broker.retained_get(&topic).ok_or_else(|| {
+        Fault::not_found(format!("no message is retained under the topic {topic:?}"))
+    })?;
+    Ok(json!({
+        "topic": message.topic,
+        "payload": rules::base64::encode(&message.payload),
+        "qos": message.qos as u8,
+        "lastModifiedTime": message.received_at.millis(),
+    })
+    .into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ListRetainedMessages {
+    next_token: Option<String>,
+    max_results: Option<usize>,
+}
+
+async fn list_retained_messages(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ListRetainedMessages = call.input()?;
+    let mut all = rooms.broker.retained_list();
+    all.sort_by(|a, b| a.topic.cmp(&b.topic));
+    let token = input.next_token.as_deref();
+    let (rows, next) =
+        page(all, |row| row.topic.clone(), token, input.max_results, RETAINED_PAGE_MAX)?;
+    let topics: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "topic": row.topic,
+                "payloadSize": row.payload_bytes,
+                "qos": row.qos as u8,
+                "lastModifiedTime": row.modified_at.millis(),
+            })
+        })
+        .collect();
+    let mut answer = json!({ "retainedTopics": topics });
+    if let Some(next) = next {
+        answer["nextToken"] = json!(next);
+    }
+    Ok(answer.into())
 }
 
 /// AWS's bounds on topics; the prefix of basic ingest does not count.
@@ -204,13 +270,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_topic_keeps_what_is_retained_until_nothing_is() {
+        let world = World::new();
+        let get = |path: &'static str| {
+            let request = Request::get(path).body(Bytes::new()).unwrap();
+            world.http("iot-data", request)
+        };
+        for topic in ["a%2Fb", "c"] {
+            let request = publish(&format!("{topic}?retain=true&qos=1"));
+            world.http("iot-data", request.body(Bytes::from_static(b"x")).unwrap()).await.unwrap();
+        }
+        let seen = get("/retainedMessage/a%2Fb").await.unwrap();
+        assert_eq!((&seen["topic"], &seen["payload"]), (&"a/b".into(), &"eA==".into()));
+        assert_eq!(seen["qos"], 1);
+        let page = get("/retainedMessage?maxResults=1").await.unwrap();
+        assert_eq!(page["retainedTopics"][0]["topic"], "a/b");
+        assert!(page["nextToken"].is_string());
+        let request = publish("c?retain=true").body(Bytes::new()).unwrap();
+        world.http("iot-data", request).await.unwrap();
+        assert_eq!(get("/retainedMessage/c").await.unwrap_err().0, 404);
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_published_is_refused_by_name() {
         let world = World::new();
         let long = "x".repeat(257);
         for (path, part) in [
             ("$aws%2Fthings%2Ft", "reserved"),
             ("a?qos=2", "qos 2"),
-            ("a?retain=true", "retain"),
             ("a?qoss=1", "qoss"),
             ("a%2F%2B", "wildcards"),
             ("a%2Fb%2Fc%2Fd%2Fe%2Ff%2Fg%2Fh%2Fi", "8 slashes"),
