@@ -14,6 +14,9 @@ use objects::Buckets;
 use rules::RuleBook;
 use serving::Host;
 
+use crate::logs::LogStore;
+use crate::services::Trainings;
+
 /// The rooms of one node, as its wiring hands them over.
 pub struct Rooms {
     /// The wall clock.
@@ -40,6 +43,10 @@ pub struct Rooms {
     pub engine: Arc<dyn QueryEngine>,
     /// Models and endpoints.
     pub host: Arc<Host>,
+    /// What trainings, jobs and users say.
+    pub logs: Arc<LogStore>,
+    /// Training jobs under way.
+    pub trainings: Arc<Trainings>,
     /// The program that worker processes are started from.
     pub program: PathBuf,
     /// Where everything lies.

@@ -107,6 +107,8 @@ impl World {
             metastore.clone(),
         )
         .expect("broker");
+        let trainings = crate::services::Trainings::open(&metastore, clock.now());
+        let trainings = Arc::new(trainings.expect("trainings"));
         let rooms = Rooms {
             clock,
             metastore,
@@ -120,6 +122,8 @@ impl World {
             lake,
             engine: Arc::new(NoEngine),
             host: Arc::new(host),
+            logs: Arc::new(crate::logs::LogStore::open(&data_dir).expect("logs")),
+            trainings,
             program: "forebay".into(),
             data_dir,
             settings: Settings {

@@ -120,8 +120,7 @@ impl Web {
         });
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(128 * 1024);
-        let connection =
-            builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -219,8 +218,7 @@ fn refusal(status: StatusCode, message: impl Into<Body>) -> Response<Body> {
 
 /// TLS for the API port.
 pub(crate) fn tls(authority: &Arc<identity::Authority>, names: &[String]) -> Result<TlsAcceptor> {
-    let config = authority
-        .web_config(names)
-        .map_err(|error: Error| error.context("TLS of the API port"))?;
+    let config =
+        authority.web_config(names).map_err(|error: Error| error.context("TLS of the API port"))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -15,6 +15,8 @@ mod sagemaker;
 mod sagemaker_runtime;
 mod sts;
 
+pub use sagemaker::Trainings;
+
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one
 /// scope: the control plane has targets, the runtime has paths.
 pub(crate) static ALL: &[&Service] = &[

@@ -1,27 +1,126 @@
 //! SageMaker's runtime: invocations.
 
-use base::ErrorKind;
+use std::sync::Arc;
 
-use crate::call::Service;
+use base::ErrorKind;
+use serde::Deserialize;
+use serde_json::json;
+use serving::Invocation;
+
+use crate::call::{Call, Outcome, Reply, Service, operation, route};
+use crate::fault::Fault;
 use crate::protocol::Protocol;
+use crate::rooms::Rooms;
+
+/// Most bytes of a request's body (AWS: 6 MB).
+const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
 
 pub(crate) static SERVICE: Service = Service {
     name: "sagemaker-runtime",
     scopes: &["sagemaker"],
     protocol: Protocol::RestJson,
     codes,
-    body_bytes_max: 2 * 1024 * 1024,
-    operations: &[],
+    body_bytes_max: BODY_BYTES_MAX,
+    operations: &[operation!(
+        "InvokeEndpoint",
+        invoke,
+        route!(
+            "POST",
+            "/endpoints/{EndpointName}/invocations",
+            headers: [
+                ("x-amzn-sagemaker-target-variant", "TargetVariant"),
+                ("x-amzn-sagemaker-target-model", "TargetModel"),
+                ("x-amzn-sagemaker-target-container-hostname", "TargetContainerHostname"),
+                ("x-amzn-sagemaker-inference-component", "InferenceComponentName"),
+                ("x-amzn-sagemaker-enable-explanations", "EnableExplanations"),
+                ("x-amzn-sagemaker-session-id", "SessionId"),
+                ("x-amzn-sagemaker-custom-attributes", "CustomAttributes"),
+                ("x-amzn-sagemaker-inference-id", "InferenceId"),
+            ],
+            raw: true
+        ),
+        differs: "a body without a content type, or of application/octet-stream, is read as JSON"
+    )],
 };
 
 fn codes(kind: ErrorKind) -> (&'static str, u16) {
     match kind {
-        ErrorKind::NotFound => ("ValidationError", 400),
-        ErrorKind::AlreadyExists => ("ValidationError", 400),
-        ErrorKind::Conflict => ("ValidationError", 400),
+        ErrorKind::NotFound
+        | ErrorKind::AlreadyExists
+        | ErrorKind::Invalid
+        | ErrorKind::Conflict
+        | ErrorKind::Unsupported => ("ValidationError", 400),
         ErrorKind::Denied => ("AccessDeniedException", 403),
-        ErrorKind::Invalid | ErrorKind::Unsupported => ("ValidationError", 400),
-        ErrorKind::Exhausted | ErrorKind::Unavailable => ("ServiceUnavailable", 503),
+        ErrorKind::Exhausted => ("ThrottlingException", 429),
+        ErrorKind::Unavailable => ("ServiceUnavailable", 503),
         ErrorKind::Corrupt | ErrorKind::Internal => ("InternalFailure", 500),
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Invoke {
+    endpoint_name: String,
+    target_variant: Option<String>,
+    target_model: Option<String>,
+    target_container_hostname: Option<String>,
+    inference_component_name: Option<String>,
+    enable_explanations: Option<String>,
+    session_id: Option<String>,
+    custom_attributes: Option<String>,
+    /// Names the request for data capture; nothing is captured, so there is nothing to name.
+    #[expect(dead_code, reason = "see above")]
+    inference_id: Option<String>,
+}
+
+async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: Invoke = call.input()?;
+    let refused = [
+        ("TargetModel", &input.target_model, "the endpoint serves one model a variant"),
+        ("TargetContainerHostname", &input.target_container_hostname, "a model has one container"),
+        ("InferenceComponentName", &input.inference_component_name, "there are no components"),
+        ("EnableExplanations", &input.enable_explanations, "there is no explainer"),
+        ("SessionId", &input.session_id, "DeepAR keeps no session"),
+    ];
+    for (member, value, why) in refused {
+        if value.is_some() {
+            return Err(Fault::unsupported(member, why));
+        }
+    }
+    if let Some(attributes) = &input.custom_attributes
+        && (attributes.len() > 1024 || attributes.bytes().any(|byte| !(0x20..0x7f).contains(&byte)))
+    {
+        return Err(Fault::invalid("CustomAttributes has at most 1024 visible ASCII characters"));
+    }
+    let account = &rooms.settings.account_id;
+    let endpoint = &input.endpoint_name;
+    if rooms.host.endpoint(endpoint).is_err() {
+        return Err(Fault::invalid(format!("Endpoint {endpoint} of account {account} not found.")));
+    }
+    let invocation = Invocation {
+        endpoint: endpoint.clone(),
+        body: call.body.clone(),
+        content_type: call.header("content-type").map(str::to_owned),
+        accept: call.header("accept").map(str::to_owned),
+        target_variant: input.target_variant,
+    };
+    let answer = rooms.host.invoke(invocation).await.map_err(|error| {
+        let original = match error.kind() {
+            ErrorKind::Invalid => 400,
+            ErrorKind::Unsupported => 415,
+            ErrorKind::Internal => 500,
+            _ => return error.into(),
+        };
+        let message = error.to_string();
+        let mut fault = Fault::named(
+            "ModelError",
+            424,
+            format!("Received client error ({original}) from primary with message \"{message}\"."),
+        );
+        fault.members =
+            vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
+        fault
+    })?;
+    Ok(Reply::raw(answer.body, answer.content_type)
+        .header("x-amzn-invoked-production-variant", answer.variant))
 }

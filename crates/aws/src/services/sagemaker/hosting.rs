@@ -1,0 +1,789 @@
+//! Models, endpoint configurations and endpoints, over the room `serving`.
+//!
+//! A model's archive is linked into the data directory when the model is made, so that what is
+//! later put under its key changes no endpoint.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{Error, ErrorKind};
+use metastore::Row;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use serving::{Endpoint, Status, Variant};
+
+use super::tags::{self, Tag};
+use super::{asked, check_image, check_name, check_role, refuse, s3_place};
+use crate::call::{Call, Outcome, Reply};
+use crate::fault::Fault;
+use crate::page::page;
+use crate::rooms::{Rooms, epoch_secs};
+
+/// What a model was asked to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ModelRow(Value);
+
+impl Row for ModelRow {
+    const TABLE: &'static str = "aws-sagemaker-models";
+}
+
+/// What a configuration was asked to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ConfigRow(Value);
+
+impl Row for ConfigRow {
+    const TABLE: &'static str = "aws-sagemaker-endpoint-configs";
+}
+
+fn arn(rooms: &Rooms, call: &Call, kind: &str, name: &str) -> String {
+    rooms.arn("sagemaker", &call.region, &format!("{kind}/{name}"))
+}
+
+/// The words that clients look for.
+fn could_not_find(what: &str, arn: &str) -> Fault {
+    Fault::invalid(format!("Could not find {what} \"{arn}\"."))
+}
+
+fn already(what: &str, arn: &str) -> impl Fn(Error) -> Fault {
+    let message = format!("Cannot create already existing {what} \"{arn}\".");
+    move |error| match error.kind() {
+        ErrorKind::AlreadyExists => Fault::invalid(message.clone()),
+        _ => error.into(),
+    }
+}
+
+fn missing(what: &str, arn: &str) -> impl Fn(Error) -> Fault {
+    let (what, arn) = (what.to_owned(), arn.to_owned());
+    move |error| match error.kind() {
+        ErrorKind::NotFound => could_not_find(&what, &arn),
+        _ => error.into(),
+    }
+}
+
+// ---- models ----
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateModel {
+    model_name: String,
+    execution_role_arn: Option<String>,
+    primary_container: Option<Container>,
+    containers: Option<Vec<Container>>,
+    #[serde(default)]
+    tags: Vec<Tag>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    vpc_config: Option<Value>,
+    #[expect(dead_code, reason = "a model reaches no network")]
+    enable_network_isolation: Option<bool>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    inference_execution_config: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Container {
+    image: Option<String>,
+    mode: Option<String>,
+    model_data_url: Option<String>,
+    model_data_source: Option<ModelDataSource>,
+    environment: Option<Value>,
+    #[expect(dead_code, reason = "kept with the request")]
+    container_hostname: Option<String>,
+    multi_model_config: Option<Value>,
+    image_config: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ModelDataSource {
+    s3_data_source: S3ModelData,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct S3ModelData {
+    #[serde(rename = "S3Uri")]
+    uri: String,
+    #[serde(rename = "S3DataType")]
+    data_type: String,
+    #[serde(rename = "CompressionType")]
+    compression: String,
+}
+
+impl Container {
+    /// Where the archive lies.
+    fn archive(&self) -> Result<&str, Fault> {
+        match (&self.model_data_url, &self.model_data_source) {
+            (Some(url), None) => Ok(url),
+            (None, Some(source)) => {
+                let source = &source.s3_data_source;
+                if source.data_type != "S3Object" || source.compression != "Gzip" {
+                    let given = format!("{} with {}", source.data_type, source.compression);
+                    return Err(Fault::unsupported(
+                        &format!("ModelDataSource of {given}"),
+                        "a DeepAR model is one archive: S3Object with Gzip",
+                    ));
+                }
+                Ok(&source.uri)
+            }
+            _ => Err(Fault::invalid("name the archive by one of ModelDataUrl and ModelDataSource")),
+        }
+    }
+}
+
+pub(super) async fn create_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let (input, request) = asked::<CreateModel>(call)?;
+    refuse(
+        &request,
+        &[
+            ("VpcConfig", "everything is on one machine"),
+            ("InferenceExecutionConfig", "a model has one container"),
+        ],
+    )?;
+    check_name("modelName", &input.model_name)?;
+    if let Some(role) = &input.execution_role_arn {
+        check_role(role)?;
+    }
+    let container = match (input.primary_container, input.containers) {
+        (Some(one), None) => one,
+        (None, Some(mut several)) if several.len() == 1 => several.remove(0),
+        (None, Some(_)) => {
+            return Err(Fault::unsupported(
+                "Containers with more than one",
+                "a model has one container",
+            ));
+        }
+        _ => return Err(Fault::invalid("name one of PrimaryContainer and Containers")),
+    };
+    let image =
+        container.image.as_deref().ok_or_else(|| Fault::invalid("the container has no Image"))?;
+    check_image(rooms, image)?;
+    if container.mode.as_deref().is_some_and(|mode| mode != "SingleModel")
+        || container.multi_model_config.is_some()
+    {
+        return Err(Fault::unsupported(
+            "Mode MultiModel",
+            "one archive a model; make one model for each",
+        ));
+    }
+    if !super::asks_nothing(container.image_config.as_ref()) {
+        return Err(Fault::unsupported("ImageConfig", "no image is pulled"));
+    }
+    let environment = container.environment.as_ref();
+    let unknown = environment.and_then(Value::as_object).and_then(|names| {
+        names.keys().find(|name| {
+            !matches!(
+                name.as_str(),
+                "DEEPAR_INFERENCE_CONFIG"
+                    | "MODEL_SERVER_WORKERS"
+                    | "SAGEMAKER_SUBMIT_DIRECTORY"
+                    | "SAGEMAKER_REGION"
+                    | "SAGEMAKER_PROGRAM"
+                    | "SAGEMAKER_CONTAINER_LOG_LEVEL"
+            )
+        })
+    });
+    if let Some(name) = unknown {
+        return Err(Fault::unsupported(
+            &format!("Environment {name:?}"),
+            "DeepAR's container does not read it",
+        ));
+    }
+    let uri = container.archive()?.to_owned();
+    let (bucket, key) = s3_place("ModelDataUrl", &uri)?;
+    let arn = arn(rooms, call, "model", &input.model_name);
+    let exists = rooms.host.model(&input.model_name).is_ok();
+    if exists {
+        return Err(Fault::invalid(format!("Cannot create already existing model \"{arn}\".")));
+    }
+    let archive =
+        keep_archive(rooms, &input.model_name, &bucket, &key).await.map_err(|error| match error
+            .kind()
+        {
+            ErrorKind::NotFound | ErrorKind::Invalid => {
+                Fault::invalid(format!("Could not find model data at {uri}."))
+            }
+            _ => error.into(),
+        })?;
+    rooms.host.create_model(&input.model_name, &archive).map_err(already("model", &arn))?;
+    rooms.metastore.put(&input.model_name, &ModelRow(request))?;
+    tags::put(rooms, &arn, &input.tags)?;
+    Ok(json!({"ModelArn": arn}).into())
+}
+
+/// Links an object into the data directory under the model's name.
+async fn keep_archive(rooms: &Rooms, name: &str, bucket: &str, key: &str) -> base::Result<PathBuf> {
+    rooms.buckets.head(bucket, key).await?;
+    let from = rooms.buckets.local_path(bucket, key)?;
+    let folder = rooms.data_dir.join("models");
+    let target = folder.join(format!("{name}-{}.tar.gz", rooms.clock.now().millis()));
+    let linked = std::fs::create_dir_all(&folder).and_then(|()| {
+        std::fs::hard_link(&from, &target).or_else(|_| std::fs::copy(&from, &target).map(drop))
+    });
+    linked
+        .and_then(|()| std::fs::File::open(&folder)?.sync_all())
+        .map_err(|e| Error::io(format!("keep the archive of model {name:?}"), e))?;
+    Ok(target)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ModelNamed {
+    model_name: String,
+}
+
+pub(super) async fn describe_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ModelNamed = call.input()?;
+    let arn = arn(rooms, call, "model", &input.model_name);
+    let model = rooms.host.model(&input.model_name).map_err(missing("model", &arn))?;
+    // A model that the command line deployed has no request.
+    let row = rooms.metastore.get::<ModelRow>(&model.name)?;
+    let mut answer = row.map_or_else(|| json!({}), |seen| seen.row.0);
+    if let Some(members) = answer.as_object_mut() {
+        members.remove("Tags");
+    }
+    answer["ModelName"] = json!(model.name);
+    answer["ModelArn"] = json!(arn);
+    answer["CreationTime"] = json!(epoch_secs(model.created_at));
+    if answer.get("EnableNetworkIsolation").is_none() {
+        answer["EnableNetworkIsolation"] = json!(false);
+    }
+    Ok(answer.into())
+}
+
+pub(super) async fn delete_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ModelNamed = call.input()?;
+    let arn = arn(rooms, call, "model", &input.model_name);
+    let model = rooms.host.model(&input.model_name).map_err(missing("model", &arn))?;
+    rooms.host.delete_model(&model.name).map_err(missing("model", &arn))?;
+    rooms.metastore.delete::<ModelRow>(&model.name)?;
+    // An endpoint that serves it needs the file when the server starts again.
+    let serves = |endpoint: &Endpoint| {
+        let pending = endpoint.pending.iter().flat_map(|pending| &pending.variants);
+        endpoint.variants.iter().chain(pending).any(|variant| variant.artifact == model.artifact)
+    };
+    if !rooms.host.endpoints()?.iter().any(serves) {
+        drop(std::fs::remove_file(&model.artifact));
+    }
+    tags::forget(rooms, &arn)?;
+    Ok(Reply::empty())
+}
+
+/// What every list of hosting may be asked.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct List {
+    name_contains: Option<String>,
+    status_equals: Option<String>,
+    creation_time_after: Option<f64>,
+    creation_time_before: Option<f64>,
+    last_modified_time_after: Option<f64>,
+    last_modified_time_before: Option<f64>,
+    sort_by: Option<String>,
+    sort_order: Option<String>,
+    max_results: Option<usize>,
+    next_token: Option<String>,
+}
+
+/// What a list sorts and filters by.
+struct Entry {
+    name: String,
+    created_at: base::Timestamp,
+    modified_at: base::Timestamp,
+    status: Option<&'static str>,
+    shown: Value,
+}
+
+fn listed(input: List, mut entries: Vec<Entry>, member: &str) -> Outcome {
+    let within = |at: base::Timestamp, after: Option<f64>, before: Option<f64>| {
+        let at = epoch_secs(at);
+        after.is_none_or(|after| at > after) && before.is_none_or(|before| at < before)
+    };
+    entries.retain(|entry| {
+        input.name_contains.as_ref().is_none_or(|text| entry.name.contains(text))
+            && input.status_equals.as_ref().is_none_or(|status| entry.status == Some(status))
+            && within(entry.created_at, input.creation_time_after, input.creation_time_before)
+            && within(
+                entry.modified_at,
+                input.last_modified_time_after,
+                input.last_modified_time_before,
+            )
+    });
+    match input.sort_by.as_deref() {
+        None | Some("CreationTime") => {
+            entries.sort_by(|a, b| (a.created_at, &a.name).cmp(&(b.created_at, &b.name)));
+        }
+        Some("Name") => entries.sort_by(|a, b| a.name.cmp(&b.name)),
+        Some("Status") => entries.sort_by(|a, b| (a.status, &a.name).cmp(&(b.status, &b.name))),
+        Some(other) => {
+            return Err(Fault::invalid(format!(
+                "SortBy {other:?}: use Name, CreationTime or Status"
+            )));
+        }
+    }
+    if input.sort_order.as_deref() != Some("Ascending") {
+        entries.reverse();
+    }
+    let numbered: Vec<(usize, Entry)> = entries.into_iter().enumerate().collect();
+    let key = |(at, _): &(usize, Entry)| format!("{at:08}");
+    let (given, next) = page(numbered, key, input.next_token.as_deref(), input.max_results, 100)?;
+    let shown: Vec<Value> = given.into_iter().map(|(_, entry)| entry.shown).collect();
+    let mut answer = json!({member: shown});
+    if let Some(next) = next {
+        answer["NextToken"] = json!(next);
+    }
+    Ok(answer.into())
+}
+
+pub(super) async fn list_models(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: List = call.input()?;
+    let one = |model: serving::Model| Entry {
+        created_at: model.created_at,
+        modified_at: model.created_at,
+        status: None,
+        shown: json!({
+            "ModelName": model.name,
+            "ModelArn": arn(rooms, call, "model", &model.name),
+            "CreationTime": epoch_secs(model.created_at),
+        }),
+        name: model.name,
+    };
+    listed(input, rooms.host.models()?.into_iter().map(one).collect(), "Models")
+}
+
+// ---- endpoint configurations ----
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateConfig {
+    endpoint_config_name: String,
+    production_variants: Vec<ProductionVariant>,
+    #[serde(default)]
+    tags: Vec<Tag>,
+    #[expect(dead_code, reason = "refused unless it asks for nothing")]
+    data_capture_config: Option<Value>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    shadow_production_variants: Option<Value>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    async_inference_config: Option<Value>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    explainer_config: Option<Value>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    vpc_config: Option<Value>,
+    #[expect(dead_code, reason = "refused unless empty")]
+    metrics_config: Option<Value>,
+    kms_key_id: Option<String>,
+    #[expect(dead_code, reason = "a label")]
+    execution_role_arn: Option<String>,
+    #[expect(dead_code, reason = "a model reaches no network")]
+    enable_network_isolation: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ProductionVariant {
+    variant_name: String,
+    model_name: String,
+    initial_variant_weight: Option<f64>,
+    initial_instance_count: Option<u32>,
+    #[expect(dead_code, reason = "a label")]
+    instance_type: Option<String>,
+    serverless_config: Option<Value>,
+    accelerator_type: Option<String>,
+    managed_instance_scaling: Option<Value>,
+    core_dump_config: Option<Value>,
+    routing_config: Option<Value>,
+    #[expect(dead_code, reason = "a label")]
+    #[serde(rename = "VolumeSizeInGB")]
+    volume_size: Option<u32>,
+    #[expect(dead_code, reason = "an archive of ours is local and loads in milliseconds")]
+    model_data_download_timeout_in_seconds: Option<u32>,
+    #[expect(dead_code, reason = "an archive of ours is local and loads in milliseconds")]
+    container_startup_health_check_timeout_in_seconds: Option<u32>,
+}
+
+pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let (input, request) = asked::<CreateConfig>(call)?;
+    let name = &input.endpoint_config_name;
+    check_name("endpointConfigName", name)?;
+    let capture = request.get("DataCaptureConfig");
+    if capture.is_some_and(|capture| capture["EnableCapture"] != json!(false)) {
+        return Err(Fault::unsupported(
+            "DataCaptureConfig",
+            "captured requests come with a later version; leave it out",
+        ));
+    }
+    refuse(
+        &request,
+        &[
+            ("ShadowProductionVariants", "shadow variants come with a later version"),
+            ("AsyncInferenceConfig", "invocations are answered at once"),
+            ("ExplainerConfig", "there is no explainer"),
+            ("VpcConfig", "everything is on one machine"),
+            ("MetricsConfig", "metrics are at /metrics"),
+        ],
+    )?;
+    if input.kms_key_id.as_deref().is_some_and(|key| !key.is_empty()) {
+        return Err(Fault::unsupported("KmsKeyId", "nothing is encrypted at rest; leave it out"));
+    }
+    let mut variants = Vec::new();
+    for variant in &input.production_variants {
+        check_name("productionVariants.variantName", &variant.variant_name)?;
+        let unsupported = [
+            ("ServerlessConfig", super::asks_nothing(variant.serverless_config.as_ref())),
+            (
+                "ManagedInstanceScaling",
+                super::asks_nothing(variant.managed_instance_scaling.as_ref()),
+            ),
+            ("CoreDumpConfig", super::asks_nothing(variant.core_dump_config.as_ref())),
+            ("RoutingConfig", super::asks_nothing(variant.routing_config.as_ref())),
+            ("AcceleratorType", variant.accelerator_type.is_none()),
+        ];
+        if let Some((member, _)) = unsupported.iter().find(|(_, nothing)| !nothing) {
+            return Err(Fault::unsupported(member, "a variant answers on this machine's threads"));
+        }
+        if variant.initial_instance_count == Some(0) {
+            return Err(Fault::invalid("InitialInstanceCount is 0; it is at least 1"));
+        }
+        let model_arn = arn(rooms, call, "model", &variant.model_name);
+        rooms.host.model(&variant.model_name).map_err(missing("model", &model_arn))?;
+        variants.push(Variant {
+            name: variant.variant_name.clone(),
+            model: variant.model_name.clone(),
+            weight: variant.initial_variant_weight.unwrap_or(1.0),
+        });
+    }
+    let arn = arn(rooms, call, "endpoint-config", name);
+    rooms.host.create_config(name, variants).map_err(already("endpoint configuration", &arn))?;
+    rooms.metastore.put(name, &ConfigRow(request))?;
+    tags::put(rooms, &arn, &input.tags)?;
+    Ok(json!({"EndpointConfigArn": arn}).into())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct ConfigNamed {
+    endpoint_config_name: String,
+}
+
+fn config_arn(rooms: &Rooms, call: &Call, name: &str) -> String {
+    arn(rooms, call, "endpoint-config", name)
+}
+
+pub(super) async fn describe_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ConfigNamed = call.input()?;
+    let arn = config_arn(rooms, call, &input.endpoint_config_name);
+    let found = rooms.host.config(&input.endpoint_config_name);
+    let config = found.map_err(missing("endpoint configuration", &arn))?;
+    let row = rooms.metastore.get::<ConfigRow>(&config.name)?;
+    let mut answer = row.map_or_else(|| json!({}), |seen| seen.row.0);
+    if let Some(members) = answer.as_object_mut() {
+        members.remove("Tags");
+    }
+    if answer.get("ProductionVariants").is_none() {
+        let shown = |variant: &Variant| json!({"VariantName": variant.name, "ModelName": variant.model, "InitialVariantWeight": variant.weight});
+        answer["ProductionVariants"] = config.variants.iter().map(shown).collect();
+    }
+    if let Some(variants) = answer["ProductionVariants"].as_array_mut() {
+        for variant in variants {
+            if variant.get("InitialVariantWeight").is_none() {
+                variant["InitialVariantWeight"] = json!(1.0);
+            }
+        }
+    }
+    answer["EndpointConfigName"] = json!(config.name);
+    answer["EndpointConfigArn"] = json!(arn);
+    answer["CreationTime"] = json!(epoch_secs(config.created_at));
+    Ok(answer.into())
+}
+
+pub(super) async fn list_configs(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: List = call.input()?;
+    let one = |config: serving::EndpointConfig| Entry {
+        created_at: config.created_at,
+        modified_at: config.created_at,
+        status: None,
+        shown: json!({
+            "EndpointConfigName": config.name,
+            "EndpointConfigArn": config_arn(rooms, call, &config.name),
+            "CreationTime": epoch_secs(config.created_at),
+        }),
+        name: config.name,
+    };
+    listed(input, rooms.host.configs()?.into_iter().map(one).collect(), "EndpointConfigs")
+}
+
+pub(super) async fn delete_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ConfigNamed = call.input()?;
+    let name = &input.endpoint_config_name;
+    let arn = config_arn(rooms, call, name);
+    rooms.host.delete_config(name).map_err(missing("endpoint configuration", &arn))?;
+    rooms.metastore.delete::<ConfigRow>(name)?;
+    tags::forget(rooms, &arn)?;
+    Ok(Reply::empty())
+}
+
+// ---- endpoints ----
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct CreateEndpoint {
+    endpoint_name: String,
+    endpoint_config_name: String,
+    #[serde(default)]
+    tags: Vec<Tag>,
+    deployment_config: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct UpdateEndpoint {
+    endpoint_name: String,
+    endpoint_config_name: String,
+    retain_all_variant_properties: Option<bool>,
+    exclude_retained_variant_properties: Option<Vec<Value>>,
+    deployment_config: Option<Value>,
+    retain_deployment_config: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct EndpointNamed {
+    endpoint_name: String,
+}
+
+fn endpoint_arn(rooms: &Rooms, call: &Call, name: &str) -> String {
+    arn(rooms, call, "endpoint", name)
+}
+
+/// A deployment that asks for more than all at once is refused, with what it asked.
+fn all_at_once(deployment: Option<&Value>) -> Result<(), Fault> {
+    let Some(config) = deployment.filter(|config| !super::asks_nothing(Some(config))) else {
+        return Ok(());
+    };
+    let routing = &config["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"];
+    let plain = config.get("RollingUpdatePolicy").is_none()
+        && super::asks_nothing(config.get("AutoRollbackConfiguration"))
+        && routing["Type"] == json!("ALL_AT_ONCE")
+        && routing["WaitIntervalInSeconds"].as_u64().unwrap_or(0) == 0
+        && config["BlueGreenUpdatePolicy"]["TerminationWaitInSeconds"].as_u64().unwrap_or(0) == 0;
+    if plain {
+        return Ok(());
+    }
+    Err(Fault::unsupported(
+        "DeploymentConfig",
+        "an update is all at once, without waits or alarms; canary, linear and rolling come with a later version",
+    ))
+}
+
+pub(super) async fn create_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: CreateEndpoint = call.input()?;
+    check_name("endpointName", &input.endpoint_name)?;
+    all_at_once(input.deployment_config.as_ref())?;
+    let config_arn = config_arn(rooms, call, &input.endpoint_config_name);
+    rooms
+        .host
+        .config(&input.endpoint_config_name)
+        .map_err(missing("endpoint configuration", &config_arn))?;
+    let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    rooms
+        .host
+        .create_endpoint(&input.endpoint_name, &input.endpoint_config_name)
+        .map_err(already("endpoint", &arn))?;
+    tags::put(rooms, &arn, &input.tags)?;
+    Ok(json!({"EndpointArn": arn}).into())
+}
+
+/// An endpoint in the middle of a change, in the words clients wait for.
+fn in_progress(doing: &str, arn: &str) -> impl Fn(Error) -> Fault {
+    let (doing, arn) = (doing.to_owned(), arn.to_owned());
+    move |error| match error.kind() {
+        ErrorKind::NotFound => could_not_find("endpoint", &arn),
+        ErrorKind::Conflict => {
+            Fault::invalid(format!("Cannot {doing} in-progress endpoint \"{arn}\"."))
+        }
+        _ => error.into(),
+    }
+}
+
+pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: UpdateEndpoint = call.input()?;
+    all_at_once(input.deployment_config.as_ref())?;
+    if input.retain_all_variant_properties == Some(true) {
+        return Err(Fault::unsupported(
+            "RetainAllVariantProperties true",
+            "set weights after the update",
+        ));
+    }
+    // Neither changes anything unless properties or a deployment are retained.
+    let _ = (input.exclude_retained_variant_properties, input.retain_deployment_config);
+    let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
+    let config_arn = config_arn(rooms, call, &input.endpoint_config_name);
+    rooms
+        .host
+        .config(&input.endpoint_config_name)
+        .map_err(missing("endpoint configuration", &config_arn))?;
+    rooms
+        .host
+        .update_endpoint(&input.endpoint_name, &input.endpoint_config_name)
+        .map_err(in_progress("update", &arn))?;
+    Ok(json!({"EndpointArn": arn}).into())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Weights {
+    endpoint_name: String,
+    desired_weights_and_capacities: Vec<Weight>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Weight {
+    variant_name: String,
+    desired_weight: Option<f64>,
+    desired_instance_count: Option<u32>,
+    serverless_update_config: Option<Value>,
+}
+
+pub(super) async fn update_weights(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: Weights = call.input()?;
+    let mut weights = Vec::new();
+    for one in input.desired_weights_and_capacities {
+        if !super::asks_nothing(one.serverless_update_config.as_ref()) {
+            return Err(Fault::unsupported(
+                "ServerlessUpdateConfig",
+                "there are no serverless variants",
+            ));
+        }
+        if one.desired_instance_count.is_some_and(|count| count != 1) {
+            return Err(Fault::unsupported(
+                "DesiredInstanceCount other than 1",
+                "a variant answers on this machine's threads",
+            ));
+        }
+        if let Some(weight) = one.desired_weight {
+            weights.push((one.variant_name, weight));
+        }
+    }
+    let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
+    rooms.host.update_weights(&input.endpoint_name, &weights).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Conflict => in_progress("update", &arn)(error),
+            _ => error.into(),
+        }
+    })?;
+    Ok(json!({"EndpointArn": arn}).into())
+}
+
+pub(super) async fn describe_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: EndpointNamed = call.input()?;
+    let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    let endpoint = rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
+    let mut answer = json!({
+        "EndpointName": endpoint.name,
+        "EndpointArn": arn,
+        "EndpointConfigName": endpoint.config,
+        "EndpointStatus": endpoint.status.as_str(),
+        "CreationTime": epoch_secs(endpoint.created_at),
+        "LastModifiedTime": epoch_secs(endpoint.modified_at),
+    });
+    if let Some(reason) = &endpoint.failure_reason {
+        answer["FailureReason"] = json!(reason);
+    }
+    if endpoint.status != Status::Creating {
+        answer["ProductionVariants"] = variants(rooms, &endpoint.config, &endpoint.variants)?;
+    }
+    if let Some(pending) = &endpoint.pending {
+        answer["PendingDeploymentSummary"] = json!({
+            "EndpointConfigName": pending.config,
+            "ProductionVariants": variants(rooms, &pending.config, &pending.variants)?,
+            "StartTime": epoch_secs(endpoint.modified_at),
+        });
+    }
+    Ok(answer.into())
+}
+
+/// Variants as Describe shows them, with the labels that their configuration was given.
+fn variants(rooms: &Rooms, config: &str, deployed: &[serving::Deployed]) -> Result<Value, Fault> {
+    let row = rooms.metastore.get::<ConfigRow>(config)?;
+    let request = row.map_or(Value::Null, |seen| seen.row.0);
+    let mut shown = Vec::new();
+    for variant in deployed {
+        let asked = request["ProductionVariants"]
+            .as_array()
+            .and_then(|all| all.iter().find(|one| one["VariantName"] == json!(variant.name)));
+        let count = asked.map_or(&Value::Null, |one| &one["InitialInstanceCount"]);
+        let count = count.as_u64().unwrap_or(1);
+        let mut one = json!({
+            "VariantName": variant.name,
+            "CurrentWeight": variant.weight,
+            "DesiredWeight": variant.weight,
+            "CurrentInstanceCount": count,
+            "DesiredInstanceCount": count,
+        });
+        if let Some(model) = rooms.metastore.get::<ModelRow>(&variant.model)? {
+            let request = model.row.0;
+            let container =
+                request.get("PrimaryContainer").or_else(|| request["Containers"].get(0));
+            if let Some(image) = container.and_then(|container| container.get("Image")) {
+                one["DeployedImages"] = json!([{"SpecifiedImage": image, "ResolvedImage": image}]);
+            }
+        }
+        shown.push(one);
+    }
+    Ok(json!(shown))
+}
+
+pub(super) async fn list_endpoints(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: List = call.input()?;
+    let one = |endpoint: Endpoint| Entry {
+        created_at: endpoint.created_at,
+        modified_at: endpoint.modified_at,
+        status: Some(endpoint.status.as_str()),
+        shown: json!({
+            "EndpointName": endpoint.name,
+            "EndpointArn": endpoint_arn(rooms, call, &endpoint.name),
+            "CreationTime": epoch_secs(endpoint.created_at),
+            "LastModifiedTime": epoch_secs(endpoint.modified_at),
+            "EndpointStatus": endpoint.status.as_str(),
+        }),
+        name: endpoint.name,
+    };
+    listed(input, rooms.host.endpoints()?.into_iter().map(one).collect(), "Endpoints")
+}
+
+pub(super) async fn delete_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: EndpointNamed = call.input()?;
+    let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    rooms.host.delete_endpoint(&input.endpoint_name).map_err(in_progress("delete", &arn))?;
+    tags::forget(rooms, &arn)?;
+    Ok(Reply::empty())
+}
+
+// ---- the notebook ----
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct NotebookNamed {
+    notebook_instance_name: String,
+}
+
+/// The name in the files that `forebay notebook` writes.
+const NOTEBOOK: &str = "forebay";
+
+pub(super) async fn describe_notebook(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: NotebookNamed = call.input()?;
+    if input.notebook_instance_name != NOTEBOOK {
+        return Err(Fault::invalid("RecordNotFound"));
+    }
+    Ok(json!({
+        "NotebookInstanceName": NOTEBOOK,
+        "NotebookInstanceArn": arn(rooms, call, "notebook-instance", NOTEBOOK),
+        "NotebookInstanceStatus": "InService",
+        "RoleArn": rooms.keys.role_arn(),
+    })
+    .into())
+}
