@@ -136,8 +136,8 @@ pub(crate) struct Serve {
     /// Most bytes the log keeps before publishers are held back.
     #[arg(long, value_name = "N")]
     pub(crate) journal_max_bytes: Option<u64>,
-    /// `none` refuses clients without a certificate on the plain port. A policy file is
-    /// not supported yet.
+    /// Binds clients without a certificate on the plain port to an IoT policy; `none` refuses
+    /// them.
     #[arg(long, value_name = "FILE|none")]
     pub(crate) mqtt_anonymous_policy: Option<String>,
 }
@@ -460,7 +460,7 @@ pub(crate) enum Why {
         /// Offset in the log.
         id: String,
     },
-    /// Explains what a client was refused; not supported yet.
+    /// Explains what a client was refused, and which statement decided.
     Client {
         /// MQTT client identifier.
         id: String,

@@ -10,7 +10,9 @@ use charts::Table;
 use node::Node;
 use serde_json::{Value, json};
 
-use crate::args::{Cli, Command, Device, Endpoint, Global, Job, Lake, Rule, Serve, Stream, Topic};
+use crate::args::{
+    Cli, Command, Device, Endpoint, Global, Job, Lake, Rule, Serve, Stream, Topic, Why,
+};
 use crate::control::{self, Control, data_dir};
 use crate::exit::{Exit, OK};
 use crate::output::{Printer, human_bytes};
@@ -34,7 +36,8 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Forecast(args) => models::forecast(&args, printer)?,
         Command::Backtest(args) => models::backtest(&args, printer)?,
         Command::Endpoint(command) => endpoint(&global, command, printer).await?,
-        Command::Why(_) => return not_yet("why"),
+        Command::Why(Why::Message { .. }) => return not_yet("why message"),
+        Command::Why(Why::Client { id }) => why_client(&global, id, printer).await?,
         Command::Bench(command) => bench::run(command, printer).await?,
         Command::Doctor => return doctor::run(&global, printer).await,
         Command::Worker(command) => worker::run(command).await?,
@@ -80,13 +83,7 @@ async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
     match args.mqtt_anonymous_policy.as_deref() {
         None => {}
         Some("none") => changes.push("mqtt.anonymous=false".to_owned()),
-        Some(file) => {
-            return Err(Error::unsupported(format!(
-                "not supported yet: --mqtt-anonymous-policy {file}; use none to refuse clients \
-                 without a certificate"
-            ))
-            .into());
-        }
+        Some(file) => changes.push(format!("mqtt.anonymous_policy={file:?}")),
     }
     let settings = control::settings(global, &changes)?;
     let clock = Arc::new(base::SystemClock);
@@ -105,6 +102,27 @@ async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
     until_told_to_stop().await?;
     printer.note("stopping");
     node.stop().await;
+    Ok(())
+}
+
+/// What a client was refused, and by which statement.
+async fn why_client(global: &Global, id: String, printer: Printer) -> Result<()> {
+    let control = Control::server(global)?;
+    let answer = control.call("why_client", json!({"name": id})).await?;
+    printer.answer(&answer, || {
+        let refused = answer["refusals"]["refused"].as_array().cloned().unwrap_or_default();
+        if refused.is_empty() {
+            return format!("{id} was refused nothing since the server started");
+        }
+        let line = |one: &Value| {
+            let why = one["why"]["text"].as_str().filter(|text| !text.is_empty());
+            let why = why.or(one["reason"].as_str()).unwrap_or_default();
+            let action = one["action"].as_str().unwrap_or("connect");
+            let name = one["name"].as_str().unwrap_or_default();
+            format!("{action} {name} ({} times): {why}", one["times"])
+        };
+        refused.iter().map(line).collect::<Vec<_>>().join("\n")
+    });
     Ok(())
 }
 

@@ -54,6 +54,7 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_create" => node.models.create(read(input)?).await,
         "endpoint_delete" => node.models.delete(read(input)?),
         "sdk" => sdk(&node),
+        "why_client" => why_client(&node, input),
         "status" => Ok(status(&node)),
         other => Err(Error::not_found(format!("there is no operation {other:?}"))),
     }
@@ -381,6 +382,13 @@ fn stream_delete(node: &Node, input: Value) -> Result<Value> {
     let Named { name } = read(input)?;
     node.streams.delete(&name)?;
     Ok(json!({"name": name, "deleted": true}))
+}
+
+/// A client's session, if it has one, and what it was refused, newest last.
+fn why_client(node: &Node, input: Value) -> Result<Value> {
+    let Named { name } = read(input)?;
+    let (session, refusals) = node.broker()?.why(&name);
+    Ok(json!({"client_id": name, "session": session, "refusals": refusals}))
 }
 
 /// What an AWS SDK on this machine needs to know, the root key's secret included.

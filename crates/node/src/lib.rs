@@ -10,6 +10,7 @@
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
 pub mod admin;
+mod door;
 mod http;
 mod lake_ops;
 mod metrics;
@@ -24,8 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use aws_s3::S3Front;
 use base::{Clock, Error, ErrorKind, Result, TopicFilter};
-use broker::{Broker, Disconnect, Identity, Refusal};
+use broker::{Broker, Disconnect};
 use delivery::Streams;
 use identity::{Authority, Keys, Registry, Status};
 use journal::{Journal, SegmentLog};
@@ -178,15 +180,13 @@ impl Node {
             pid: std::process::id(),
         };
         let tls = self.registry.authority().server_config(&self.settings.mqtt.host_names)?;
-        let door =
-            Door { registry: self.registry.clone(), anonymous: self.settings.mqtt.anonymous };
-        let broker = Broker::new(
-            self.journal.clone(),
-            Arc::new(door),
-            self.clock.clone(),
-            self.settings.broker.clone(),
-        )?;
-        self.close_revoked(&broker);
+        let door = Arc::new(door::Door::new(self.registry.clone(), &self.settings)?);
+        let (journal, clock) = (self.journal.clone(), self.clock.clone());
+        let (settings, store) = (self.settings.broker.clone(), self.metastore.clone());
+        // Reads what is retained from the disk.
+        let broker =
+            admin::blocking(move || Broker::open(journal, door, clock, settings, store)).await?;
+        self.follow_rights(&broker);
         if self.broker.set(broker.clone()).is_err() {
             return Err(Error::internal("this node serves already"));
         }
@@ -296,6 +296,7 @@ impl Node {
             clock: self.clock.clone(),
             metastore: self.metastore.clone(),
             registry: self.registry.clone(),
+            keys: self.keys.clone(),
             journal: self.journal.clone(),
             broker: broker.clone(),
             rules: self.rules.clone(),
@@ -304,6 +305,8 @@ impl Node {
             lake: self.lake.lake.clone(),
             engine: self.lake.engine.clone(),
             host: self.models.host.clone(),
+            logs: Arc::new(aws::logs::LogStore::open(&self.data_dir)?),
+            trainings: Arc::new(aws::Trainings::open(&self.metastore, self.clock.now())?),
             program: self.program.clone(),
             data_dir: self.data_dir.clone(),
             settings: aws::Settings {
@@ -316,13 +319,32 @@ impl Node {
         Ok(web::Web {
             router: http::router(self.clone()),
             front: aws::Front::new(Arc::new(rooms)),
-            s3: self.s3()?,
+            s3: S3Front::new(
+                self.keys.clone(),
+                self.buckets.clone(),
+                aws_s3::Settings {
+                    region: settings.region.clone(),
+                    account_id: settings.account_id.clone(),
+                    host_suffixes: vec![
+                        "localhost".to_owned(),
+                        format!("s3.{}.amazonaws.com", settings.region),
+                        "s3.amazonaws.com".to_owned(),
+                    ],
+                },
+            ),
             tls: web::tls(authority, host_names)?,
         })
     }
 
-    /// Every change away from ACTIVE ends the certificate's live sessions.
-    fn close_revoked(&self, broker: &Arc<Broker>) {
+    /// Every change away from ACTIVE ends the certificate's live sessions, and every change of a
+    /// policy has those it concerns asked for again.
+    fn follow_rights(&self, broker: &Arc<Broker>) {
+        let weak = Arc::downgrade(broker);
+        self.registry.policies().on_change(move |change| {
+            if let Some(broker) = weak.upgrade() {
+                broker.rights_changed(Some(&change.certificates));
+            }
+        });
         let broker = Arc::downgrade(broker);
         self.registry.on_change(move |change| {
             if change.status != Status::Active
@@ -338,33 +360,6 @@ impl Node {
         let path = self.data_dir.join(ADDRESS_FILE);
         let text = serde_json::to_string(addresses).map_err(|e| Error::internal(e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))
-    }
-}
-
-/// Who may connect: registered active certificates, and on the plain port whom the settings
-/// allow.
-struct Door {
-    registry: Arc<Registry>,
-    anonymous: bool,
-}
-
-impl broker::Authenticator for Door {
-    fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal> {
-        match self.registry.lookup(der) {
-            Ok(found) => {
-                Ok(Identity { principal: found.certificate_id, thing_name: Some(found.thing_name) })
-            }
-            Err(error) => Err(Refusal { reason: "certificate", message: error.to_string() }),
-        }
-    }
-
-    fn anonymous(&self) -> Result<Identity, Refusal> {
-        if self.anonymous {
-            return Ok(Identity { principal: "anonymous".to_owned(), thing_name: None });
-        }
-        let message =
-            "clients without a certificate are not allowed (mqtt.anonymous = false)".to_owned();
-        Err(Refusal { reason: "anonymous", message })
     }
 }
 

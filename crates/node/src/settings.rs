@@ -4,7 +4,7 @@
 //! the environment is the command line's business.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::{Error, Result, limits};
 use serde::Deserialize;
@@ -58,6 +58,9 @@ pub struct Mqtt {
     pub tls_addr: SocketAddr,
     /// Whether clients without a certificate may connect to the plain port.
     pub anonymous: bool,
+    /// An IoT policy document that clients without a certificate are bound to; everything is
+    /// allowed to them without one.
+    pub anonymous_policy: Option<PathBuf>,
     /// Names and addresses, beside localhost, that the server's certificate is made out to.
     pub host_names: Vec<String>,
 }
@@ -68,6 +71,7 @@ impl Default for Mqtt {
             addr: SocketAddr::from(([127, 0, 0, 1], 1883)),
             tls_addr: SocketAddr::from(([0, 0, 0, 0], 8883)),
             anonymous: true,
+            anonymous_policy: None,
             host_names: Vec::new(),
         }
     }
@@ -170,10 +174,11 @@ impl Settings {
                 "aws.region {region:?}: use a region's name, for instance \"eu-west-1\""
             )));
         }
-        if !self.mqtt.addr.ip().is_loopback() && self.mqtt.anonymous {
+        let unbound = self.mqtt.anonymous && self.mqtt.anonymous_policy.is_none();
+        if !self.mqtt.addr.ip().is_loopback() && unbound {
             return Err(Error::invalid(format!(
-                "mqtt.addr {} is open to the network while clients need no certificate; set \
-                 --mqtt-anonymous-policy none, or use mutual TLS on {}",
+                "mqtt.addr {} is open to the network while clients need no certificate; give \
+                 them a policy with --mqtt-anonymous-policy FILE, refuse them with none, or use mutual TLS on {}",
                 self.mqtt.addr, self.mqtt.tls_addr
             )));
         }

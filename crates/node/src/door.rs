@@ -1,0 +1,105 @@
+//! Who may connect, and what they may do: the registry and its policies, as the broker asks.
+
+use std::sync::Arc;
+
+use base::{Error, Result};
+use broker::{Action, Client, Explanation, Identity, Refusal};
+use identity::{Gate, Registry, Visitor, policy};
+
+use crate::Settings;
+
+/// The principal of clients without a certificate.
+const ANONYMOUS: &str = "anonymous";
+
+/// Registered active certificates under their policies, and on the plain port whom the settings
+/// allow.
+pub(crate) struct Door {
+    registry: Arc<Registry>,
+    gate: Gate,
+    anonymous: bool,
+}
+
+impl Door {
+    /// The door that the settings ask for. A policy file that cannot be read or is malformed
+    /// refuses the start: guessing would open or lock it.
+    pub(crate) fn new(registry: Arc<Registry>, settings: &Settings) -> Result<Door> {
+        let aws = &settings.aws;
+        let mut gate = Gate::new(registry.clone(), &aws.region, &aws.account_id);
+        if let Some(path) = &settings.mqtt.anonymous_policy {
+            let shown = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Error::io(format!("read mqtt.anonymous_policy {shown}"), e))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            gate = gate
+                .with_anonymous_policy(&name, &text)
+                .map_err(|error| error.context(format!("mqtt.anonymous_policy {shown}")))?;
+        }
+        Ok(Door { registry, gate, anonymous: settings.mqtt.anonymous })
+    }
+}
+
+impl broker::Authenticator for Door {
+    fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal> {
+        match self.registry.lookup(der) {
+            Ok(found) => {
+                let thing_name = Some(found.thing_name);
+                Ok(Identity { principal: found.certificate_id, thing_name })
+            }
+            Err(error) => Err(Refusal { reason: "certificate", message: error.to_string() }),
+        }
+    }
+
+    fn anonymous(&self) -> Result<Identity, Refusal> {
+        if self.anonymous {
+            return Ok(Identity { principal: ANONYMOUS.to_owned(), thing_name: None });
+        }
+        let message =
+            "clients without a certificate are not allowed (mqtt.anonymous = false)".to_owned();
+        Err(Refusal { reason: "anonymous", message })
+    }
+
+    fn rights(&self, client: &Client<'_>) -> Option<Arc<dyn broker::Rights>> {
+        let principal = client.identity.principal.as_str();
+        let visitor = Visitor {
+            certificate_id: (principal != ANONYMOUS).then_some(principal),
+            client_id: Some(client.client_id),
+            source_ip: Some(client.address),
+            persistent: client.persistent,
+            last_will: client.last_will,
+        };
+        Some(Arc::new(Settled(self.gate.rights(&visitor)?)))
+    }
+}
+
+/// One client's rights, in the broker's words.
+#[derive(Debug)]
+struct Settled(policy::Rights);
+
+fn wanted(action: Action) -> policy::Action {
+    match action {
+        Action::Connect => policy::Action::Connect,
+        Action::Publish => policy::Action::Publish,
+        Action::RetainPublish => policy::Action::RetainPublish,
+        Action::Subscribe => policy::Action::Subscribe,
+        Action::Receive => policy::Action::Receive,
+    }
+}
+
+impl broker::Rights for Settled {
+    fn allows(&self, action: Action, name: &str) -> bool {
+        self.0.allows(wanted(action), name)
+    }
+
+    fn explain(&self, action: Action, name: &str) -> Explanation {
+        let decision = self.0.decide(wanted(action), name);
+        let by = decision.by.as_ref().or(decision.near.first().map(|miss| &miss.statement));
+        Explanation {
+            text: decision.to_string(),
+            policy: by.map(|by| by.policy.clone()),
+            version: by.map(|by| by.version),
+            statement: by.map(|by| by.statement),
+            sid: by.and_then(|by| by.sid.clone()),
+            resource: decision.resource,
+        }
+    }
+}
