@@ -478,9 +478,7 @@ def sagemaker():
 
     arn = train(job)
     same(arn, f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/{job}")
-    refused("ResourceInUse", c.create_training_job, TrainingJobName=job, RoleArn=ROLE, AlgorithmSpecification={"TrainingImage": DEEPAR, "TrainingInputMode": "File"},
-            HyperParameters={}, InputDataConfig=[], OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/trained/"},
-            ResourceConfig={"InstanceType": "ml.c4.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1}, StoppingCondition={"MaxRuntimeInSeconds": 600})
+    refused("ResourceInUse", train, name=job)
     told = trained(job)
     same(told["TrainingJobStatus"], "Completed", told.get("FailureReason"))
     artifact = told["ModelArtifacts"]["S3ModelArtifacts"]

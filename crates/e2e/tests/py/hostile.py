@@ -157,6 +157,12 @@ def keys_and_signatures():
                {"IncompleteSignatureException", "IncompleteSignature", "AuthorizationHeaderMalformed"})
 
 
+    # The commands of Forebay itself ask for their own token, which no client has.
+    for path in ("/endpoints/any/invocations", "/forebay/call/anything"):
+        answer = send("POST", path, {"Content-Type": "application/json"}, b"{}")
+        assert answer.status in (401, 403), f"{path} without a token: {answer.status} {answer.body[:200]!r}"
+
+
 def presigned_links():
     s3 = boto3.client("s3")
     from botocore.config import Config
