@@ -143,7 +143,10 @@ def keys_and_signatures():
         attempt("foreign session token", ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidToken"), keys=other_token)
         for what, at in (("an hour old", now - datetime.timedelta(hours=1)), ("from tomorrow", now + datetime.timedelta(days=1))):
             attempt(what, ("InvalidSignatureException", "SignatureDoesNotMatch", "RequestTimeTooSkewed"), at=at)
-        attempt("signature cut short", signature, lambda h, p, b: ({**h, "Authorization": h["Authorization"][:-1]}, p, b))
+        flipped = lambda text: text[:-1] + ("0" if text[-1] != "0" else "1")
+        attempt("last digit changed", signature, lambda h, p, b: ({**h, "Authorization": flipped(h["Authorization"])}, p, b))
+        attempt("signature cut short", ("IncompleteSignatureException", "IncompleteSignature", "SignatureDoesNotMatch"),
+                lambda h, p, b: ({**h, "Authorization": h["Authorization"][:-1]}, p, b))
         attempt("query added", signature, lambda h, p, b: (h, p + ("&" if "?" in p else "?") + "x=1", b))
         attempt("host changed", signature, lambda h, p, b: ({**h, "Host": "elsewhere.example"}, p, b))
         attempt("header added to the signed ones", signature,
