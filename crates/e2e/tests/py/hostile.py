@@ -67,7 +67,8 @@ def signed(service, method, path, headers, body=b"", keys=KEYS, at=None, sign=Si
     """The headers of an honest request, or one dated `at`."""
     request = AWSRequest(method=method, url=ENDPOINT + path, data=body, headers=dict(headers))
     if service == "s3":
-        request.headers.setdefault("x-amz-content-sha256", hashlib.sha256(body).hexdigest())
+        if "x-amz-content-sha256" not in request.headers:
+            request.headers["x-amz-content-sha256"] = hashlib.sha256(body).hexdigest()
     signer = sign(keys, service, REGION, **more)
     if at is None:
         signer.add_auth(request)
@@ -198,8 +199,10 @@ def bodies():
             continue
         big = b'{"x":"' + b"y" * (6 << 20) + b'"}'
         made, _ = signed(service, "POST", path, headers, big)
-        expect(f"{service}, 6 MiB of JSON", send("POST", path, made, big),
-               {"RequestEntityTooLargeException", "RequestEntityTooLarge", "RequestTooLargeException"})
+        too_large = {"RequestEntityTooLargeException", "RequestEntityTooLarge", "RequestTooLargeException"}
+        # A full batch of records is that big in base64, so Firehose has to read it.
+        too_large |= {"InvalidArgumentException"} if service == "firehose" else set()
+        expect(f"{service}, 6 MiB of JSON", send("POST", path, made, big), too_large)
         deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         made, _ = signed(service, "POST", path, headers, deep)
         expect(f"{service}, 100,000 levels", send("POST", path, made, deep),
