@@ -214,22 +214,15 @@ impl Policies {
         Ok(policy)
     }
 
-    /// Removes a policy that is attached to nothing and has one version only;
-    /// [`ErrorKind::Conflict`] otherwise.
+    /// Removes a policy with all its versions; [`ErrorKind::Conflict`] while it is attached.
     pub fn delete(&self, name: &str) -> Result<()> {
         let _turn = self.turn();
-        let policy = self.get(name)?;
+        self.get(name)?;
         let targets = self.targets(name)?;
         if let Some(first) = targets.first() {
             return Err(conflict(format!(
                 "policy {name:?} is attached to {} certificates, {first} among them; detach it first",
                 targets.len()
-            )));
-        }
-        if policy.versions.len() > 1 {
-            return Err(conflict(format!(
-                "policy {name:?} has {} versions; delete all but the default one first",
-                policy.versions.len()
             )));
         }
         self.store.delete::<Policy>(name)?;

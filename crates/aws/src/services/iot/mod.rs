@@ -245,7 +245,12 @@ static OPERATIONS: &[Operation] = &[
         policies::list_policies,
         route!("GET", "/policies", query: [MARKER, SIZE, ASCENDING])
     ),
-    operation!("DeletePolicy", policies::delete_policy, route!("DELETE", "/policies/{policyName}")),
+    operation!(
+        "DeletePolicy",
+        policies::delete_policy,
+        route!("DELETE", "/policies/{policyName}"),
+        differs: "its versions go with it; AWS wants all but the default one deleted first"
+    ),
     operation!(
         "CreatePolicyVersion",
         policies::create_policy_version,
