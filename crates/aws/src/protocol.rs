@@ -225,8 +225,10 @@ fn read_query(route: &Route, query: &str, members: &mut Map<String, Value>) -> R
             || Fault::invalid(format!("query parameter {name}: {text:?} is not of its type"));
         let value = match kind {
             Kind::Text => Value::String(text),
-            Kind::Integer => json!(text.parse::<i64>().map_err(|_| wrong())?),
-            Kind::Boolean => json!(text.to_ascii_lowercase().parse::<bool>().map_err(|_| wrong())?),
+            Kind::Integer => json!(text.parse::<i64>().map_err(|_cause| wrong())?),
+            Kind::Boolean => {
+                json!(text.to_ascii_lowercase().parse::<bool>().map_err(|_cause| wrong())?)
+            }
         };
         members.insert(name, value);
     }
@@ -248,7 +250,7 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, Fault> {
 /// `Tags.member.1.Key=a&Tags.member.1.Value=b` as `{"Tags": [{"Key": "a", "Value": "b"}]}`.
 fn form(body: &Bytes) -> Result<Map<String, Value>, Fault> {
     let text = std::str::from_utf8(body)
-        .map_err(|_| Fault::named("MalformedInput", 400, "the form is not UTF-8"))?;
+        .map_err(|_cause| Fault::named("MalformedInput", 400, "the form is not UTF-8"))?;
     let mut root = Tree::default();
     for (name, value) in pairs(text)? {
         let mut at = &mut root;

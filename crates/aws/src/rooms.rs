@@ -73,11 +73,6 @@ impl Rooms {
     pub(crate) fn arn(&self, service: &str, region: &str, resource: &str) -> String {
         format!("arn:aws:{service}:{region}:{}:{resource}", self.settings.account_id)
     }
-
-    /// Seconds since 1970 as JSON services write a moment.
-    pub(crate) fn now_secs(&self) -> f64 {
-        epoch_secs(self.clock.now())
-    }
 }
 
 /// A moment as JSON services write it: seconds, with the milliseconds behind the point.

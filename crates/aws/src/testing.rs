@@ -107,7 +107,7 @@ impl World {
             metastore.clone(),
         )
         .expect("broker");
-        let trainings = crate::services::Trainings::open(&metastore, clock.now());
+        let trainings = services::Trainings::open(&metastore, clock.now());
         let trainings = Arc::new(trainings.expect("trainings"));
         let rooms = Rooms {
             clock,

@@ -8,7 +8,11 @@ use crate::protocol::Protocol;
 pub(crate) static SERVICE: Service = Service {
     name: "cloudwatch",
     scopes: &["monitoring"],
-    protocol: Protocol::Json { target: "GraniteServiceVersion20100801", version: "1.0" },
+    protocol: Protocol::JsonOrQuery {
+        target: "GraniteServiceVersion20100801",
+        version: "1.0",
+        namespace: "http://monitoring.amazonaws.com/doc/2010-08-01/",
+    },
     codes,
     body_bytes_max: 2 * 1024 * 1024,
     operations: &[],

@@ -1,9 +1,10 @@
 //! CloudWatch Logs: what trainings, jobs and users say.
 
+use std::sync::Arc;
+
 use base::ErrorKind;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 use crate::call::{Call, Outcome, Reply, Service, operation};
 use crate::fault::Fault;
@@ -245,6 +246,7 @@ struct GetEvents {
     next_token: Option<String>,
     limit: Option<usize>,
     start_from_head: Option<bool>,
+    #[expect(dead_code, reason = "nothing is masked")]
     unmask: Option<bool>,
 }
 
@@ -268,8 +270,6 @@ fn token_of(token: &str) -> Result<From, Fault> {
 async fn get_events(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: GetEvents = call.input()?;
     let group = group_of(input.log_group_name, input.log_group_identifier)?;
-    // Nothing here is masked, so unmasking is what it already is.
-    let _ = input.unmask;
     no_group(rooms, &group)?;
     let all = rooms
         .logs
@@ -324,14 +324,13 @@ struct Filter {
     filter_pattern: Option<String>,
     next_token: Option<String>,
     limit: Option<usize>,
+    #[expect(dead_code, reason = "events of all streams are always given in the order of time")]
     interleaved: Option<bool>,
 }
 
 async fn filter_events(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: Filter = call.input()?;
     let group = group_of(input.log_group_name, input.log_group_identifier)?;
-    // Events of all streams are always given in the order of their time.
-    let _ = input.interleaved;
     no_group(rooms, &group)?;
     let terms = terms_of(input.filter_pattern.as_deref().unwrap_or_default())?;
     let prefix = input.log_stream_name_prefix.unwrap_or_default();
@@ -401,6 +400,7 @@ struct PutEvents {
     log_group_name: String,
     log_stream_name: String,
     log_events: Vec<PutEvent>,
+    #[expect(dead_code, reason = "AWS ignores it since 2023, and so do we")]
     sequence_token: Option<String>,
 }
 
@@ -413,8 +413,6 @@ struct PutEvent {
 
 async fn put_events(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: PutEvents = call.input()?;
-    // AWS ignores the token since 2023, and so do we.
-    let _ = input.sequence_token;
     no_group(rooms, &input.log_group_name)?;
     let streams = rooms.logs.streams(&input.log_group_name)?;
     if !streams.contains(&input.log_stream_name) {

@@ -541,8 +541,10 @@ struct UpdateEndpoint {
     endpoint_name: String,
     endpoint_config_name: String,
     retain_all_variant_properties: Option<bool>,
+    #[expect(dead_code, reason = "excludes from what is not retained")]
     exclude_retained_variant_properties: Option<Vec<Value>>,
     deployment_config: Option<Value>,
+    #[expect(dead_code, reason = "the only deployment there is is all at once")]
     retain_deployment_config: Option<bool>,
 }
 
@@ -615,8 +617,6 @@ pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
             "set weights after the update",
         ));
     }
-    // Neither changes anything unless properties or a deployment are retained.
-    let _ = (input.exclude_retained_variant_properties, input.retain_deployment_config);
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
     rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
     let config_arn = config_arn(rooms, call, &input.endpoint_config_name);
