@@ -30,4 +30,4 @@ mod testing;
 pub use auth::Caller;
 pub use front::{Addressee, Front};
 pub use rooms::{Rooms, Settings};
-pub use services::Trainings;
+pub use services::{Queries, Trainings};

@@ -15,7 +15,7 @@ use rules::RuleBook;
 use serving::Host;
 
 use crate::logs::LogStore;
-use crate::services::Trainings;
+use crate::services::{Queries, Trainings};
 
 /// The rooms of one node, as its wiring hands them over.
 pub struct Rooms {
@@ -41,6 +41,8 @@ pub struct Rooms {
     pub lake: Lake,
     /// SQL.
     pub engine: Arc<dyn QueryEngine>,
+    /// Athena's queries that have not ended.
+    pub athena: Arc<Queries>,
     /// Models and endpoints.
     pub host: Arc<Host>,
     /// What trainings, jobs and users say.

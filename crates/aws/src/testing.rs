@@ -53,15 +53,20 @@ impl broker::Authenticator for Closed {
 impl World {
     /// Rooms over a new folder, at the machine's time.
     pub(crate) fn new() -> World {
-        World::at(Arc::new(SystemClock))
+        World::at(Arc::new(SystemClock), Arc::new(NoEngine))
     }
 
     /// Rooms over a new folder, with a clock that a test moves.
     pub(crate) fn with_clock(clock: Arc<ManualClock>) -> World {
-        World::at(clock)
+        World::at(clock, Arc::new(NoEngine))
     }
 
-    fn at(clock: Arc<dyn Clock>) -> World {
+    /// Rooms over a new folder, with an engine that knows its answers.
+    pub(crate) fn with_engine(engine: Arc<dyn QueryEngine>) -> World {
+        World::at(Arc::new(SystemClock), engine)
+    }
+
+    fn at(clock: Arc<dyn Clock>, engine: Arc<dyn QueryEngine>) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data_dir = folder.path().to_owned();
         let metastore = metastore::Metastore::in_memory().expect("rows");
@@ -120,7 +125,8 @@ impl World {
             streams,
             buckets,
             lake,
-            engine: Arc::new(NoEngine),
+            engine,
+            athena: Arc::default(),
             host: Arc::new(host),
             logs: Arc::new(crate::logs::LogStore::open(&data_dir).expect("logs")),
             trainings,

@@ -15,6 +15,7 @@ mod sagemaker;
 mod sagemaker_runtime;
 mod sts;
 
+pub use athena::Queries;
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one
