@@ -300,7 +300,7 @@ fn read_record(bytes: &[u8]) -> Result<Option<(Vec<Option<String>>, usize)>> {
                 }
             }
             at += 1;
-            Some(String::from_utf8(value).map_err(|_| damaged())?)
+            Some(String::from_utf8(value).map_err(|cause| damaged().with_source(cause))?)
         } else {
             None
         };

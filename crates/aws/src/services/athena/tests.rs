@@ -1,1 +1,522 @@
+//! Athena from outside, over an engine that knows its answers.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float64Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Int64Type};
+use async_trait::async_trait;
+use base::{Error, Result};
+use lake::{EtlResult, EtlSpec, QueryEngine, QueryResult, SqlOptions};
+use serde_json::{Value, json};
+
+use super::statement::{self, Statement};
+use crate::testing::World;
+
+/// `SELECT sleep` never ends, `SELECT wrong` fails, all else answers one batch.
+#[derive(Debug)]
+struct Canned;
+
+fn batch() -> RecordBatch {
+    let list = ListArray::from_iter_primitive::<Int64Type, _, _>([
+        Some(vec![Some(1), None]),
+        None,
+        Some(vec![]),
+    ]);
+    let field = Arc::new(Field::new("a", DataType::Int64, true));
+    let inner: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let columns: [(&str, ArrayRef); 8] = [
+        ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))),
+        ("x", Arc::new(Float64Array::from(vec![Some(21.5), Some(1e7), None]))),
+        ("s", Arc::new(StringArray::from(vec![Some("a \"b\""), Some(""), None]))),
+        ("ok", Arc::new(BooleanArray::from(vec![true, false, true]))),
+        ("at", Arc::new(TimestampMicrosecondArray::from(vec![0, 1_500_000, -1]))),
+        ("day", Arc::new(Date32Array::from(vec![0, 1, 20_000]))),
+        ("list", Arc::new(list)),
+        ("row", Arc::new(StructArray::from(vec![(field, inner)]))),
+    ];
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"\x01\xff", b"", b"z"]));
+    let all = columns.into_iter().chain([("raw", bytes)]);
+    RecordBatch::try_from_iter_with_nullable(all.map(|(name, column)| (name, column, true)))
+        .unwrap()
+}
+
+#[async_trait]
+impl QueryEngine for Canned {
+    async fn sql(&self, sql: &str, options: &SqlOptions) -> Result<QueryResult> {
+        assert!(!sql.to_lowercase().contains("awsdatacatalog"), "{sql}");
+        assert_eq!(options.database, "factory");
+        if sql.contains("sleep") {
+            std::future::pending::<()>().await;
+        }
+        if sql.contains("wrong") {
+            return Err(Error::invalid("COLUMN_NOT_FOUND: wrong"));
+        }
+        let batch = batch();
+        let (schema, batches) = (batch.schema(), vec![batch]);
+        Ok(QueryResult { schema, batches, bytes_scanned: 1234, set_aside: 0 })
+    }
+
+    async fn etl(&self, _spec: &EtlSpec) -> Result<EtlResult> {
+        Err(Error::unsupported("no jobs"))
+    }
+}
+
+fn world() -> World {
+    let world = World::with_engine(Arc::new(Canned));
+    world.rooms.buckets.create_bucket("results").unwrap();
+    world.rooms.lake.catalog().create_database("factory", "what it makes").unwrap();
+    world
+}
+
+async fn ok(world: &World, operation: &str, input: Value) -> Value {
+    world.call("athena", operation, input).await.unwrap()
+}
+
+async fn refused(world: &World, operation: &str, input: Value) -> (String, String) {
+    let (_, code, message) = world.call("athena", operation, input).await.unwrap_err();
+    (code, message)
+}
+
+async fn start(world: &World, sql: &str) -> String {
+    let input = json!({
+        "QueryString": sql,
+        "QueryExecutionContext": {"Database": "factory", "Catalog": "AwsDataCatalog"},
+        "ResultConfiguration": {"OutputLocation": "s3://results/athena"},
+    });
+    ok(world, "StartQueryExecution", input).await["QueryExecutionId"].as_str().unwrap().to_owned()
+}
+
+async fn get(world: &World, id: &str) -> Value {
+    ok(world, "GetQueryExecution", json!({"QueryExecutionId": id})).await["QueryExecution"].clone()
+}
+
+async fn ended(world: &World, id: &str) -> Value {
+    for _ in 0..500 {
+        let found = get(world, id).await;
+        if !["QUEUED", "RUNNING"].contains(&found["Status"]["State"].as_str().unwrap()) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("the query does not end");
+}
+
+/// Runs a statement to SUCCEEDED; answers its id and its lines of text.
+async fn lines(world: &World, sql: &str) -> Vec<String> {
+    let id = start(world, sql).await;
+    let found = ended(world, &id).await;
+    assert_eq!(found["Status"]["State"], "SUCCEEDED", "{sql}: {found}");
+    let results = ok(world, "GetQueryResults", json!({"QueryExecutionId": id})).await;
+    let rows = results["ResultSet"]["Rows"].as_array().unwrap().clone();
+    rows.iter().map(|row| row["Data"][0]["VarCharValue"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Runs a statement to FAILED; answers why.
+async fn failure(world: &World, sql: &str) -> String {
+    let found = ended(world, &start(world, sql).await).await;
+    assert_eq!(found["Status"]["State"], "FAILED", "{sql}: {found}");
+    assert_eq!(found["Status"]["AthenaError"]["ErrorCategory"], 2);
+    found["Status"]["StateChangeReason"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_select_is_answered_by_page_and_kept_as_csv() {
+    let world = world();
+    let id = start(&world, "SELECT * FROM \"AwsDataCatalog\".\"factory\".\"t\";").await;
+    let found = ended(&world, &id).await;
+    assert_eq!(found["Status"]["State"], "SUCCEEDED", "{found}");
+    assert_eq!(found["StatementType"], "DML");
+    assert_eq!(found["Statistics"]["DataScannedInBytes"], 1234);
+    let output = format!("s3://results/athena/{id}.csv");
+    assert_eq!(found["ResultConfiguration"]["OutputLocation"], output.as_str());
+    let csv = world.rooms.buckets.get("results", &format!("athena/{id}.csv")).await.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&csv).lines().collect::<Vec<_>>(),
+        [
+            r#""n","x","s","ok","at","day","list","row","raw""#,
+            r#""1","21.5","a ""b""","true","1970-01-01 00:00:00.000","1970-01-01","[1, null]","{a=1}","01 ff""#,
+            r#","1.0E7","","false","1970-01-01 00:00:01.500","1970-01-02",,"{a=2}","""#,
+            r#""3",,,"true","1969-12-31 23:59:59.999","2024-10-04","[]","{a=3}","7a""#,
+        ]
+    );
+
+    let (mut token, mut rows, mut pages) = (None::<String>, Vec::new(), 0);
+    loop {
+        let mut input = json!({"QueryExecutionId": id, "MaxResults": 2});
+        if let Some(token) = &token {
+            input["NextToken"] = json!(token);
+        }
+        let page = ok(&world, "GetQueryResults", input).await;
+        let types = page["ResultSet"]["ResultSetMetadata"]["ColumnInfo"].as_array().unwrap();
+        let types: Vec<_> = types.iter().map(|column| column["Type"].as_str().unwrap()).collect();
+        assert_eq!(
+            types,
+            [
+                "bigint",
+                "double",
+                "varchar",
+                "boolean",
+                "timestamp",
+                "date",
+                "array",
+                "row",
+                "varbinary"
+            ]
+        );
+        rows.extend(page["ResultSet"]["Rows"].as_array().unwrap().clone());
+        pages += 1;
+        token = page["NextToken"].as_str().map(str::to_owned);
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!((pages, rows.len()), (2, 4));
+    assert_eq!(rows[0]["Data"][0], json!({"VarCharValue": "n"}));
+    assert_eq!(rows[2]["Data"][0], json!({}));
+    assert_eq!(rows[2]["Data"][2], json!({"VarCharValue": ""}));
+
+    for (input, part) in [
+        (json!({"QueryExecutionId": id, "MaxResults": 1001}), "1001"),
+        (json!({"QueryExecutionId": id, "NextToken": "eA=="}), "NextToken"),
+        (json!({"QueryExecutionId": "nobody"}), "nobody"),
+    ] {
+        let (code, message) = refused(&world, "GetQueryResults", input).await;
+        assert_eq!(code, "InvalidRequestException");
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_is_stopped_and_others_wait_their_turn() {
+    let world = world();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(start(&world, "SELECT sleep").await);
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let states = |all: &Value| -> Vec<String> {
+        let all = all["QueryExecutions"].as_array().unwrap();
+        all.iter().map(|e| e["Status"]["State"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ok(&world, "BatchGetQueryExecution", json!({"QueryExecutionIds": ids})).await;
+    assert_eq!(states(&all), ["RUNNING", "RUNNING", "RUNNING", "RUNNING", "QUEUED"]);
+    let (_, message) =
+        refused(&world, "GetQueryResults", json!({"QueryExecutionId": ids[4]})).await;
+    assert!(message.contains("Current state: QUEUED"), "{message}");
+
+    ok(&world, "StopQueryExecution", json!({"QueryExecutionId": ids[0]})).await;
+    assert_eq!(get(&world, &ids[0]).await["Status"]["State"], "CANCELLED");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(get(&world, &ids[4]).await["Status"]["State"], "RUNNING");
+    // Stopping what has ended is no error.
+    ok(&world, "StopQueryExecution", json!({"QueryExecutionId": ids[0]})).await;
+
+    let listed = ok(&world, "ListQueryExecutions", json!({"MaxResults": 3})).await;
+    assert_eq!(listed["QueryExecutionIds"].as_array().unwrap().len(), 3);
+    let rest = json!({"NextToken": listed["NextToken"], "WorkGroup": "primary"});
+    let rest = ok(&world, "ListQueryExecutions", rest).await;
+    assert_eq!(rest["QueryExecutionIds"].as_array().unwrap().len(), 2);
+
+    // What a restart leaves: a row that nobody runs.
+    world.rooms.athena.running().clear();
+    let lost = get(&world, &ids[1]).await;
+    assert_eq!(lost["Status"]["State"], "FAILED");
+    assert!(lost["Status"]["StateChangeReason"].as_str().unwrap().contains("restarted"));
+}
+
+#[tokio::test]
+async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
+    let world = world();
+    let base = || {
+        json!({
+            "QueryString": "SELECT 1",
+            "QueryExecutionContext": {"Database": "factory"},
+            "ResultConfiguration": {"OutputLocation": "s3://results/"},
+        })
+    };
+    for (member, value, part) in [
+        ("ResultConfiguration", json!({}), "No output location"),
+        ("ResultConfiguration", json!({"OutputLocation": "/tmp"}), "s3://bucket"),
+        (
+            "ResultConfiguration",
+            json!({"OutputLocation": "s3://results/", "EncryptionConfiguration": {"EncryptionOption": "SSE_S3"}}),
+            "EncryptionConfiguration",
+        ),
+        ("ExecutionParameters", json!(["1"]), "ExecutionParameters"),
+        ("QueryString", json!(" "), "QueryString"),
+        ("WorkGroup", json!("nobody"), "nobody"),
+        ("ClientRequestToken", json!("short"), "32 to 128"),
+        ("QueryExecutionContext", json!({"Catalog": "other"}), "other"),
+        ("Wish", json!(1), "Wish"),
+    ] {
+        let mut input = base();
+        input[member] = value;
+        let (code, message) = refused(&world, "StartQueryExecution", input).await;
+        assert_eq!(code, "InvalidRequestException", "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+
+    let mut input = base();
+    input["ClientRequestToken"] = json!("0123456789012345678901234567890123456789");
+    let first = ok(&world, "StartQueryExecution", input.clone()).await;
+    assert_eq!(ok(&world, "StartQueryExecution", input.clone()).await, first);
+    input["QueryString"] = json!("SELECT 2");
+    assert!(refused(&world, "StartQueryExecution", input).await.1.contains("Idempotent"));
+
+    let mut input = base();
+    input["ResultConfiguration"]["OutputLocation"] = json!("s3://nobucket/x/");
+    let id = ok(&world, "StartQueryExecution", input).await;
+    let found = ended(&world, id["QueryExecutionId"].as_str().unwrap()).await;
+    assert!(found["Status"]["StateChangeReason"].as_str().unwrap().contains("nobucket"));
+
+    for (sql, part) in [
+        ("SELECT wrong", "COLUMN_NOT_FOUND"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x'", "UNLOAD ("),
+        ("insert into t values (1)", "INSERT INTO is not supported"),
+        ("SELECT 1; SELECT 2", "Only one sql statement"),
+        ("DROP TABLE", "the statement ends"),
+        ("DROP TABLE a.b.c.d", "a.b.c.d"),
+        ("DROP TABLE nothing", "nothing"),
+        ("DESCRIBE nothing", "nothing"),
+        ("CREATE EXTERNAL TABLE t (a int) STORED AS ORC LOCATION 's3://results/t/'", "ORC"),
+        ("CREATE EXTERNAL TABLE t (a int) LOCATION 's3://results/t/'", "delimited"),
+        ("CREATE EXTERNAL TABLE t (a int) STORED AS PARQUET", "LOCATION"),
+        ("CREATE EXTERNAL TABLE t (a what) STORED AS PARQUET LOCATION 's3://results/t/'", "what"),
+        (
+            "CREATE EXTERNAL TABLE t (a int) STORED AS PARQUET LOCATION 's3://results/t/' \
+             TBLPROPERTIES ('projection.enabled'='true')",
+            "projection.enabled",
+        ),
+        ("CREATE TABLE t WITH (format='ORC') AS SELECT 1", "ORC"),
+        ("CREATE TABLE t WITH (partitioned_by=ARRAY['a']) AS SELECT 1", "partitioned_by"),
+        ("CREATE TABLE t WITH (format='PARQUET') AS SELECT wrong", "COLUMN_NOT_FOUND"),
+    ] {
+        let why = failure(&world, sql).await;
+        assert!(why.contains(part), "{sql}: {why}");
+    }
+}
+
+#[tokio::test]
+async fn definitions_change_the_catalog_and_questions_show_it() {
+    let world = world();
+    let none: [String; 0] = [];
+    assert_eq!(lines(&world, "create database IF NOT EXISTS Other COMMENT 'x'").await, none);
+    assert_eq!(lines(&world, "CREATE SCHEMA if not exists other").await, none);
+    assert!(failure(&world, "CREATE DATABASE other").await.contains("ALREADY_EXISTS"));
+    assert_eq!(lines(&world, "SHOW DATABASES").await, ["factory", "other"]);
+    assert_eq!(lines(&world, "SHOW SCHEMAS LIKE 'o*'").await, ["other"]);
+    let definition = "-- readings\nCREATE EXTERNAL TABLE IF NOT EXISTS `factory`.`readings` (\n  \
+         `deviceId` string COMMENT 'who, and (where)',\n  tags array<struct<a:int, b : \
+         decimal(10, 2)>>,\n  t double)\nPARTITIONED BY (year string, month string)\nROW FORMAT SERDE \
+         'org.openx.data.jsonserde.JsonSerDe' WITH SERDEPROPERTIES ('ignore.malformed.json'='true')\n\
+         LOCATION 's3://results/raw' TBLPROPERTIES ('classification'='json', 'note'='it''s');";
+    assert_eq!(lines(&world, definition).await, none);
+    assert_eq!(lines(&world, definition).await, none);
+    assert_eq!(lines(&world, "SHOW TABLES IN factory").await, ["readings"]);
+    assert_eq!(lines(&world, "show tables 'x*|y*'").await, none);
+    let columns = ["deviceId", "tags", "t", "year", "month"];
+    assert_eq!(lines(&world, "SHOW COLUMNS IN readings").await, columns);
+    let described = lines(&world, "DESCRIBE awsdatacatalog.factory.readings").await;
+    assert_eq!(
+        described[0].split('\t').map(str::trim).collect::<Vec<_>>(),
+        ["deviceId", "string", "who, and (where)"]
+    );
+    assert!(described[1].contains("array<struct<a:int,b:decimal(10,2)>>"), "{described:?}");
+    assert_eq!(described.len(), 11);
+    for key in ["raw/year=2024/month=01/a.json", "raw/year=2024/month=02/b.json", "raw/c.json"] {
+        world.rooms.buckets.put("results", key, "{}".into()).await.unwrap();
+    }
+    let repaired = "Repair: Added partition to metastore readings:year=2024/month=";
+    assert_eq!(
+        lines(&world, "MSCK REPAIR TABLE readings").await,
+        [format!("{repaired}01"), format!("{repaired}02")]
+    );
+    assert_eq!(lines(&world, "MSCK REPAIR TABLE readings").await, none);
+    let shown = lines(&world, "SHOW PARTITIONS readings").await;
+    assert_eq!(shown[..2], ["year=2024/month=01", "year=2024/month=02"]);
+    assert!(failure(&world, "DROP DATABASE factory").await.contains("still has table"));
+    let metadata = ok(
+        &world,
+        "GetTableMetadata",
+        json!({"CatalogName": "awsdatacatalog", "DatabaseName": "factory", "TableName": "READINGS"}),
+    )
+    .await;
+    let parameters = &metadata["TableMetadata"]["Parameters"];
+    assert_eq!(
+        (&parameters["note"], &parameters["location"]),
+        (&json!("it's"), &json!("s3://results/raw/"))
+    );
+    assert_eq!(lines(&world, "DROP TABLE IF EXISTS factory.readings").await, none);
+    assert_eq!(lines(&world, "DROP TABLE IF EXISTS factory.readings").await, none);
+    assert_eq!(lines(&world, "DROP DATABASE IF EXISTS factory CASCADE").await, none);
+    assert_eq!(lines(&world, "DROP DATABASE IF EXISTS factory").await, none);
+}
+
+#[tokio::test]
+async fn a_table_is_made_from_a_select() {
+    let world = world();
+    let sql = "CREATE TABLE \"factory\".\"copy\" WITH (external_location = 's3://results/copy', \
+               format = 'PARQUET', write_compression = 'ZSTD') AS SELECT * FROM t";
+    let id = start(&world, sql).await;
+    let found = ended(&world, &id).await;
+    assert_eq!(found["Status"]["State"], "SUCCEEDED", "{found}");
+    assert_eq!(found["StatementType"], "DDL");
+    let results = ok(&world, "GetQueryResults", json!({"QueryExecutionId": id})).await;
+    assert_eq!((&results["UpdateCount"], &results["ResultSet"]["Rows"]), (&json!(3), &json!([])));
+
+    let table = world.rooms.lake.catalog().get_table("factory", "copy").unwrap();
+    let files = world.rooms.lake.files(&table).await.unwrap();
+    assert_eq!(files.len(), 1);
+    let reader = formats::parquet::Reader::open(&files[0].path).unwrap();
+    assert_eq!((reader.rows(), reader.schema()), (3, batch().schema()));
+    let types: Vec<&str> = table.columns.iter().map(|c| c.hive_type.as_str()).collect();
+    assert_eq!(
+        types,
+        [
+            "bigint",
+            "double",
+            "string",
+            "boolean",
+            "timestamp",
+            "date",
+            "array<bigint>",
+            "struct<a:bigint>",
+            "binary"
+        ]
+    );
+    let manifest =
+        world.rooms.buckets.get("results", &format!("athena/{id}-manifest.csv")).await.unwrap();
+    assert_eq!(manifest, format!("s3://results/{}\n", files[0].key).as_bytes());
+    assert!(!world.folder.path().join("athena").join(&id).exists());
+
+    assert!(failure(&world, sql).await.contains("ALREADY_EXISTS"));
+    let taken = sql.replace("\"copy\"", "copy2");
+    assert!(failure(&world, &taken).await.contains("not empty"));
+    // Without a place of its own it lies beneath the results; without data it has no files.
+    let id = start(&world, "CREATE TABLE bare AS SELECT * FROM t WITH NO DATA").await;
+    assert_eq!(ended(&world, &id).await["Status"]["State"], "SUCCEEDED");
+    let bare = world.rooms.lake.catalog().get_table("factory", "bare").unwrap();
+    assert_eq!(bare.prefix, format!("athena/tables/{id}/"));
+    assert!(world.rooms.lake.files(&bare).await.unwrap().is_empty());
+    // A stop before the rows are there leaves nothing.
+    let id = start(&world, "CREATE TABLE never AS SELECT sleep").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    ok(&world, "StopQueryExecution", json!({"QueryExecutionId": id})).await;
+    assert_eq!(get(&world, &id).await["Status"]["State"], "CANCELLED");
+    assert!(world.rooms.lake.catalog().find_table("factory", "never").unwrap().is_none());
+}
+
+#[tokio::test]
+async fn workgroups_say_where_results_go() {
+    let world = world();
+    let create = json!({
+        "Name": "team",
+        "Description": "ours",
+        "Configuration": {"ResultConfiguration": {"OutputLocation": "s3://results/team/"}},
+        "Tags": [{"Key": "a", "Value": "1"}],
+    });
+    ok(&world, "CreateWorkGroup", create.clone()).await;
+    assert!(refused(&world, "CreateWorkGroup", create).await.1.contains("already created"));
+    let run = || async {
+        let input = json!({
+            "QueryString": "SHOW DATABASES",
+            "WorkGroup": "team",
+            "ResultConfiguration": {"OutputLocation": "s3://results/own/"},
+        });
+        let id = ok(&world, "StartQueryExecution", input).await;
+        let found = ended(&world, id["QueryExecutionId"].as_str().unwrap()).await;
+        found["ResultConfiguration"]["OutputLocation"].as_str().unwrap().to_owned()
+    };
+    assert!(run().await.starts_with("s3://results/team/"));
+    let update = json!({
+        "WorkGroup": "team",
+        "ConfigurationUpdates": {
+            "EnforceWorkGroupConfiguration": false,
+            "ResultConfigurationUpdates": {"RemoveOutputLocation": true},
+        },
+    });
+    ok(&world, "UpdateWorkGroup", update).await;
+    assert!(run().await.starts_with("s3://results/own/"));
+    let found = ok(&world, "GetWorkGroup", json!({"WorkGroup": "team"})).await;
+    assert_eq!(found["WorkGroup"]["Configuration"]["ResultConfiguration"], json!({}));
+    let arn = "arn:aws:athena:us-east-1:123456789012:workgroup/team";
+    let more = json!({"ResourceARN": arn, "Tags": [{"Key": "b", "Value": "2"}]});
+    ok(&world, "TagResource", more).await;
+    ok(&world, "UntagResource", json!({"ResourceARN": arn, "TagKeys": ["a"]})).await;
+    let tags = ok(&world, "ListTagsForResource", json!({"ResourceARN": arn})).await;
+    assert_eq!(tags["Tags"], json!([{"Key": "b", "Value": "2"}]));
+    ok(&world, "UpdateWorkGroup", json!({"WorkGroup": "team", "State": "DISABLED"})).await;
+    let input = json!({"QueryString": "SELECT 1", "WorkGroup": "team"});
+    assert!(refused(&world, "StartQueryExecution", input).await.1.contains("disabled"));
+    let listed = ok(&world, "ListWorkGroups", json!({})).await;
+    let names: Vec<_> =
+        listed["WorkGroups"].as_array().unwrap().iter().map(|g| g["Name"].clone()).collect();
+    assert_eq!(names, ["primary", "team"]);
+    for (operation, input, part) in [
+        ("DeleteWorkGroup", json!({"WorkGroup": "team"}), "not empty"),
+        ("DeleteWorkGroup", json!({"WorkGroup": "primary"}), "primary"),
+        ("GetWorkGroup", json!({"WorkGroup": "nobody"}), "WorkGroup nobody is not found"),
+        ("CreateWorkGroup", json!({"Name": "a b"}), "a b"),
+        (
+            "CreateWorkGroup",
+            json!({"Name": "x", "Configuration": {"BytesScannedCutoffPerQuery": 10_000_000}}),
+            "BytesScannedCutoffPerQuery",
+        ),
+    ] {
+        let (code, message) = refused(&world, operation, input).await;
+        assert_eq!(code, "InvalidRequestException");
+        assert!(message.contains(part), "{message}");
+    }
+    let delete = json!({"WorkGroup": "team", "RecursiveDeleteOption": true});
+    ok(&world, "DeleteWorkGroup", delete).await;
+    assert_eq!(
+        refused(&world, "GetWorkGroup", json!({"WorkGroup": "team"})).await.0,
+        "InvalidRequestException"
+    );
+}
+
+#[tokio::test]
+async fn the_catalog_is_shown_as_athena_does() {
+    let world = world();
+    let catalogs = ok(&world, "ListDataCatalogs", json!({})).await;
+    assert_eq!(catalogs["DataCatalogsSummary"][0]["CatalogName"], "AwsDataCatalog");
+    let found = ok(&world, "GetDataCatalog", json!({"Name": "AwsDataCatalog"})).await;
+    assert_eq!(found["DataCatalog"]["Type"], "GLUE");
+    let input = json!({"CatalogName": "AwsDataCatalog"});
+    let databases = ok(&world, "ListDatabases", input).await;
+    assert_eq!(databases["DatabaseList"][0]["Description"], "what it makes");
+    let mut input = json!({"CatalogName": "AwsDataCatalog", "DatabaseName": "factory"});
+    assert_eq!(ok(&world, "GetDatabase", input.clone()).await["Database"]["Name"], "factory");
+    assert_eq!(
+        ok(&world, "ListTableMetadata", input.clone()).await,
+        json!({"TableMetadataList": []})
+    );
+    input["TableName"] = json!("nothing");
+    assert_eq!(refused(&world, "GetTableMetadata", input).await.0, "MetadataException");
+    let other = json!({"CatalogName": "other"});
+    assert_eq!(refused(&world, "ListDatabases", other).await.0, "InvalidRequestException");
+}
+
+#[test]
+fn queries_reach_the_engine_as_written_but_for_the_catalog() {
+    for (sql, expect) in [
+        ("select 1;", "select 1"),
+        (" WITH a AS (SELECT 1) SELECT * FROM a ; ", "WITH a AS (SELECT 1) SELECT * FROM a"),
+        ("(SELECT ';' AS \"x;y\")", "(SELECT ';' AS \"x;y\")"),
+        ("SELECT * FROM AwsDataCatalog.a.b", "SELECT * FROM a.b"),
+        (
+            "SELECT 'awsdatacatalog.x' FROM \"awsdatacatalog\" . \"a\".b",
+            "SELECT 'awsdatacatalog.x' FROM  \"a\".b",
+        ),
+        ("/* ; */ VALUES (1) -- ;", "VALUES (1)"),
+    ] {
+        assert_eq!(statement::parse(sql).unwrap(), Statement::Query(expect.into()), "{sql}");
+    }
+    for sql in ["", ";", "SELECT 'open", "/* open", "SHOW", "DESCRIBE t u", "é"] {
+        assert!(statement::parse(sql).is_err(), "{sql}");
+    }
+}

@@ -357,7 +357,7 @@ fn by_arn(rooms: &Rooms, arn: &str) -> Result<WorkGroup, Fault> {
             format!("{arn:?} is no workgroup; give arn:aws:athena:region:account:workgroup/name");
         Fault::named("ResourceNotFoundException", 400, message)
     };
-    find(rooms, name.ok_or_else(missing)?).map_err(|_| missing())
+    find(rooms, name.ok_or_else(missing)?).map_err(|_missing| missing())
 }
 
 #[derive(Deserialize)]
