@@ -306,6 +306,7 @@ impl Node {
             engine: self.lake.engine.clone(),
             host: self.models.host.clone(),
             logs: Arc::new(aws::logs::LogStore::open(&self.data_dir)?),
+            athena: Arc::default(),
             trainings: Arc::new(aws::Trainings::open(&self.metastore, self.clock.now())?),
             program: self.program.clone(),
             data_dir: self.data_dir.clone(),
