@@ -54,7 +54,10 @@ impl Counters {
 
     pub(crate) fn failed(&self, kind: ErrorKind) {
         let counter = match kind {
-            ErrorKind::Invalid | ErrorKind::Unsupported => &self.client_errors,
+            ErrorKind::Invalid
+            | ErrorKind::Unsupported
+            | ErrorKind::NotFound
+            | ErrorKind::Conflict => &self.client_errors,
             ErrorKind::Exhausted => &self.refused,
             ErrorKind::Unavailable => &self.timed_out,
             _ => &self.model_errors,

@@ -9,6 +9,7 @@ use base::{Error, Result, Timestamp};
 use metastore::Row;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::Rollout;
 use crate::route::Wheel;
 
 /// Most variants of one endpoint, as SageMaker has it.
@@ -19,10 +20,26 @@ pub(crate) const VARIANTS_MAX: usize = 10;
 pub struct Model {
     /// Its name.
     pub name: String,
-    /// The `model.tar.gz`.
+    /// The `model.tar.gz`, or the folder of many.
     pub artifact: PathBuf,
+    /// Which of the two.
+    #[serde(default)]
+    pub holding: Holding,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+/// What the artifact of a model is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holding {
+    /// One archive.
+    #[default]
+    One,
+    /// A folder of archives; each request names one, which is loaded then.
+    Many {
+        /// Whether a model stays in memory for the next request.
+        keep: bool,
+    },
 }
 
 impl Row for Model {
@@ -87,8 +104,11 @@ pub struct Deployed {
     pub name: String,
     /// The model's name.
     pub model: String,
-    /// The model's file.
+    /// The model's file or folder.
     pub artifact: PathBuf,
+    /// Which of the two.
+    #[serde(default)]
+    pub holding: Holding,
     /// Its weight now.
     pub weight: f64,
 }
@@ -100,6 +120,9 @@ pub struct Pending {
     pub config: String,
     /// Its variants.
     pub variants: Vec<Deployed>,
+    /// How traffic gets there; at once if absent.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
 }
 
 /// A name that answers.

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Result};
@@ -25,13 +25,16 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::counters::{Counters, Snapshot};
 use crate::endpoint::{
-    Deployed, Endpoint, EndpointConfig, Model, Pending, Status, Variant, check_name, check_variants,
+    Deployed, Endpoint, EndpointConfig, Holding, Model, Pending, Status, Variant, check_name,
+    check_variants,
 };
 use crate::media::Media;
 use crate::models::{Loader, Models};
 use crate::pool::Pool;
 use crate::request::{Configuration, Request, Shape};
+use crate::rollout::{Rollout, Watch};
 use crate::route::Wheel;
+use crate::shelf::Shelf;
 use crate::{answer, batch};
 
 /// Creations and updates that may wait for the loading thread.
@@ -95,23 +98,70 @@ pub struct Host {
 struct Core {
     store: Metastore,
     clock: Arc<dyn Clock>,
-    models: Models,
+    models: Arc<Models>,
+    watch: OnceLock<Watcher>,
     live: RwLock<BTreeMap<String, Arc<Live>>>,
     /// Held while a row and the memory of an endpoint change together.
     changes: Mutex<()>,
     settled: Notify,
 }
 
-/// An endpoint in memory: all its variants, loaded.
+struct Watcher(Watch);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
+/// An endpoint in memory: what answers, and during an update what shall.
 #[derive(Debug)]
 struct Live {
+    fleet: Arc<Fleet>,
+    next: Option<Next>,
+}
+
+/// All variants of a configuration, loaded.
+#[derive(Debug)]
+struct Fleet {
     variants: Vec<Arc<LiveVariant>>,
     wheel: Mutex<Wheel>,
 }
 
+/// The fleet that an update brings, with the turns between the old one and it.
+#[derive(Debug)]
+struct Next {
+    fleet: Arc<Fleet>,
+    split: Mutex<Wheel>,
+}
+
+impl Live {
+    /// The fleet whose turn it is, and the other one.
+    fn turn(&self) -> (&Fleet, Option<&Fleet>) {
+        match &self.next {
+            None => (&self.fleet, None),
+            Some(next) => match next.split.lock().unwrap_or_else(PoisonError::into_inner).turn() {
+                0 => (&self.fleet, Some(&next.fleet)),
+                _ => (&next.fleet, Some(&self.fleet)),
+            },
+        }
+    }
+
+    fn variants(&self) -> impl Iterator<Item = &Arc<LiveVariant>> {
+        let next = self.next.iter().flat_map(|next| &next.fleet.variants);
+        self.fleet.variants.iter().chain(next)
+    }
+}
+
+/// Where a variant's models come from.
+enum Source {
+    One(Arc<dyn Predictor>),
+    Many(Shelf),
+}
+
 struct LiveVariant {
     name: String,
-    predictor: Arc<dyn Predictor>,
+    source: Source,
     counters: Arc<Counters>,
 }
 
@@ -133,7 +183,8 @@ impl Host {
         let core = Arc::new(Core {
             store,
             clock,
-            models: Models::new(loader),
+            models: Arc::new(Models::new(loader)),
+            watch: OnceLock::new(),
             live: RwLock::default(),
             changes: Mutex::default(),
             settled: Notify::new(),
@@ -161,9 +212,51 @@ impl Host {
             return Err(Error::not_found(format!("model \"{name}\": there is no file {shown}")));
         }
         let created_at = self.core.clock.now();
-        let row = Model { name: name.to_owned(), artifact: artifact.to_owned(), created_at };
+        let holding = Holding::One;
+        let row =
+            Model { name: name.to_owned(), artifact: artifact.to_owned(), holding, created_at };
         self.core.store.create(name, &row)?;
         Ok(row)
+    }
+
+    /// Gives a folder of model files a name; each request names the file that answers. With
+    /// `keep`, a model stays in memory for the next request.
+    pub fn create_many(&self, name: &str, folder: &Path, keep: bool) -> Result<Model> {
+        check_name("model", name)?;
+        let row = Model {
+            name: name.to_owned(),
+            artifact: folder.to_owned(),
+            holding: Holding::Many { keep },
+            created_at: self.core.clock.now(),
+        };
+        self.core.store.create(name, &row)?;
+        Ok(row)
+    }
+
+    /// The model of a name, loaded: for work that needs no endpoint.
+    pub fn load(&self, name: &str) -> Result<Arc<dyn Predictor>> {
+        let model = self.model(name)?;
+        if model.holding != Holding::One {
+            return Err(Error::unsupported(format!("model \"{name}\" holds many archives")));
+        }
+        self.core.models.load(&model.artifact)
+    }
+
+    /// Says whom to ask whether an alarm rings. The first watch stays.
+    pub fn watch_with(&self, watch: Watch) {
+        if self.core.watch.set(Watcher(watch)).is_err() {
+            tracing::warn!("alarms are watched already");
+        }
+    }
+
+    /// Whether there is somebody to ask for alarms.
+    pub fn has_watch(&self) -> bool {
+        self.core.watch.get().is_some()
+    }
+
+    /// Which of these alarms rings now, if one does.
+    pub fn ringing(&self, alarms: &[String]) -> Option<String> {
+        self.core.watch.get().and_then(|watch| (watch.0)(alarms))
     }
 
     /// Names a set of variants, whose models must exist.
@@ -206,12 +299,34 @@ impl Host {
     /// Moves an endpoint to another configuration; it answers with the old one until the new
     /// one is loaded. A failed endpoint may be repaired this way.
     pub fn update_endpoint(&self, name: &str, config: &str) -> Result<Endpoint> {
+        self.update_endpoint_by(name, config, None, &[])
+    }
+
+    /// As [`Host::update_endpoint`], by the steps of a rollout, with other weights than the
+    /// configuration's for the variants named. What is undone on the way is as it was before.
+    pub fn update_endpoint_by(
+        &self,
+        name: &str,
+        config: &str,
+        rollout: Option<Rollout>,
+        weights: &[(String, f64)],
+    ) -> Result<Endpoint> {
+        if let Some(rollout) = &rollout {
+            rollout.check()?;
+        }
         let now = self.core.clock.now();
         let row = self.core.store.transact(|rows| {
             let seen = find::<Endpoint>(rows.get(name)?, "endpoint", name)?;
             let mut row = at_rest(&seen.row, "update")?.clone();
-            let variants = resolve(rows, config)?;
-            row.pending = Some(Pending { config: config.to_owned(), variants });
+            let mut variants = resolve(rows, config)?;
+            for (variant, weight) in weights {
+                if let Some(found) = variants.iter_mut().find(|have| have.name == *variant) {
+                    found.weight = *weight;
+                }
+            }
+            wheel_of(&variants)?;
+            let rollout = rollout.clone();
+            row.pending = Some(Pending { config: config.to_owned(), variants, rollout });
             row.status = Status::Updating;
             row.failure_reason = None;
             row.modified_at = now;
@@ -244,7 +359,8 @@ impl Host {
         })?;
         let live = core.find_live(name)?;
         let wheel = Mutex::new(wheel_of(&row.variants)?);
-        core.put_live(name, Live { variants: live.variants.clone(), wheel });
+        let fleet = Fleet { variants: live.fleet.variants.clone(), wheel };
+        core.put_live(name, fleet);
         Ok(row)
     }
 
@@ -332,21 +448,34 @@ impl Host {
     pub fn counters(&self) -> Vec<Snapshot> {
         let live = self.core.live.read().unwrap_or_else(PoisonError::into_inner);
         let variants = live.iter().flat_map(|(name, live)| {
-            live.variants.iter().map(move |variant| variant.counters.snapshot(name, &variant.name))
+            live.variants().map(move |variant| variant.counters.snapshot(name, &variant.name))
         });
-        variants.collect()
+        let mut all: Vec<Snapshot> = variants.collect();
+        // During an update both fleets count for a variant that stays.
+        all.dedup_by(|a, b| a.endpoint == b.endpoint && a.variant == b.variant);
+        all
     }
 
     /// Answers one request. The crate's documentation says what each kind of error means.
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer> {
+        self.invoke_model(invocation, None).await
+    }
+
+    /// As [`Host::invoke`], by this model of a variant that holds many.
+    pub async fn invoke_model(
+        &self,
+        invocation: Invocation,
+        target_model: Option<String>,
+    ) -> Result<Answer> {
         let arrived = Instant::now();
         let request_media = Media::of_request(invocation.content_type.as_deref())?;
         let answer_media = Media::of_answer(invocation.accept.as_deref(), request_media)?;
-        let variant = self.route(&invocation)?;
+        let variant = self.route(&invocation, target_model.is_some())?;
         variant.counters.arrived();
         let (reply, answer) = oneshot::channel();
         let task = Task {
             variant: Arc::clone(&variant),
+            target_model,
             body: invocation.body,
             request_media,
             answer_media,
@@ -366,22 +495,46 @@ impl Host {
         }
     }
 
-    fn route(&self, invocation: &Invocation) -> Result<Arc<LiveVariant>> {
+    fn route(&self, invocation: &Invocation, model_named: bool) -> Result<Arc<LiveVariant>> {
         let name = &invocation.endpoint;
         let live = self.core.find_live(name)?;
-        let Some(target) = &invocation.target_variant else {
-            let turn = live.wheel.lock().unwrap_or_else(PoisonError::into_inner).turn();
-            return Ok(Arc::clone(&live.variants[turn]));
+        let (fleet, other) = live.turn();
+        let variant = match &invocation.target_variant {
+            None => {
+                let turn = fleet.wheel.lock().unwrap_or_else(PoisonError::into_inner).turn();
+                Arc::clone(&fleet.variants[turn])
+            }
+            Some(target) => {
+                let mut all = fleet.variants.iter().chain(other.iter().flat_map(|f| &f.variants));
+                let found = all.find(|variant| variant.name == *target);
+                found.cloned().ok_or_else(|| no_variant(name, target))?
+            }
         };
-        let found = live.variants.iter().find(|variant| variant.name == *target);
-        found.cloned().ok_or_else(|| no_variant(name, target))
+        match (&variant.source, model_named) {
+            (Source::One(_), true) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "endpoint \"{name}\" is not a multi-model endpoint: leave out the target model"
+                ),
+            )),
+            (Source::Many(_), false) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("endpoint \"{name}\" is a multi-model endpoint: name a target model"),
+            )),
+            _ => Ok(variant),
+        }
     }
 
     fn deploy(&self, name: &str) {
         let (core, own) = (Arc::clone(&self.core), name.to_owned());
         let queued = self.deployments.submit(move || {
-            let loaded = core.row(&own).and_then(|row| core.load(&row));
-            core.settle(&own, loaded);
+            let row = core.row(&own);
+            let rollout = row.as_ref().ok().and_then(|row| row.pending.as_ref()?.rollout.clone());
+            let loaded = row.and_then(|row| core.load(&row));
+            match (loaded, rollout) {
+                (Ok(fleet), Some(rollout)) => Core::begin_rollout(&core, own, fleet, rollout),
+                (loaded, _) => core.settle(&own, loaded),
+            }
         });
         if let Err(refused) = queued {
             self.core.settle(name, Err(refused));
@@ -402,8 +555,35 @@ impl Core {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put_live(&self, name: &str, live: Live) {
-        self.write_live().insert(name.to_owned(), Arc::new(live));
+    fn put_live(&self, name: &str, fleet: Fleet) {
+        self.put_fleets(name, Arc::new(fleet), None);
+    }
+
+    fn put_fleets(&self, name: &str, fleet: Arc<Fleet>, next: Option<Next>) {
+        self.write_live().insert(name.to_owned(), Arc::new(Live { fleet, next }));
+    }
+
+    /// Takes the fleet that an update brought out of the turns.
+    fn drop_next(&self, name: &str) {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some(live) = live.filter(|live| live.next.is_some()) {
+            self.put_fleets(name, Arc::clone(&live.fleet), None);
+        }
+    }
+
+    /// Starts a rollout on a thread of its own: it may wait for hours.
+    fn begin_rollout(core: &Arc<Core>, name: String, fleet: Fleet, rollout: Rollout) {
+        // An endpoint that failed has nothing to share its traffic with.
+        if !core.write_live().contains_key(&name) {
+            return core.settle(&name, Ok(fleet));
+        }
+        let (weak, own) = (Arc::downgrade(core), name.clone());
+        let started = std::thread::Builder::new()
+            .name("rollout".to_owned())
+            .spawn(move || roll(&weak, &own, fleet, &rollout));
+        if let Err(cause) = started {
+            core.settle(&name, Err(Error::io("starting the rollout", cause)));
+        }
     }
 
     fn find_live(&self, name: &str) -> Result<Arc<Live>> {
@@ -415,28 +595,38 @@ impl Core {
     }
 
     /// Loads what a row is on its way to, or what it has.
-    fn load(&self, row: &Endpoint) -> Result<Live> {
+    fn load(&self, row: &Endpoint) -> Result<Fleet> {
         let variants = row.pending.as_ref().map_or(&row.variants, |pending| &pending.variants);
         self.load_variants(&row.name, variants)
     }
 
-    fn load_variants(&self, name: &str, variants: &[Deployed]) -> Result<Live> {
+    fn load_variants(&self, name: &str, variants: &[Deployed]) -> Result<Fleet> {
         let before = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let load = |variant: &Deployed| {
-            // A loader that panics must not leave the endpoint Creating for ever.
-            let loaded = catch_unwind(AssertUnwindSafe(|| self.models.load(&variant.artifact)))
-                .unwrap_or_else(|_| Err(Error::internal("loading panicked")))
-                .map_err(|error| error.context(format_args!("model \"{}\"", variant.model)))?;
-            let known = before.iter().flat_map(|live| &live.variants);
+            let source = match variant.holding {
+                Holding::Many { keep } => {
+                    Source::Many(Shelf::new(&variant.artifact, keep, Arc::clone(&self.models)))
+                }
+                // A loader that panics must not leave the endpoint Creating for ever.
+                Holding::One => {
+                    catch_unwind(AssertUnwindSafe(|| self.models.load(&variant.artifact)))
+                        .unwrap_or_else(|_| Err(Error::internal("loading panicked")))
+                        .map(Source::One)
+                        .map_err(|error| {
+                            error.context(format_args!("model \"{}\"", variant.model))
+                        })?
+                }
+            };
+            let known = before.iter().flat_map(|live| live.variants());
             let counters = known
                 .filter(|have| have.name == variant.name)
                 .map(|have| Arc::clone(&have.counters))
                 .next()
                 .unwrap_or_default();
-            Ok(Arc::new(LiveVariant { name: variant.name.clone(), predictor: loaded, counters }))
+            Ok(Arc::new(LiveVariant { name: variant.name.clone(), source, counters }))
         };
         let loaded = variants.iter().map(load).collect::<Result<_>>()?;
-        Ok(Live { variants: loaded, wheel: Mutex::new(wheel_of(variants)?) })
+        Ok(Fleet { variants: loaded, wheel: Mutex::new(wheel_of(variants)?) })
     }
 
     /// Brings an endpoint back as its row has it, at the start of the process.
@@ -465,7 +655,7 @@ impl Core {
     }
 
     /// Ends a creation or an update with what loading gave.
-    fn settle(&self, name: &str, loaded: Result<Live>) {
+    fn settle(&self, name: &str, loaded: Result<Fleet>) {
         let changing = self.changing();
         if let Err(error) = self.try_settle(name, loaded) {
             tracing::error!(endpoint = name, %error, "failed to record an endpoint's state");
@@ -474,7 +664,7 @@ impl Core {
         self.settled.notify_waiters();
     }
 
-    fn try_settle(&self, name: &str, loaded: Result<Live>) -> Result<()> {
+    fn try_settle(&self, name: &str, loaded: Result<Fleet>) -> Result<()> {
         let mut row = self.row(name)?;
         let pending = row.pending.take();
         row.modified_at = self.clock.now();
@@ -488,6 +678,7 @@ impl Core {
                 self.put_live(name, live);
             }
             Err(error) => {
+                self.drop_next(name);
                 let has_old = self.write_live().contains_key(name);
                 row.status = if has_old { Status::InService } else { Status::Failed };
                 row.failure_reason = Some(match pending {
@@ -501,9 +692,74 @@ impl Core {
     }
 }
 
+/// How often a rollout looks after its alarms.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Moves an endpoint's traffic step by step, and undoes it when an alarm rings or the time is
+/// out. Ends without a word when the host is gone: its row begins the update anew.
+fn roll(core: &Weak<Core>, name: &str, fleet: Fleet, rollout: &Rollout) {
+    let began = Instant::now();
+    let fleet = Arc::new(fleet);
+    for (step, share) in rollout.shares.iter().enumerate() {
+        let last = step + 1 == rollout.shares.len();
+        let Some(owner) = core.upgrade() else { return };
+        let shifted = owner.shift(name, &fleet, *share);
+        drop(owner);
+        let wait = rollout.wait() + if last { rollout.keep() } else { Duration::ZERO };
+        let outcome = shifted.and_then(|()| bake(core, rollout, began, wait));
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                if let Some(owner) = core.upgrade() {
+                    owner.settle(name, Err(error));
+                }
+                return;
+            }
+        }
+    }
+    let Some(owner) = core.upgrade() else { return };
+    let wheel = fleet.wheel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let all = Fleet { variants: fleet.variants.clone(), wheel: Mutex::new(wheel) };
+    owner.settle(name, Ok(all));
+}
+
+/// Waits under the eyes of the alarms; `false` when the host is gone.
+fn bake(core: &Weak<Core>, rollout: &Rollout, began: Instant, wait: Duration) -> Result<bool> {
+    let until = Instant::now() + wait;
+    loop {
+        let Some(owner) = core.upgrade() else { return Ok(false) };
+        let watch = owner.watch.get().filter(|_| !rollout.alarms.is_empty());
+        if let Some(why) = watch.and_then(|watch| (watch.0)(&rollout.alarms)) {
+            return Err(Error::new(ErrorKind::Conflict, why));
+        }
+        drop(owner);
+        if rollout.limit_secs.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
+            return Err(Error::new(ErrorKind::Unavailable, "it took longer than it was given"));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(true);
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+}
+
+impl Core {
+    /// Gives the new fleet its share of the requests.
+    fn shift(&self, name: &str, fleet: &Arc<Fleet>, share: f64) -> Result<()> {
+        let _changing = self.changing();
+        let old = Arc::clone(&self.find_live(name)?.fleet);
+        let split = Mutex::new(Wheel::new(vec![1.0 - share, share])?);
+        self.put_fleets(name, old, Some(Next { fleet: Arc::clone(fleet), split }));
+        Ok(())
+    }
+}
+
 /// One invocation on its way through a thread.
 struct Task {
     variant: Arc<LiveVariant>,
+    target_model: Option<String>,
     body: Bytes,
     request_media: Media,
     answer_media: Media,
@@ -535,7 +791,14 @@ impl Task {
     }
 
     fn answer(&self, go_on: impl Fn() -> bool) -> Result<(Vec<u8>, usize)> {
-        let predictor = &*self.variant.predictor;
+        let named;
+        let predictor = match &self.variant.source {
+            Source::One(predictor) => &**predictor,
+            Source::Many(shelf) => {
+                named = shelf.get(self.target_model.as_deref().unwrap_or_default())?;
+                &*named
+            }
+        };
         let shape = Shape::of(predictor);
         let request = match self.request_media {
             Media::Json => Request::parse(&self.body, shape)?,
@@ -566,6 +829,7 @@ fn resolve(rows: &metastore::Transaction<'_>, config: &str) -> Result<Vec<Deploy
             name: variant.name.clone(),
             model: variant.model.clone(),
             artifact: model.row.artifact,
+            holding: model.row.holding,
             weight: variant.weight,
         })
     };

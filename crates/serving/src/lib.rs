@@ -21,7 +21,8 @@
 //! |---|---|---|
 //! | `Invalid` | the body is wrong; names the instance and the field | ModelError 424, original 400 |
 //! | `Unsupported` | the content type or the accepted types | ModelError 424, original 415 |
-//! | `NotFound` | no such endpoint or variant | ValidationError 400 |
+//! | `NotFound` | no such endpoint, variant or target model | ValidationError 400 |
+//! | `Conflict` | a target model where there is one model, or none where there are many | ValidationError 400 |
 //! | `Exhausted` | the queue is full; retry | 503 (or 429) |
 //! | `Unavailable` | not in service yet, or took too long | 503 |
 //! | `Internal` | the model failed | ModelError 424, original 500 |
@@ -35,12 +36,15 @@ mod media;
 mod models;
 mod pool;
 pub mod request;
+mod rollout;
 mod route;
+mod shelf;
 
 pub use counters::Snapshot;
-pub use endpoint::{Deployed, Endpoint, EndpointConfig, Model, Pending, Status, Variant};
+pub use endpoint::{Deployed, Endpoint, EndpointConfig, Holding, Model, Pending, Status, Variant};
 pub use host::{Answer, Host, Invocation, Settings};
 pub use media::Media;
 pub use models::Loader;
 pub use request::{Configuration, Request, Shape};
+pub use rollout::{Rollout, Watch};
 pub use route::Wheel;

@@ -11,6 +11,7 @@ use crate::call::{Call, Outcome, Reply, Service, operation, route};
 use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
+use crate::services::sagemaker::{capture, hosting};
 
 /// Most bytes of a request's body (AWS: 6 MB).
 const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
@@ -68,15 +69,28 @@ struct Invoke {
     enable_explanations: Option<String>,
     session_id: Option<String>,
     custom_attributes: Option<String>,
-    /// Names the request for data capture; nothing is captured, so there is nothing to name.
-    #[expect(dead_code, reason = "see above")]
+    /// Names the request for data capture.
     inference_id: Option<String>,
+}
+
+/// Copies at a time; more are left out, since nobody waits for a shadow.
+static COPIES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(8);
+
+/// Sends a copy of a request to a shadow variant; its answer is dropped.
+fn copy(rooms: &Arc<Rooms>, invocation: Invocation) {
+    let Ok(place) = COPIES.try_acquire() else { return };
+    let rooms = Arc::clone(rooms);
+    tokio::spawn(async move {
+        if let Err(error) = rooms.host.invoke(invocation).await {
+            tracing::debug!(%error, "a shadow variant did not answer");
+        }
+        drop(place);
+    });
 }
 
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: Invoke = call.input()?;
     let refused = [
-        ("TargetModel", &input.target_model, "the endpoint serves one model a variant"),
         ("TargetContainerHostname", &input.target_container_hostname, "a model has one container"),
         ("InferenceComponentName", &input.inference_component_name, "there are no components"),
         ("EnableExplanations", &input.enable_explanations, "there is no explainer"),
@@ -94,17 +108,32 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     }
     let account = &rooms.settings.account_id;
     let endpoint = &input.endpoint_name;
-    if rooms.host.endpoint(endpoint).is_err() {
+    let Ok(row) = rooms.host.endpoint(endpoint) else {
         return Err(Fault::invalid(format!("Endpoint {endpoint} of account {account} not found.")));
+    };
+    let beside = hosting::beside(rooms, &row)?;
+    if let (Some((shadow, _)), Some(target)) = (&beside.shadow, &input.target_variant)
+        && shadow == target
+    {
+        return Err(Fault::invalid(format!(
+            "TargetVariant {target:?} is a shadow variant, whose answers nobody gets"
+        )));
     }
     let invocation = Invocation {
         endpoint: endpoint.clone(),
         body: call.body.clone(),
         content_type: call.header("content-type").map(str::to_owned),
         accept: call.header("accept").map(str::to_owned),
-        target_variant: input.target_variant,
+        target_variant: input.target_variant.clone(),
     };
-    let answer = rooms.host.invoke(invocation).await.map_err(|error| {
+    if let Some((shadow, percent)) = &beside.shadow
+        && input.target_variant.is_none()
+        && capture::drawn(*percent)
+    {
+        copy(rooms, Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() });
+    }
+    let invoked = rooms.host.invoke_model(invocation, input.target_model.clone()).await;
+    let answer = invoked.map_err(|error| {
         let original = match error.kind() {
             ErrorKind::Invalid => 400,
             ErrorKind::Unsupported => 415,
@@ -121,6 +150,17 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
+    if let Some(config) = &beside.capture {
+        let exchange = capture::Exchange {
+            endpoint,
+            variant: &answer.variant,
+            input: (&call.body, call.header("content-type").unwrap_or("application/json")),
+            output: (&answer.body, answer.content_type),
+            inference_id: input.inference_id.as_deref(),
+            custom_attributes: input.custom_attributes.as_deref(),
+        };
+        capture::capture(rooms, config, &exchange);
+    }
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))
 }

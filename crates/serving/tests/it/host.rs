@@ -305,11 +305,12 @@ async fn a_restart_in_the_middle_of_creation_or_update_carries_on() {
         let variants = host.config(config).unwrap().variants;
         let variants = variants.into_iter().map(|variant| serving::Deployed {
             artifact: host.model(&variant.model).unwrap().artifact,
+            holding: serving::Holding::One,
             name: variant.name,
             model: variant.model,
             weight: variant.weight,
         });
-        serving::Pending { config: config.into(), variants: variants.collect() }
+        serving::Pending { config: config.into(), variants: variants.collect(), rollout: None }
     };
     // The rows as a kill leaves them: written before the work, which never happened.
     for (name, next, status) in [
@@ -461,4 +462,50 @@ async fn faults_of_a_model_and_of_a_request_are_told_apart() {
     assert_eq!(answer.body.iter().filter(|byte| **byte == b'\n').count(), 2);
     // Nothing of this hurt anybody.
     assert_eq!(mean(&host, "good").await.unwrap(), 5.0);
+}
+
+#[tokio::test]
+async fn a_rollout_moves_shares_of_the_requests_and_an_alarm_undoes_it() {
+    let world = World::new();
+    let host = world.start();
+    world.config(&host, "old", &[("all", "naive", 1.0)]);
+    world.config(&host, "new", &[("other", "naive", 1.0)]);
+    host.create_endpoint("e", "old").unwrap();
+    host.settled("e").await.unwrap();
+    let rings = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = Arc::clone(&rings);
+    host.watch_with(Arc::new(move |_: &[String]| {
+        seen.load(std::sync::atomic::Ordering::SeqCst).then(|| "it rings".to_owned())
+    }));
+    let rollout = |wait_secs| serving::Rollout {
+        shares: vec![0.25, 1.0],
+        wait_secs,
+        keep_secs: 0,
+        limit_secs: None,
+        alarms: vec!["a".to_owned()],
+    };
+    host.update_endpoint_by("e", "new", Some(rollout(3600)), &[]).unwrap();
+    // The first answer by the new variant says that the first step is made.
+    while host.invoke(ask("e")).await.unwrap().variant != "other" {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut new = 0;
+    for _ in 0..40 {
+        new += u32::from(host.invoke(ask("e")).await.unwrap().variant == "other");
+    }
+    assert_eq!(new, 10);
+    assert_eq!(host.delete_endpoint("e").unwrap_err().kind(), ErrorKind::Conflict);
+    rings.store(true, std::sync::atomic::Ordering::SeqCst);
+    let undone = host.settled("e").await.unwrap();
+    assert_eq!((undone.status, undone.config.as_str()), (Status::InService, "old"));
+    assert!(undone.failure_reason.unwrap().contains("it rings"));
+    assert_eq!(host.invoke(ask("e")).await.unwrap().variant, "all");
+
+    rings.store(false, std::sync::atomic::Ordering::SeqCst);
+    host.update_endpoint_by("e", "new", Some(rollout(0)), &[]).unwrap();
+    let done = host.settled("e").await.unwrap();
+    assert_eq!((done.config.as_str(), done.failure_reason), ("new", None));
+    assert_eq!(host.invoke(ask("e")).await.unwrap().variant, "other");
+    let falling = serving::Rollout { shares: vec![0.5, 0.4], ..rollout(0) };
+    assert!(host.update_endpoint_by("e", "old", Some(falling), &[]).is_err());
 }

@@ -3,6 +3,7 @@
 //! A model's archive is linked into the data directory when the model is made, so that what is
 //! later put under its key changes no endpoint.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use serving::{Endpoint, Status, Variant};
 
 use super::tags::{self, Tag};
 use super::{asked, check_image, check_name, check_role, refuse, s3_place};
+use super::{capture, deploy};
 use crate::call::{Call, Outcome, Reply};
 use crate::fault::Fault;
 use crate::page::page;
@@ -35,6 +37,65 @@ impl Row for ConfigRow {
     const TABLE: &'static str = "aws-sagemaker-endpoint-configs";
 }
 
+/// What an endpoint's calls said beside what `serving` keeps: the capture and the shadows of
+/// the configurations it serves and is on its way to, and its last deployment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct EndpointRow {
+    configs: BTreeMap<String, Beside>,
+    deployment: Option<Value>,
+}
+
+/// What a configuration asks for beside its variants.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Beside {
+    /// `DataCaptureConfig`.
+    pub(crate) capture: Option<Value>,
+    /// The name of the shadow variant, and the percentage of requests copied to it.
+    pub(crate) shadow: Option<(String, u8)>,
+    /// `ShadowProductionVariants`.
+    shadows: Option<Value>,
+}
+
+impl Row for EndpointRow {
+    const TABLE: &'static str = "aws-sagemaker-endpoints";
+}
+
+/// What an endpoint does beside answering, by the configuration it serves.
+pub(crate) fn beside(rooms: &Rooms, endpoint: &Endpoint) -> base::Result<Beside> {
+    let row = rooms.metastore.get::<EndpointRow>(&endpoint.name)?;
+    Ok(row.and_then(|seen| seen.row.configs.get(&endpoint.config).cloned()).unwrap_or_default())
+}
+
+fn beside_of(rooms: &Rooms, config: &str) -> base::Result<Beside> {
+    let Some(request) = rooms.metastore.get::<ConfigRow>(config)?.map(|seen| seen.row.0) else {
+        return Ok(Beside::default());
+    };
+    let given = |member: &str| request.get(member).filter(|value| !value.is_null()).cloned();
+    let weight = |variant: &Value| variant["InitialVariantWeight"].as_f64().unwrap_or(1.0);
+    let shadow = request["ShadowProductionVariants"].get(0).map(|shadow| {
+        let whole = weight(&request["ProductionVariants"][0]);
+        let share = if whole > 0.0 { (weight(shadow) / whole).clamp(0.0, 1.0) } else { 0.0 };
+        // A share is within 0 and 1.
+        let percent = (share * 100.0).round() as u8;
+        (shadow["VariantName"].as_str().unwrap_or_default().to_owned(), percent)
+    });
+    let shadows = given("ShadowProductionVariants");
+    Ok(Beside { capture: given("DataCaptureConfig"), shadow, shadows })
+}
+
+/// A variable of a model's environment.
+pub(super) fn environment(
+    rooms: &Rooms,
+    model: &str,
+    variable: &str,
+) -> Result<Option<String>, Fault> {
+    let request = rooms.metastore.get::<ModelRow>(model)?.map(|seen| seen.row.0);
+    let request = request.unwrap_or_default();
+    let container = request.get("PrimaryContainer").or_else(|| request["Containers"].get(0));
+    let value = container.and_then(|container| container["Environment"][variable].as_str());
+    Ok(value.map(str::to_owned))
+}
+
 fn arn(rooms: &Rooms, call: &Call, kind: &str, name: &str) -> String {
     rooms.arn("sagemaker", &call.region, &format!("{kind}/{name}"))
 }
@@ -52,7 +113,7 @@ fn already(what: &str, arn: &str) -> impl Fn(Error) -> Fault {
     }
 }
 
-fn missing(what: &str, arn: &str) -> impl Fn(Error) -> Fault {
+pub(super) fn missing(what: &str, arn: &str) -> impl Fn(Error) -> Fault {
     let (what, arn) = (what.to_owned(), arn.to_owned());
     move |error| match error.kind() {
         ErrorKind::NotFound => could_not_find(&what, &arn),
@@ -110,7 +171,41 @@ struct S3ModelData {
     compression: String,
 }
 
+/// The folder that a prefix names. A model's archives lie in it under their own names.
+fn folder_key(prefix: &str) -> Result<String, Fault> {
+    let folder = prefix.trim_end_matches('/');
+    match folder.is_empty() {
+        true => Err(Fault::unsupported(
+            "ModelDataUrl of a whole bucket",
+            "put the archives below a prefix: s3://BUCKET/PREFIX/",
+        )),
+        false => Ok(folder.to_owned()),
+    }
+}
+
 impl Container {
+    /// Whether the container holds many models, and if so, whether they stay loaded.
+    fn many(&self) -> Result<Option<bool>, Fault> {
+        let config = self.multi_model_config.as_ref();
+        let setting = config.and_then(|config| config.get("ModelCacheSetting"));
+        match self.mode.as_deref() {
+            Some("MultiModel") => match setting.and_then(Value::as_str) {
+                None | Some("Enabled") => Ok(Some(true)),
+                Some("Disabled") => Ok(Some(false)),
+                Some(other) => Err(Fault::invalid(format!(
+                    "ModelCacheSetting {other:?}: use Enabled or Disabled"
+                ))),
+            },
+            None | Some("SingleModel") if super::asks_nothing(config) => Ok(None),
+            None | Some("SingleModel") => {
+                Err(Fault::invalid("MultiModelConfig is for Mode MultiModel"))
+            }
+            Some(other) => {
+                Err(Fault::invalid(format!("Mode {other:?}: use SingleModel or MultiModel")))
+            }
+        }
+    }
+
     /// Where the archive lies.
     fn archive(&self) -> Result<&str, Fault> {
         match (&self.model_data_url, &self.model_data_source) {
@@ -158,14 +253,7 @@ pub(super) async fn create_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let image =
         container.image.as_deref().ok_or_else(|| Fault::invalid("the container has no Image"))?;
     check_image(rooms, image)?;
-    if container.mode.as_deref().is_some_and(|mode| mode != "SingleModel")
-        || container.multi_model_config.is_some()
-    {
-        return Err(Fault::unsupported(
-            "Mode MultiModel",
-            "one archive a model; make one model for each",
-        ));
-    }
+    let keep = container.many()?;
     if !super::asks_nothing(container.image_config.as_ref()) {
         return Err(Fault::unsupported("ImageConfig", "no image is pulled"));
     }
@@ -195,6 +283,13 @@ pub(super) async fn create_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let exists = rooms.host.model(&input.model_name).is_ok();
     if exists {
         return Err(Fault::invalid(format!("Cannot create already existing model \"{arn}\".")));
+    }
+    if let Some(keep) = keep {
+        let folder = rooms.buckets.local_path(&bucket, &folder_key(&key)?)?;
+        rooms.host.create_many(&input.model_name, &folder, keep).map_err(already("model", &arn))?;
+        rooms.metastore.put(&input.model_name, &ModelRow(request))?;
+        tags::put(rooms, &arn, &input.tags)?;
+        return Ok(json!({"ModelArn": arn}).into());
     }
     let archive =
         keep_archive(rooms, &input.model_name, &bucket, &key).await.map_err(|error| match error
@@ -262,7 +357,8 @@ pub(super) async fn delete_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         let pending = endpoint.pending.iter().flat_map(|pending| &pending.variants);
         endpoint.variants.iter().chain(pending).any(|variant| variant.artifact == model.artifact)
     };
-    if !rooms.host.endpoints()?.iter().any(serves) {
+    let own = model.holding == serving::Holding::One;
+    if own && !rooms.host.endpoints()?.iter().any(serves) {
         drop(std::fs::remove_file(&model.artifact));
     }
     tags::forget(rooms, &arn)?;
@@ -272,7 +368,7 @@ pub(super) async fn delete_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 /// What every list of hosting may be asked.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct List {
+pub(super) struct List {
     name_contains: Option<String>,
     status_equals: Option<String>,
     creation_time_after: Option<f64>,
@@ -286,15 +382,15 @@ struct List {
 }
 
 /// What a list sorts and filters by.
-struct Entry {
-    name: String,
-    created_at: base::Timestamp,
-    modified_at: base::Timestamp,
-    status: Option<&'static str>,
-    shown: Value,
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) created_at: base::Timestamp,
+    pub(super) modified_at: base::Timestamp,
+    pub(super) status: Option<&'static str>,
+    pub(super) shown: Value,
 }
 
-fn listed(input: List, mut entries: Vec<Entry>, member: &str) -> Outcome {
+pub(super) fn listed(input: List, mut entries: Vec<Entry>, member: &str) -> Outcome {
     let within = |at: base::Timestamp, after: Option<f64>, before: Option<f64>| {
         let at = epoch_secs(at);
         after.is_none_or(|after| at > after) && before.is_none_or(|before| at < before)
@@ -359,11 +455,10 @@ struct CreateConfig {
     endpoint_config_name: String,
     production_variants: Vec<ProductionVariant>,
     #[serde(default)]
+    shadow_production_variants: Vec<ProductionVariant>,
+    #[serde(default)]
     tags: Vec<Tag>,
-    #[expect(dead_code, reason = "refused unless it asks for nothing")]
     data_capture_config: Option<Value>,
-    #[expect(dead_code, reason = "refused unless empty")]
-    shadow_production_variants: Option<Value>,
     #[expect(dead_code, reason = "refused unless empty")]
     async_inference_config: Option<Value>,
     #[expect(dead_code, reason = "refused unless empty")]
@@ -406,17 +501,20 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let (input, request) = asked::<CreateConfig>(call)?;
     let name = &input.endpoint_config_name;
     check_name("endpointConfigName", name)?;
-    let capture = request.get("DataCaptureConfig");
-    if capture.is_some_and(|capture| capture["EnableCapture"] != json!(false)) {
-        return Err(Fault::unsupported(
-            "DataCaptureConfig",
-            "captured requests come with a later version; leave it out",
-        ));
+    if let Some(capture) = &input.data_capture_config {
+        capture::check(capture)?;
+    }
+    let shadows = &input.shadow_production_variants;
+    if !shadows.is_empty() && (shadows.len() != 1 || input.production_variants.len() != 1) {
+        return Err(Fault::invalid(format!(
+            "{} shadow variants beside {} production variants: a shadow needs exactly one of each",
+            shadows.len(),
+            input.production_variants.len()
+        )));
     }
     refuse(
         &request,
         &[
-            ("ShadowProductionVariants", "shadow variants come with a later version"),
             ("AsyncInferenceConfig", "invocations are answered at once"),
             ("ExplainerConfig", "there is no explainer"),
             ("VpcConfig", "everything is on one machine"),
@@ -427,7 +525,8 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         return Err(Fault::unsupported("KmsKeyId", "nothing is encrypted at rest; leave it out"));
     }
     let mut variants = Vec::new();
-    for variant in &input.production_variants {
+    let production = input.production_variants.len();
+    for (at, variant) in input.production_variants.iter().chain(shadows).enumerate() {
         check_name("productionVariants.variantName", &variant.variant_name)?;
         let unsupported = [
             ("ServerlessConfig", super::asks_nothing(variant.serverless_config.as_ref())),
@@ -450,7 +549,11 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         variants.push(Variant {
             name: variant.variant_name.clone(),
             model: variant.model_name.clone(),
-            weight: variant.initial_variant_weight.unwrap_or(1.0),
+            // A shadow has no turn of its own: it gets copies.
+            weight: match at < production {
+                true => variant.initial_variant_weight.unwrap_or(1.0),
+                false => 0.0,
+            },
         });
     }
     let arn = arn(rooms, call, "endpoint-config", name);
@@ -541,11 +644,42 @@ struct UpdateEndpoint {
     endpoint_name: String,
     endpoint_config_name: String,
     retain_all_variant_properties: Option<bool>,
-    #[expect(dead_code, reason = "excludes from what is not retained")]
-    exclude_retained_variant_properties: Option<Vec<Value>>,
+    exclude_retained_variant_properties: Option<Vec<Excluded>>,
     deployment_config: Option<Value>,
-    #[expect(dead_code, reason = "the only deployment there is is all at once")]
     retain_deployment_config: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct Excluded {
+    variant_property_type: String,
+}
+
+/// What an endpoint keeps through an update.
+struct Kept {
+    weights: bool,
+    capture: bool,
+}
+
+impl UpdateEndpoint {
+    fn kept(&self) -> Result<Kept, Fault> {
+        let all = self.retain_all_variant_properties == Some(true);
+        let mut kept = Kept { weights: all, capture: all };
+        for excluded in self.exclude_retained_variant_properties.iter().flatten() {
+            match excluded.variant_property_type.as_str() {
+                "DesiredWeight" => kept.weights = false,
+                "DataCaptureConfig" => kept.capture = false,
+                // A label, which is always the configuration's.
+                "DesiredInstanceCount" => {}
+                other => {
+                    return Err(Fault::invalid(format!(
+                        "VariantPropertyType {other:?}: use DesiredInstanceCount, DesiredWeight or DataCaptureConfig"
+                    )));
+                }
+            }
+        }
+        Ok(kept)
+    }
 }
 
 #[derive(Deserialize)]
@@ -558,36 +692,39 @@ fn endpoint_arn(rooms: &Rooms, call: &Call, name: &str) -> String {
     arn(rooms, call, "endpoint", name)
 }
 
-/// A deployment that asks for more than all at once is refused, with what it asked.
-fn all_at_once(deployment: Option<&Value>) -> Result<(), Fault> {
-    let Some(config) = deployment.filter(|config| !super::asks_nothing(Some(config))) else {
-        return Ok(());
-    };
-    let routing = &config["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"];
-    let plain = config.get("RollingUpdatePolicy").is_none()
-        && super::asks_nothing(config.get("AutoRollbackConfiguration"))
-        && routing["Type"] == json!("ALL_AT_ONCE")
-        && routing["WaitIntervalInSeconds"].as_u64().unwrap_or(0) == 0
-        && config["BlueGreenUpdatePolicy"]["TerminationWaitInSeconds"].as_u64().unwrap_or(0) == 0;
-    if plain {
-        return Ok(());
-    }
-    Err(Fault::unsupported(
-        "DeploymentConfig",
-        "an update is all at once, without waits or alarms; canary, linear and rolling come with a later version",
-    ))
+/// Instances that the variants of a configuration are labelled with.
+fn instances(rooms: &Rooms, config: &str) -> base::Result<u32> {
+    let request = rooms.metastore.get::<ConfigRow>(config)?.map(|seen| seen.row.0);
+    let request = request.unwrap_or_default();
+    let variants = request["ProductionVariants"].as_array().cloned().unwrap_or_default();
+    let count = |one: &Value| one["InitialInstanceCount"].as_u64().unwrap_or(1);
+    Ok(u32::try_from(variants.iter().map(count).sum::<u64>()).unwrap_or(u32::MAX))
 }
 
 pub(super) async fn create_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: CreateEndpoint = call.input()?;
     check_name("endpointName", &input.endpoint_name)?;
-    all_at_once(input.deployment_config.as_ref())?;
     let config_arn = config_arn(rooms, call, &input.endpoint_config_name);
     rooms
         .host
         .config(&input.endpoint_config_name)
         .map_err(missing("endpoint configuration", &config_arn))?;
+    // There is nothing to move traffic from yet; it must be right all the same.
+    deploy::rollout(
+        rooms,
+        input.deployment_config.as_ref(),
+        instances(rooms, &input.endpoint_config_name)?,
+    )?;
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
+    if rooms.host.endpoint(&input.endpoint_name).is_ok() {
+        return Err(Fault::invalid(format!("Cannot create already existing endpoint \"{arn}\".")));
+    }
+    let config = input.endpoint_config_name.clone();
+    let row = EndpointRow {
+        configs: BTreeMap::from([(config.clone(), beside_of(rooms, &config)?)]),
+        deployment: input.deployment_config.clone(),
+    };
+    rooms.metastore.put(&input.endpoint_name, &row)?;
     rooms
         .host
         .create_endpoint(&input.endpoint_name, &input.endpoint_config_name)
@@ -610,24 +747,39 @@ fn in_progress(doing: &str, arn: &str) -> impl Fn(Error) -> Fault {
 
 pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: UpdateEndpoint = call.input()?;
-    all_at_once(input.deployment_config.as_ref())?;
-    if input.retain_all_variant_properties == Some(true) {
-        return Err(Fault::unsupported(
-            "RetainAllVariantProperties true",
-            "set weights after the update",
-        ));
-    }
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
-    rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
+    let before = rooms.host.endpoint(&input.endpoint_name).map_err(missing("endpoint", &arn))?;
     let config_arn = config_arn(rooms, call, &input.endpoint_config_name);
     rooms
         .host
         .config(&input.endpoint_config_name)
         .map_err(missing("endpoint configuration", &config_arn))?;
+    if !matches!(before.status, Status::InService | Status::Failed) {
+        return Err(Fault::invalid(format!("Cannot update in-progress endpoint \"{arn}\".")));
+    }
+    let config = &input.endpoint_config_name;
+    let old = rooms.metastore.get::<EndpointRow>(&before.name)?.map(|seen| seen.row);
+    let mut row = old.unwrap_or_default();
+    let retained = row.deployment.take().filter(|_| input.retain_deployment_config == Some(true));
+    let deployment = input.deployment_config.clone().or(retained);
+    let rollout = deploy::rollout(rooms, deployment.as_ref(), instances(rooms, config)?)?;
+    let kept = input.kept()?;
+    let served = row.configs.remove(&before.config).unwrap_or_default();
+    let mut next = beside_of(rooms, config)?;
+    if kept.capture {
+        next.capture.clone_from(&served.capture);
+    }
+    row.configs = BTreeMap::from([(before.config.clone(), served), (config.clone(), next)]);
+    row.deployment = deployment;
+    let weights: Vec<(String, f64)> = match kept.weights {
+        true => before.variants.iter().map(|one| (one.name.clone(), one.weight)).collect(),
+        false => Vec::new(),
+    };
     rooms
         .host
-        .update_endpoint(&input.endpoint_name, &input.endpoint_config_name)
+        .update_endpoint_by(&before.name, config, rollout, &weights)
         .map_err(in_progress("update", &arn))?;
+    rooms.metastore.put(&before.name, &row)?;
     Ok(json!({"EndpointArn": arn}).into())
 }
 
@@ -693,13 +845,44 @@ pub(super) async fn describe_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcom
     if let Some(reason) = &endpoint.failure_reason {
         answer["FailureReason"] = json!(reason);
     }
+    let row = rooms.metastore.get::<EndpointRow>(&endpoint.name)?.map(|seen| seen.row);
+    let row = row.unwrap_or_default();
+    let beside = row.configs.get(&endpoint.config).cloned().unwrap_or_default();
     if endpoint.status != Status::Creating {
-        answer["ProductionVariants"] = variants(rooms, &endpoint.config, &endpoint.variants)?;
+        answer["ProductionVariants"] =
+            variants(rooms, &endpoint.config, &endpoint.variants, &beside)?;
+    }
+    if let Some(capture) = &beside.capture {
+        let on = capture["EnableCapture"] == json!(true);
+        answer["DataCaptureConfig"] = json!({
+            "EnableCapture": on,
+            "CaptureStatus": if on { "Started" } else { "Stopped" },
+            "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
+            "DestinationS3Uri": capture["DestinationS3Uri"],
+            "KmsKeyId": "",
+        });
+    }
+    if let Some(shadows) = beside.shadows.as_ref().and_then(Value::as_array) {
+        let shown = |one: &Value| {
+            let weight = one["InitialVariantWeight"].as_f64().unwrap_or(1.0);
+            let count = one["InitialInstanceCount"].as_u64().unwrap_or(1);
+            json!({"VariantName": one["VariantName"], "CurrentWeight": weight, "DesiredWeight": weight,
+                "CurrentInstanceCount": count, "DesiredInstanceCount": count})
+        };
+        answer["ShadowProductionVariants"] = shadows.iter().map(shown).collect();
+    }
+    if let Some(deployment) = row.deployment.as_ref().filter(|_| endpoint.pending.is_none()) {
+        answer["LastDeploymentConfig"] = deployment.clone();
     }
     if let Some(pending) = &endpoint.pending {
         answer["PendingDeploymentSummary"] = json!({
             "EndpointConfigName": pending.config,
-            "ProductionVariants": variants(rooms, &pending.config, &pending.variants)?,
+            "ProductionVariants": variants(
+                rooms,
+                &pending.config,
+                &pending.variants,
+                &row.configs.get(&pending.config).cloned().unwrap_or_default(),
+            )?,
             "StartTime": epoch_secs(endpoint.modified_at),
         });
     }
@@ -707,11 +890,17 @@ pub(super) async fn describe_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcom
 }
 
 /// Variants as Describe shows them, with the labels that their configuration was given.
-fn variants(rooms: &Rooms, config: &str, deployed: &[serving::Deployed]) -> Result<Value, Fault> {
+fn variants(
+    rooms: &Rooms,
+    config: &str,
+    deployed: &[serving::Deployed],
+    beside: &Beside,
+) -> Result<Value, Fault> {
     let row = rooms.metastore.get::<ConfigRow>(config)?;
     let request = row.map_or(Value::Null, |seen| seen.row.0);
     let mut shown = Vec::new();
-    for variant in deployed {
+    let is_shadow = |name: &str| beside.shadow.as_ref().is_some_and(|(shadow, _)| shadow == name);
+    for variant in deployed.iter().filter(|variant| !is_shadow(&variant.name)) {
         let asked = request["ProductionVariants"]
             .as_array()
             .and_then(|all| all.iter().find(|one| one["VariantName"] == json!(variant.name)));
@@ -759,6 +948,7 @@ pub(super) async fn delete_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
     let input: EndpointNamed = call.input()?;
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
     rooms.host.delete_endpoint(&input.endpoint_name).map_err(in_progress("delete", &arn))?;
+    rooms.metastore.delete::<EndpointRow>(&input.endpoint_name)?;
     tags::forget(rooms, &arn)?;
     Ok(Reply::empty())
 }

@@ -3,9 +3,15 @@
 //! What a job or a model was asked to be is kept as it was asked, and given back by Describe;
 //! what it is comes from the rooms `training` and `serving`.
 
-mod hosting;
+pub(crate) mod capture;
+mod deploy;
+pub(crate) mod hosting;
 mod tags;
 mod training;
+mod transform;
+
+#[cfg(test)]
+mod tests;
 
 use base::ErrorKind;
 use serde::de::DeserializeOwned;
@@ -29,18 +35,23 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DescribeTrainingJob", training::describe),
         operation!("ListTrainingJobs", training::list),
         operation!("StopTrainingJob", training::stop),
-        operation!("CreateModel", hosting::create_model, differs: "DeepAR archives in single-model mode; no VPC"),
+        operation!("DeleteTrainingJob", training::delete),
+        operation!("CreateTransformJob", transform::create, differs: "JSON Lines, one series a line"),
+        operation!("DescribeTransformJob", transform::describe),
+        operation!("ListTransformJobs", transform::list),
+        operation!("StopTransformJob", transform::stop),
+        operation!("CreateModel", hosting::create_model, differs: "DeepAR archives, also many below a prefix; no VPC"),
         operation!("DescribeModel", hosting::describe_model),
         operation!("ListModels", hosting::list_models),
         operation!("DeleteModel", hosting::delete_model),
-        operation!("CreateEndpointConfig", hosting::create_config, differs: "no data capture, shadow variants, asynchronous or serverless inference yet"),
+        operation!("CreateEndpointConfig", hosting::create_config, differs: "no asynchronous or serverless inference"),
         operation!("DescribeEndpointConfig", hosting::describe_config),
         operation!("ListEndpointConfigs", hosting::list_configs),
         operation!("DeleteEndpointConfig", hosting::delete_config),
         operation!("CreateEndpoint", hosting::create_endpoint),
         operation!("DescribeEndpoint", hosting::describe_endpoint),
         operation!("ListEndpoints", hosting::list_endpoints),
-        operation!("UpdateEndpoint", hosting::update_endpoint, differs: "all at once, without a dropped request; canary, linear and rolling deployments come later"),
+        operation!("UpdateEndpoint", hosting::update_endpoint, differs: "canary, linear and rolling steps move shares of the requests, not instances"),
         operation!("UpdateEndpointWeightsAndCapacities", hosting::update_weights, differs: "weights; instance counts are labels"),
         operation!("DeleteEndpoint", hosting::delete_endpoint),
         operation!("DescribeNotebookInstance", hosting::describe_notebook, differs: "the one that `forebay notebook` stands for"),

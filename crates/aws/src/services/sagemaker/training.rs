@@ -121,6 +121,8 @@ impl Job {
 pub struct Trainings {
     slots: Arc<Semaphore>,
     under_way: Mutex<HashMap<String, UnderWay>>,
+    /// What was captured of endpoints' traffic and is not yet written.
+    pub(crate) captures: super::capture::Captures,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -133,6 +135,7 @@ impl Trainings {
     /// Opens the jobs; those that a dead server left under way are Failed.
     pub fn open(store: &Metastore, now: base::Timestamp) -> Result<Trainings> {
         jobs::reconcile(store, now)?;
+        super::transform::reconcile(store, now)?;
         for (name, seen) in store.list::<Job>()? {
             let mut job = seen.row;
             if matches!(job.status, Status::InProgress | Status::Stopping) {
@@ -142,7 +145,16 @@ impl Trainings {
                 store.put(&name, &job)?;
             }
         }
-        Ok(Trainings { slots: Arc::new(Semaphore::new(AT_A_TIME)), under_way: Mutex::default() })
+        Ok(Trainings {
+            slots: Arc::new(Semaphore::new(AT_A_TIME)),
+            under_way: Mutex::default(),
+            captures: super::capture::Captures::default(),
+        })
+    }
+
+    /// The places for jobs at work.
+    pub(super) fn slots(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.slots)
     }
 
     fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<String, UnderWay>> {
@@ -824,5 +836,22 @@ pub(super) async fn stop(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     if let Some(stopper) = stopper {
         tokio::task::spawn_blocking(move || stopper.stop());
     }
+    Ok(Reply::empty())
+}
+
+pub(super) async fn delete(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: Named = call.input()?;
+    let job = find(rooms, &input.training_job_name)?;
+    if matches!(job.status, Status::InProgress | Status::Stopping) {
+        let message = format!(
+            "Training job {:?} is in status {}; stop it and wait for its end before deleting it",
+            job.name,
+            job.status.as_str()
+        );
+        return Err(Fault::named("ResourceInUse", 400, message));
+    }
+    rooms.metastore.delete::<Job>(&job.name)?;
+    drop(std::fs::remove_dir_all(rooms.data_dir.join("training").join(&job.name)));
+    tags::forget(rooms, &arn(rooms, call, &job.name))?;
     Ok(Reply::empty())
 }
