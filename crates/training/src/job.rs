@@ -21,6 +21,29 @@ use sha2::{Digest, Sha256};
 
 use crate::{artifact, channel, engine};
 
+/// Where DeepAR's container says that its settings come from; readers of its log look for it.
+const DEFAULT_INPUT: &str =
+    "/opt/amazon/lib/python3.6/site-packages/algorithm/resources/default-input.json";
+const PROVIDED_INPUT: &str = "/opt/ml/input/config/hyperparameters.json";
+
+/// The settings of a job that gives none, as its container writes them.
+fn defaults() -> serde_json::Value {
+    json!({
+        "cardinality": "auto",
+        "dropout_rate": "0.10",
+        "early_stopping_patience": "",
+        "embedding_dimension": "10",
+        "learning_rate": "0.001",
+        "likelihood": "student-t",
+        "mini_batch_size": "128",
+        "num_cells": "40",
+        "num_dynamic_feat": "auto",
+        "num_eval_samples": "100",
+        "num_layers": "2",
+        "test_quantiles": "[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]",
+    })
+}
+
 /// What to train on what, and where the model goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,7 +122,12 @@ pub fn run(spec: &TrainSpec, clock: &dyn Clock, log: &mut dyn FnMut(&str)) -> Re
         return Err(Error::invalid("windows is 0; at least one window is scored"));
     }
     let estimator = engine::estimator(spec)?;
-    log.info(&format!("Merging with provided configuration: {}", json!(spec.hyperparameters)));
+    (log.sink)("Docker entrypoint called with argument(s): train");
+    log.info(&format!("Reading default configuration from {DEFAULT_INPUT}: {}", defaults()));
+    log.info(&format!(
+        "Merging with provided configuration from {PROVIDED_INPUT}: {}",
+        json!(spec.hyperparameters)
+    ));
     log.info(&format!("Final configuration: {}", json!(estimator.hyper)));
     let freq = estimator.hyper.time_freq;
     let train = channel::read(&spec.train, freq).map_err(|error| error.context("channel train"))?;

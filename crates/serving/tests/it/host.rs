@@ -472,10 +472,10 @@ async fn a_rollout_moves_shares_of_the_requests_and_an_alarm_undoes_it() {
     world.config(&host, "new", &[("other", "naive", 1.0)]);
     host.create_endpoint("e", "old").unwrap();
     host.settled("e").await.unwrap();
-    let rings = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let rings = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&rings);
     host.watch_with(Arc::new(move |_: &[String]| {
-        seen.load(std::sync::atomic::Ordering::SeqCst).then(|| "it rings".to_owned())
+        seen.load(Ordering::SeqCst).then(|| "it rings".to_owned())
     }));
     let rollout = |wait_secs| serving::Rollout {
         shares: vec![0.25, 1.0],
@@ -495,13 +495,13 @@ async fn a_rollout_moves_shares_of_the_requests_and_an_alarm_undoes_it() {
     }
     assert_eq!(new, 10);
     assert_eq!(host.delete_endpoint("e").unwrap_err().kind(), ErrorKind::Conflict);
-    rings.store(true, std::sync::atomic::Ordering::SeqCst);
+    rings.store(true, Ordering::SeqCst);
     let undone = host.settled("e").await.unwrap();
     assert_eq!((undone.status, undone.config.as_str()), (Status::InService, "old"));
     assert!(undone.failure_reason.unwrap().contains("it rings"));
     assert_eq!(host.invoke(ask("e")).await.unwrap().variant, "all");
 
-    rings.store(false, std::sync::atomic::Ordering::SeqCst);
+    rings.store(false, Ordering::SeqCst);
     host.update_endpoint_by("e", "new", Some(rollout(0)), &[]).unwrap();
     let done = host.settled("e").await.unwrap();
     assert_eq!((done.config.as_str(), done.failure_reason), ("new", None));

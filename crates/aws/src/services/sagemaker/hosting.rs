@@ -969,11 +969,27 @@ pub(super) async fn describe_notebook(rooms: &Arc<Rooms>, call: &Call) -> Outcom
     if input.notebook_instance_name != NOTEBOOK {
         return Err(Fault::invalid("RecordNotFound"));
     }
-    Ok(json!({
+    let mut answer = notebook(rooms, call);
+    answer["RoleArn"] = json!(rooms.keys.role_arn());
+    Ok(answer.into())
+}
+
+fn notebook(rooms: &Rooms, call: &Call) -> Value {
+    json!({
         "NotebookInstanceName": NOTEBOOK,
         "NotebookInstanceArn": arn(rooms, call, "notebook-instance", NOTEBOOK),
         "NotebookInstanceStatus": "InService",
-        "RoleArn": rooms.keys.role_arn(),
     })
-    .into())
+}
+
+pub(super) async fn list_notebooks(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: List = call.input()?;
+    let entry = Entry {
+        name: NOTEBOOK.to_owned(),
+        created_at: base::Timestamp(0),
+        modified_at: base::Timestamp(0),
+        status: Some("InService"),
+        shown: notebook(rooms, call),
+    };
+    listed(input, vec![entry], "NotebookInstances")
 }

@@ -55,6 +55,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("UpdateEndpointWeightsAndCapacities", hosting::update_weights, differs: "weights; instance counts are labels"),
         operation!("DeleteEndpoint", hosting::delete_endpoint),
         operation!("DescribeNotebookInstance", hosting::describe_notebook, differs: "the one that `forebay notebook` stands for"),
+        operation!("ListNotebookInstances", hosting::list_notebooks, differs: "the one that `forebay notebook` stands for"),
         operation!("AddTags", tags::add),
         operation!("ListTags", tags::list),
         operation!("DeleteTags", tags::delete),

@@ -265,3 +265,15 @@ async fn a_transform_answers_every_line() {
         refused(&world, "CreateTransformJob", wrong, word).await;
     }
 }
+
+#[tokio::test]
+async fn the_notebook_instance_has_the_role() {
+    let world = World::new();
+    let listed = made(&world, "ListNotebookInstances", json!({})).await;
+    let name = &listed["NotebookInstances"][0]["NotebookInstanceName"];
+    let told =
+        made(&world, "DescribeNotebookInstance", json!({"NotebookInstanceName": name})).await;
+    assert!(told["RoleArn"].as_str().unwrap().contains(":role/"), "{told}");
+    let other = json!({"NotebookInstanceName": "other"});
+    refused(&world, "DescribeNotebookInstance", other, "RecordNotFound").await;
+}

@@ -318,7 +318,7 @@ async fn run(rooms: &Arc<Rooms>, plan: &Plan) -> Result<()> {
         };
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|_| Error::internal("the model panicked"))?
+            .map_err(|panic| Error::internal("the model panicked").with_source(panic))?
             .map_err(|error| error.context(&object.key))?;
         let (to, path) = &plan.to;
         let path = path.trim_end_matches('/');
