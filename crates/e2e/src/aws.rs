@@ -259,6 +259,10 @@ impl Drop for Metadata {
     fn drop(&mut self) {
         if self.planted {
             drop(std::fs::remove_file(METADATA));
+            // Only what is empty goes, so nothing of anybody else's.
+            for folder in Path::new(METADATA).ancestors().skip(1).take(2) {
+                drop(std::fs::remove_dir(folder));
+            }
         }
     }
 }
