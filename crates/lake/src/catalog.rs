@@ -403,6 +403,40 @@ impl Catalog {
         self.store.delete::<Partition>(&partition_key(database, name, values))
     }
 
+    /// Puts `partition` in the place of the one with the values `old`, in one step.
+    pub fn replace_partition(
+        &self,
+        database: &str,
+        name: &str,
+        old: &[String],
+        partition: Partition,
+    ) -> Result<()> {
+        let now = self.clock.now();
+        self.store.transact(|transaction| {
+            let Some(table) = transaction.get::<Table>(&table_key(database, name))? else {
+                return Err(no_table(database, name));
+            };
+            if !transaction.delete::<Partition>(&partition_key(database, name, old))? {
+                return Err(Error::not_found(format!(
+                    "table {name:?} of {database:?} has no partition {old:?}"
+                )));
+            }
+            let values = partition.values.clone();
+            match add_partitions(transaction, &table.row, vec![partition], now)? {
+                0 => Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("table {name:?} of {database:?} already has partition {values:?}"),
+                )),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Forgets an earlier version of a table; whether it was kept.
+    pub fn drop_table_version(&self, database: &str, name: &str, version: u64) -> Result<bool> {
+        self.store.delete::<TableVersion>(&format!("{}{version:020}", rows_of(database, name)))
+    }
+
     /// The files that committed runs wrote to a table, by key.
     pub fn written_files(&self, database: &str, name: &str) -> Result<Vec<WrittenFile>> {
         let found = self.store.list_prefix::<WrittenFile>(&rows_of(database, name))?;

@@ -157,7 +157,7 @@ pub(crate) fn is_hidden(below: &str) -> bool {
 
 /// The values that the folders between a table's prefix and a file give its partition keys. A
 /// file that lies too high has nulls for the rest.
-pub(crate) fn partition_values(table: &Table, below: &str) -> Vec<String> {
+pub fn partition_values(table: &Table, below: &str) -> Vec<String> {
     let mut folders: Vec<&str> = below.split('/').collect();
     folders.pop();
     let value = |(index, key): (usize, &crate::Column)| match folders.get(index) {

@@ -35,5 +35,5 @@ pub use engine::{QueryEngine, QueryResult, SqlOptions};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
 pub use job::graph::{Job, Mapping, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
-pub use lake::{Lake, TableFile};
+pub use lake::{Lake, TableFile, partition_values};
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};

@@ -3,6 +3,8 @@
 //! What the lake does not know of a crawler (its role, its policies as written) is a row of
 //! ours beside it.
 
+mod tables;
+
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -28,6 +30,17 @@ pub(crate) static SERVICE: Service = Service {
         operation!("GetDatabase", get_database),
         operation!("GetDatabases", get_databases),
         operation!("DeleteDatabase", delete_database, differs: "refused while the database has tables"),
+        operation!("CreateTable", tables::create_table, differs: "Parquet and JSON objects only; no views, no buckets"),
+        operation!("UpdateTable", tables::update_table, differs: "Parquet and JSON objects only; no views, no buckets"),
+        operation!("GetTableVersion", tables::get_table_version),
+        operation!("DeleteTableVersion", tables::delete_table_version),
+        operation!("BatchDeleteTable", tables::batch_delete_table),
+        operation!("CreatePartition", tables::create_partition, differs: "its location is the folder of its values below the table's"),
+        operation!("BatchCreatePartition", tables::batch_create_partition, differs: "a location is the folder of the values below the table's"),
+        operation!("BatchGetPartition", tables::batch_get_partition),
+        operation!("UpdatePartition", tables::update_partition, differs: "its location is the folder of its values below the table's"),
+        operation!("DeletePartition", tables::delete_partition, differs: "queries still read the folder while it has objects"),
+        operation!("BatchDeletePartition", tables::batch_delete_partition, differs: "queries still read the folders while they have objects"),
         operation!("GetTable", get_table),
         operation!("GetTables", get_tables, differs: "no Expression"),
         operation!("GetTableVersions", get_table_versions),
@@ -213,8 +226,8 @@ fn storage(table: &Table, bucket: &str, prefix: &str) -> Value {
     })
 }
 
-fn shown(table: &Table) -> Value {
-    json!({
+fn shown(rooms: &Rooms, table: &Table) -> Result<Value, Fault> {
+    let mut shown = json!({
         "Name": table.name,
         "DatabaseName": table.database,
         "CreateTime": epoch_secs(table.created_at),
@@ -226,14 +239,16 @@ fn shown(table: &Table) -> Value {
         "Parameters": table.parameters,
         "IsRegisteredWithLakeFormation": false,
         "VersionId": table.version.to_string(),
-    })
+    });
+    tables::add_words(rooms, table, &mut shown)?;
+    Ok(shown)
 }
 
 async fn get_table(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let OneTable { database_name, name } = call.input()?;
     let found =
         rooms.lake.catalog().get_table(&database_name.to_lowercase(), &name.to_lowercase())?;
-    Ok(json!({"Table": shown(&found)}).into())
+    Ok(json!({"Table": shown(rooms, &found)?}).into())
 }
 
 async fn get_tables(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -241,7 +256,8 @@ async fn get_tables(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let all = rooms.lake.catalog().list_tables(&input.database_name.to_lowercase())?;
     let key = |table: &Table| table.name.clone();
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 100)?;
-    listed("TableList", some.iter().map(shown).collect(), next)
+    let shown = some.iter().map(|table| shown(rooms, table)).collect::<Result<_, Fault>>()?;
+    listed("TableList", shown, next)
 }
 
 async fn get_table_versions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -251,26 +267,32 @@ async fn get_table_versions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     // Newest first, so the keys of the pages count downwards.
     let key = |table: &Table| format!("{:020}", u64::MAX - table.version);
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 100)?;
-    let version =
-        |table: &Table| json!({"Table": shown(table), "VersionId": table.version.to_string()});
-    listed("TableVersions", some.iter().map(version).collect(), next)
+    let version = |table: &Table| {
+        let version = table.version.to_string();
+        Ok(json!({"Table": shown(rooms, table)?, "VersionId": version}))
+    };
+    listed("TableVersions", some.iter().map(version).collect::<Result<_, Fault>>()?, next)
 }
 
 async fn delete_table(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let OneTable { database_name, name } = call.input()?;
-    rooms.lake.catalog().drop_table(&database_name.to_lowercase(), &name.to_lowercase())?;
+    let (database, name) = (database_name.to_lowercase(), name.to_lowercase());
+    rooms.lake.catalog().drop_table(&database, &name)?;
+    tables::forget(rooms, &database, &name)?;
     Ok(json!({}).into())
 }
 
-fn partition(table: &Table, found: &Partition) -> Value {
-    json!({
+fn partition(rooms: &Rooms, table: &Table, found: &Partition) -> Result<Value, Fault> {
+    let mut shown = json!({
         "Values": found.values,
         "DatabaseName": table.database,
         "TableName": table.name,
         "CreationTime": epoch_secs(found.created_at),
         "StorageDescriptor": storage(table, &found.bucket, &found.prefix),
         "Parameters": {},
-    })
+    });
+    tables::add_partition_words(rooms, (table, found), &mut shown)?;
+    Ok(shown)
 }
 
 async fn get_partition(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -279,7 +301,7 @@ async fn get_partition(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let (database, name) = (input.database_name.to_lowercase(), input.table_name.to_lowercase());
     let table = catalog.get_table(&database, &name)?;
     let found = catalog.get_partition(&database, &name, &input.partition_values)?;
-    Ok(json!({"Partition": partition(&table, &found)}).into())
+    Ok(json!({"Partition": partition(rooms, &table, &found)?}).into())
 }
 
 async fn get_partitions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -291,7 +313,9 @@ async fn get_partitions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let key = |found: &Partition| found.values.join("\u{1}");
     all.sort_by_key(key);
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 1000)?;
-    listed("Partitions", some.iter().map(|found| partition(&table, found)).collect(), next)
+    let shown =
+        some.iter().map(|found| partition(rooms, &table, found)).collect::<Result<_, Fault>>()?;
+    listed("Partitions", shown, next)
 }
 
 #[derive(Deserialize)]
