@@ -270,6 +270,17 @@ impl Catalog {
         Ok(database)
     }
 
+    /// Says anew what a database is for.
+    pub fn describe_database(&self, name: &str, description: &str) -> Result<()> {
+        self.store.transact(|transaction| {
+            let Some(found) = transaction.get::<Database>(name)? else {
+                return Err(no_database(name));
+            };
+            let database = Database { description: description.to_owned(), ..found.row };
+            transaction.put(name, &database).map(drop)
+        })
+    }
+
     /// A database.
     pub fn get_database(&self, name: &str) -> Result<Database> {
         match self.store.get::<Database>(name)? {

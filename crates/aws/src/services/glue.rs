@@ -29,6 +29,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("CreateDatabase", create_database, differs: "Name and Description only"),
         operation!("GetDatabase", get_database),
         operation!("GetDatabases", get_databases),
+        operation!("UpdateDatabase", update_database, differs: "Description only; no renaming"),
         operation!("DeleteDatabase", delete_database, differs: "refused while the database has tables"),
         operation!("CreateTable", tables::create_table, differs: "Parquet and JSON objects only; no views, no buckets"),
         operation!("UpdateTable", tables::update_table, differs: "Parquet and JSON objects only; no views, no buckets"),
@@ -84,6 +85,13 @@ impl metastore::Row for Extra {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 struct CreateDatabase {
+    database_input: DatabaseInput,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct UpdateDatabase {
+    name: String,
     database_input: DatabaseInput,
 }
 
@@ -173,6 +181,17 @@ async fn get_databases(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let key = |found: &Database| found.name.clone();
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 100)?;
     listed("DatabaseList", some.iter().map(database).collect(), next)
+}
+
+async fn update_database(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let UpdateDatabase { name, database_input } = call.input()?;
+    let (name, new_name) = (name.to_lowercase(), database_input.name.to_lowercase());
+    if new_name != name {
+        let why = format!("{new_name:?}; database {name:?} cannot be renamed");
+        return Err(Fault::unsupported("DatabaseInput.Name", &why));
+    }
+    rooms.lake.catalog().describe_database(&name, &database_input.description)?;
+    Ok(json!({}).into())
 }
 
 async fn delete_database(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -517,6 +536,18 @@ mod tests {
         let (_, code, _) =
             call("CreateDatabase", json!({"DatabaseInput": {"Name": "air"}})).await.unwrap_err();
         assert_eq!(code, "AlreadyExistsException");
+        let update = |name: &str, new: &str| json!({"Name": name, "DatabaseInput": {"Name": new, "Description": "fresh"}});
+        call("UpdateDatabase", update("air", "air")).await.unwrap();
+        let found = call("GetDatabase", json!({"Name": "air"})).await.unwrap();
+        assert_eq!(found["Database"]["Description"], "fresh");
+        assert_eq!(
+            call("UpdateDatabase", update("air", "b")).await.unwrap_err().1,
+            "InvalidInputException"
+        );
+        assert_eq!(
+            call("UpdateDatabase", update("b", "b")).await.unwrap_err().1,
+            "EntityNotFoundException"
+        );
         let input = json!({"Name": "c", "Role": "r", "DatabaseName": "air", "TablePrefix": "t_",
             "Targets": {"S3Targets": [{"Path": "s3://lake/raw/"}]},
             "RecrawlPolicy": {"RecrawlBehavior": "CRAWL_EVERYTHING"}});

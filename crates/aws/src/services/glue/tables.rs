@@ -376,7 +376,7 @@ pub(super) async fn delete_table_version(rooms: &Arc<Rooms>, call: &Call) -> Out
     let (database, name) = (input.database_name.to_lowercase(), input.table_name.to_lowercase());
     let table = rooms.lake.catalog().get_table(&database, &name)?;
     let wanted = input.version_id.ok_or_else(|| Fault::invalid("VersionId is missing"))?;
-    let version = wanted.parse().map_err(|_| no_version(&name, &wanted))?;
+    let version = wanted.parse().map_err(|_not_a_number| no_version(&name, &wanted))?;
     if version == table.version {
         return Err(Fault::invalid(format!("version {wanted} of table {name:?} is in force")));
     }
