@@ -112,6 +112,19 @@ impl Execution {
         }
         let service =
             self.total_millis.saturating_sub(self.queued_millis).saturating_sub(self.engine_millis);
+        let mut statistics = json!({
+            "EngineExecutionTimeInMillis": self.engine_millis,
+            "DataScannedInBytes": self.bytes_scanned,
+            "TotalExecutionTimeInMillis": self.total_millis,
+            "QueryQueueTimeInMillis": self.queued_millis,
+            "ServiceProcessingTimeInMillis": service,
+            "ResultReuseInformation": {"ReusedPreviousResult": false},
+        });
+        // Only a table made of a query has no result object but the list of its files; clients
+        // find the files by it.
+        if self.state == State::Succeeded && self.output.ends_with(&self.id) {
+            statistics["DataManifestLocation"] = json!(format!("{}-manifest.csv", self.output));
+        }
         json!({
             "QueryExecutionId": self.id,
             "Query": self.query,
@@ -120,14 +133,7 @@ impl Execution {
             "ResultReuseConfiguration": {"ResultReuseByAgeConfiguration": {"Enabled": false}},
             "QueryExecutionContext": context,
             "Status": status,
-            "Statistics": {
-                "EngineExecutionTimeInMillis": self.engine_millis,
-                "DataScannedInBytes": self.bytes_scanned,
-                "TotalExecutionTimeInMillis": self.total_millis,
-                "QueryQueueTimeInMillis": self.queued_millis,
-                "ServiceProcessingTimeInMillis": service,
-                "ResultReuseInformation": {"ReusedPreviousResult": false},
-            },
+            "Statistics": statistics,
             "WorkGroup": self.workgroup,
             "EngineVersion": workgroups::engine_version("AUTO"),
         })

@@ -391,6 +391,8 @@ async fn a_table_is_made_from_a_select() {
     let manifest =
         world.rooms.buckets.get("results", &format!("athena/{id}-manifest.csv")).await.unwrap();
     assert_eq!(manifest, format!("s3://results/{}\n", files[0].key).as_bytes());
+    let told = found["Statistics"]["DataManifestLocation"].as_str().unwrap();
+    assert_eq!(told, format!("s3://results/athena/{id}-manifest.csv"));
     assert!(!world.folder.path().join("athena").join(&id).exists());
 
     assert!(failure(&world, sql).await.contains("ALREADY_EXISTS"));
