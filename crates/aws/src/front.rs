@@ -39,6 +39,11 @@ pub enum Addressee {
 impl Front {
     /// The services over these rooms.
     pub fn new(rooms: Arc<Rooms>) -> Front {
+        // Updates of endpoints watch CloudWatch's alarms. Weak, since the host is one of the rooms.
+        let watching = Arc::downgrade(&rooms);
+        rooms.host.watch_with(Arc::new(move |names: &[String]| {
+            services::ringing(&*watching.upgrade()?, names)
+        }));
         Front { rooms }
     }
 

@@ -20,6 +20,7 @@ mod fault;
 mod front;
 pub mod lenient;
 pub mod logs;
+pub mod metrics;
 mod page;
 mod protocol;
 mod rooms;

@@ -15,6 +15,7 @@ use rules::RuleBook;
 use serving::Host;
 
 use crate::logs::LogStore;
+use crate::metrics::Metrics;
 use crate::services::{Queries, Trainings};
 
 /// The rooms of one node, as its wiring hands them over.
@@ -47,6 +48,8 @@ pub struct Rooms {
     pub host: Arc<Host>,
     /// What trainings, jobs and users say.
     pub logs: Arc<LogStore>,
+    /// Metrics of users and endpoints.
+    pub metrics: Arc<Metrics>,
     /// Training jobs under way.
     pub trainings: Arc<Trainings>,
     /// The program that worker processes are started from.

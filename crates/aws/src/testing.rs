@@ -129,6 +129,7 @@ impl World {
             athena: Arc::default(),
             host: Arc::new(host),
             logs: Arc::new(crate::logs::LogStore::open(&data_dir).expect("logs")),
+            metrics: Arc::default(),
             trainings,
             program: "forebay".into(),
             data_dir,

@@ -307,6 +307,7 @@ impl Node {
             host: self.models.host.clone(),
             logs: Arc::new(aws::logs::LogStore::open(&self.data_dir)?),
             athena: Arc::default(),
+            metrics: Arc::default(),
             trainings: Arc::new(aws::Trainings::open(&self.metastore, self.clock.now())?),
             program: self.program.clone(),
             data_dir: self.data_dir.clone(),

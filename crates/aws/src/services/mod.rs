@@ -16,6 +16,7 @@ mod sagemaker_runtime;
 mod sts;
 
 pub use athena::Queries;
+pub(crate) use cloudwatch::ringing;
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one
