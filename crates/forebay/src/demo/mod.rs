@@ -209,7 +209,7 @@ async fn pipeline(
     stages.push(timer.stop(0));
 
     let timer = Timer::start("forecast");
-    let stations = forecast_all(&node, addresses, &names, &set, &series).await?;
+    let stations = forecast_all(node, addresses, &names, &set, &series).await?;
     stages.push(timer.stop(0));
 
     Ok(Outcome {
