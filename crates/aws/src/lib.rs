@@ -31,4 +31,4 @@ mod testing;
 pub use auth::Caller;
 pub use front::{Addressee, Front};
 pub use rooms::{Rooms, Settings};
-pub use services::{Queries, Trainings};
+pub use services::{JobRuns, Queries, RunJob, Trainings};

@@ -16,7 +16,7 @@ use serving::Host;
 
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
-use crate::services::{Queries, Trainings};
+use crate::services::{JobRuns, Queries, RunJob, Trainings};
 
 /// The rooms of one node, as its wiring hands them over.
 pub struct Rooms {
@@ -40,6 +40,10 @@ pub struct Rooms {
     pub buckets: Buckets,
     /// Catalog, crawlers and jobs.
     pub lake: Lake,
+    /// Works a job's run in a process of its own.
+    pub run_job: RunJob,
+    /// Glue's job runs that have not ended.
+    pub job_runs: Arc<JobRuns>,
     /// SQL.
     pub engine: Arc<dyn QueryEngine>,
     /// Athena's queries that have not ended.

@@ -125,6 +125,10 @@ impl World {
             streams,
             buckets,
             lake,
+            run_job: Arc::new(|_spec, _stop| {
+                Box::pin(async { Err(base::Error::unsupported("no processes")) })
+            }),
+            job_runs: Arc::default(),
             engine,
             athena: Arc::default(),
             host: Arc::new(host),

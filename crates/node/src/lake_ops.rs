@@ -4,7 +4,7 @@
 //! waits, and carries the result through the lake's commit.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -232,7 +232,9 @@ impl LakeRoom {
             let planned = self.lake.start_run(&input.name, &options).await?;
             let run = match planned.spec {
                 None => planned.run,
-                Some(spec) => self.run_in_child(program, &spec).await?,
+                Some(spec) => {
+                    run_in_child(&self.lake, program, &spec, std::future::pending()).await?
+                }
             };
             let left = run.files_left;
             total = Some(match total {
@@ -247,16 +249,13 @@ impl LakeRoom {
         Ok(run_as_json(&run))
     }
 
-    async fn run_in_child(&self, program: &Path, spec: &EtlSpec) -> Result<JobRun> {
-        let (job, run_id) = (spec.job.name.clone(), spec.run_id.clone());
-        self.lake.run_started(&job, &run_id)?;
-        match child_result(program, &self.lake.run_folder(&run_id), spec).await {
-            Ok(result) => self.lake.finish_run(&job, &run_id, &result).await,
-            Err(error) => {
-                self.lake.fail_run(&job, &run_id, &error.to_string())?;
-                Err(error.context(format!("job {job:?}")))
-            }
-        }
+    /// What others start runs with that they have planned.
+    pub(crate) fn runner(&self, program: PathBuf) -> aws::RunJob {
+        let lake = self.lake.clone();
+        Arc::new(move |spec, stop| {
+            let (lake, program) = (lake.clone(), program.clone());
+            Box::pin(async move { run_in_child(&lake, &program, &spec, stop).await })
+        })
     }
 
     pub(crate) fn job_status(&self, input: JobStatus) -> Result<Value> {
@@ -270,6 +269,30 @@ impl LakeRoom {
         }
         let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
         Ok(json!({"jobs": names, "runs": runs}))
+    }
+}
+
+/// Carries a planned run to its end. Once the child has answered, `stop` comes too late: then
+/// the run is finished.
+async fn run_in_child(
+    lake: &Lake,
+    program: &Path,
+    spec: &EtlSpec,
+    stop: impl Future<Output = ()>,
+) -> Result<JobRun> {
+    let (job, run_id) = (spec.job.name.clone(), spec.run_id.clone());
+    lake.run_started(&job, &run_id)?;
+    let folder = lake.run_folder(&run_id);
+    let result = tokio::select! {
+        result = child_result(program, &folder, spec) => result,
+        () = stop => return lake.stop_run(&job, &run_id),
+    };
+    match result {
+        Ok(result) => lake.finish_run(&job, &run_id, &result).await,
+        Err(error) => {
+            lake.fail_run(&job, &run_id, &error.to_string())?;
+            Err(error.context(format!("job {job:?}")))
+        }
     }
 }
 

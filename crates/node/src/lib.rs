@@ -303,6 +303,8 @@ impl Node {
             streams: self.streams.clone(),
             buckets: self.buckets.clone(),
             lake: self.lake.lake.clone(),
+            run_job: self.lake.runner(self.program.clone()),
+            job_runs: Arc::default(),
             engine: self.lake.engine.clone(),
             host: self.models.host.clone(),
             logs: Arc::new(aws::logs::LogStore::open(&self.data_dir)?),

@@ -1,9 +1,13 @@
-//! Glue: databases, crawlers, and the tables they find.
+//! Glue: databases, crawlers and the tables they find, and jobs.
 //!
 //! What the lake does not know of a crawler (its role, its policies as written) is a row of
 //! ours beside it.
 
+mod graph;
+mod jobs;
 mod tables;
+
+pub use jobs::{JobRuns, RunJob};
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -54,6 +58,18 @@ pub(crate) static SERVICE: Service = Service {
         operation!("ListCrawlers", list_crawlers),
         operation!("StartCrawler", start_crawler),
         operation!("DeleteCrawler", delete_crawler),
+        operation!("CreateJob", jobs::create_job, differs: "runs CodeGenConfigurationNodes, not a script; one run at a time; a target that names no table is kept as forebay.BUCKET_PATH"),
+        operation!("GetJob", jobs::get_job),
+        operation!("GetJobs", jobs::get_jobs),
+        operation!("ListJobs", jobs::list_jobs, differs: "no Tags"),
+        operation!("UpdateJob", jobs::update_job, differs: "as CreateJob"),
+        operation!("DeleteJob", jobs::delete_job),
+        operation!("StartJobRun", jobs::start_job_run, differs: "a run takes up to 20,000 new objects and leaves more to the next; no JobRunId to retry"),
+        operation!("GetJobRun", jobs::get_job_run),
+        operation!("GetJobRuns", jobs::get_job_runs),
+        operation!("BatchStopJobRun", jobs::batch_stop_job_run),
+        operation!("GetJobBookmark", jobs::get_job_bookmark, differs: "without the JobBookmark text"),
+        operation!("ResetJobBookmark", jobs::reset_job_bookmark, differs: "no RunId to go back to"),
     ],
 };
 

@@ -17,6 +17,7 @@ mod sts;
 
 pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
+pub use glue::{JobRuns, RunJob};
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one

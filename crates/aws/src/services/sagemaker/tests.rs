@@ -152,7 +152,7 @@ async fn updates_move_by_steps_while_every_request_is_answered() {
     alarmed["EndpointConfigName"] = json!("blue");
     alarmed["DeploymentConfig"]["AutoRollbackConfiguration"] =
         json!({"Alarms": [{"AlarmName": "a"}]});
-    refused(&world, "UpdateEndpoint", alarmed.clone(), "Alarms").await;
+    refused(&world, "UpdateEndpoint", alarmed.clone(), "does not exist").await;
     let begun = std::time::Instant::now();
     world.rooms.host.watch_with(std::sync::Arc::new(move |alarms: &[String]| {
         let rings = begun.elapsed() > Duration::from_millis(500);
