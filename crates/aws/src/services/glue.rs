@@ -339,17 +339,56 @@ async fn get_partition(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     Ok(json!({"Partition": partition(rooms, &table, &found)?}).into())
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct GetPartitions {
+    database_name: String,
+    table_name: String,
+    next_token: Option<String>,
+    max_results: Option<usize>,
+    segment: Option<Segment>,
+    #[serde(default)]
+    exclude_column_schema: bool,
+}
+
+/// One of the parts that a client asks for side by side.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Segment {
+    segment_number: usize,
+    total_segments: usize,
+}
+
 async fn get_partitions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: OfTable = call.input()?;
+    let input: GetPartitions = call.input()?;
     let catalog = rooms.lake.catalog();
     let (database, name) = (input.database_name.to_lowercase(), input.table_name.to_lowercase());
     let table = catalog.get_table(&database, &name)?;
     let mut all = catalog.list_partitions(&database, &name)?;
     let key = |found: &Partition| found.values.join("\u{1}");
     all.sort_by_key(key);
+    if let Some(Segment { segment_number, total_segments }) = input.segment {
+        if segment_number >= total_segments || total_segments > 10 {
+            return Err(Fault::invalid(format!(
+                "Segment {segment_number} of {total_segments}: there are 1 to 10, counted from 0"
+            )));
+        }
+        // By what a partition is and not by its place in the list, so that its segment stays
+        // its own while others come and go.
+        let of =
+            |found: &Partition| crc32c::crc32c(key(found).as_bytes()) as usize % total_segments;
+        all.retain(|found| of(found) == segment_number);
+    }
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 1000)?;
-    let shown =
-        some.iter().map(|found| partition(rooms, &table, found)).collect::<Result<_, Fault>>()?;
+    let mut shown = some
+        .iter()
+        .map(|found| partition(rooms, &table, found))
+        .collect::<Result<Vec<Value>, Fault>>()?;
+    if input.exclude_column_schema {
+        for storage in shown.iter_mut().filter_map(|found| found.get_mut("StorageDescriptor")) {
+            storage["Columns"] = json!([]);
+        }
+    }
     listed("Partitions", shown, next)
 }
 
