@@ -25,6 +25,7 @@ mod page;
 mod protocol;
 mod rooms;
 mod services;
+mod tags;
 #[cfg(test)]
 mod testing;
 

@@ -12,9 +12,12 @@
 //! * An object is read once for as long as its etag stays.
 //! * A crawl says of every object what it made of it and why, and fails for none of them.
 
+mod history;
 mod layout;
 mod look;
 mod shape;
+
+pub use history::{Crawl, CrawlOutcome};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,7 +27,7 @@ use metastore::{Metastore, Row};
 use objects::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{rows_of, table_key};
+use crate::catalog::{delete_all, rows_of, table_key};
 use crate::glob::Globs;
 use crate::lake::{blocking, is_hidden, partition_values};
 use crate::{Column, FileSource, Format, Lake, Partition, Table};
@@ -77,6 +80,8 @@ pub enum CrawlState {
     Ready,
     /// It is crawling.
     Running,
+    /// It is crawling and was told to stop.
+    Stopping,
 }
 
 /// How a crawl went.
@@ -86,8 +91,11 @@ pub struct LastCrawl {
     pub started_at: Timestamp,
     /// When it was over.
     pub finished_at: Timestamp,
-    /// Why it failed; `None` if it succeeded.
+    /// Why it failed; `None` if it succeeded or was stopped.
     pub error: Option<String>,
+    /// Whether it was stopped before its end.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// What a crawl did.
@@ -276,48 +284,61 @@ impl Lake {
         Ok(self.store().list::<Crawler>()?.into_iter().map(|(_, found)| found.row).collect())
     }
 
-    /// Forgets a crawler, unless it runs. Its tables stay.
+    /// Forgets a crawler and its crawls, unless it runs. Its tables stay.
     pub fn delete_crawler(&self, name: &str) -> Result<()> {
         self.store().transact(|transaction| {
             idle(transaction.get::<Crawler>(name)?, name)?;
+            delete_all::<Crawl>(transaction, &format!("{name}/"))?;
             transaction.delete::<Crawler>(name).map(drop)
         })
     }
 
-    /// Crawls now. [`ErrorKind::Conflict`] while the crawler runs.
+    /// Tells a crawler that runs to stop. What it has understood by then it need not look into
+    /// again; the catalog stays as it was.
+    pub fn stop_crawler(&self, name: &str) -> Result<()> {
+        self.store().transact(|transaction| {
+            let found = transaction.get::<Crawler>(name)?.ok_or_else(|| no_crawler(name))?;
+            if found.state != CrawlState::Running {
+                let why = format!("crawler {name:?} is not running");
+                return Err(Error::new(ErrorKind::Conflict, why));
+            }
+            let crawler = Crawler { state: CrawlState::Stopping, ..found.row };
+            transaction.put(name, &crawler).map(drop)
+        })
+    }
+
+    /// Crawls now. [`ErrorKind::Conflict`] while the crawler runs, and when it is stopped.
     pub async fn run_crawler(&self, name: &str) -> Result<CrawlReport> {
         let started_at = self.clock().now();
-        let crawler = self.store().transact(|transaction| {
+        let (crawler, crawl) = self.store().transact(|transaction| {
             let mut found = idle(transaction.get::<Crawler>(name)?, name)?;
             found.state = CrawlState::Running;
             transaction.put(name, &found)?;
-            Ok(found)
+            let crawl = Crawl::begin(transaction, name, started_at)?;
+            Ok((found, crawl))
         })?;
         let report = self.crawl(&crawler).await;
-        let error = report.as_ref().err().map(Error::to_string);
-        self.end_crawl(name, started_at, error)?;
+        self.end_crawl(crawl, report.as_ref())?;
         report
-    }
-
-    fn end_crawl(&self, name: &str, started_at: Timestamp, error: Option<String>) -> Result<()> {
-        let finished_at = self.clock().now();
-        self.store().transact(|transaction| {
-            let Some(found) = transaction.get::<Crawler>(name)? else {
-                return Err(no_crawler(name));
-            };
-            let mut crawler = found.row;
-            crawler.state = CrawlState::Ready;
-            crawler.last = Some(LastCrawl { started_at, finished_at, error });
-            transaction.put(name, &crawler).map(drop)
-        })
     }
 
     /// Crawlers that a crash left running are ready again.
     pub(crate) fn reset_crawlers(&self) -> Result<()> {
         for crawler in self.list_crawlers()? {
-            if crawler.state == CrawlState::Running {
-                let why = "the server ended while the crawler ran".to_owned();
-                self.end_crawl(&crawler.name, self.clock().now(), Some(why))?;
+            if crawler.state == CrawlState::Ready {
+                continue;
+            }
+            let running = |crawl: &Crawl| crawl.outcome == CrawlOutcome::Running;
+            match self.list_crawls(&crawler.name)?.into_iter().find(running) {
+                Some(crawl) => {
+                    let why = "the server ended while the crawler ran";
+                    self.end_crawl(crawl, Err(&Error::new(ErrorKind::Unavailable, why)))?;
+                }
+                None => {
+                    let name = crawler.name.clone();
+                    let ready = Crawler { state: CrawlState::Ready, ..crawler };
+                    self.store().put(&name, &ready).map(drop)?;
+                }
             }
         }
         Ok(())
@@ -360,7 +381,7 @@ impl Lake {
             wanted.iter().filter(|object| fresh.contains(&object.key)).cloned().collect();
         report.0.read = unknown.len() as u64;
         report.0.bytes_read = unknown.iter().map(|object| object.bytes).sum();
-        self.look_into(&crawler.bucket, unknown, &mut known).await?;
+        self.look_into(crawler, unknown, &mut known).await?;
 
         let mut seen = Vec::new();
         for object in &wanted {
@@ -378,6 +399,7 @@ impl Lake {
                 }
             }
         }
+        self.go_on(crawler)?;
         for found in layout::layout(&seen, &base_name(crawler, &folder)) {
             self.keep_table(crawler, &folder, &seen, &fresh, found, &mut report)?;
         }
@@ -388,12 +410,14 @@ impl Lake {
     /// Looks into objects, a few at a time, and remembers what was found.
     async fn look_into(
         &self,
-        bucket: &str,
+        crawler: &Crawler,
         objects: Vec<ObjectMeta>,
         known: &mut HashMap<String, CrawledObject>,
     ) -> Result<()> {
+        let bucket = crawler.bucket.as_str();
         let looks = futures::stream::iter(objects)
             .map(|object| async move {
+                self.go_on(crawler)?;
                 let path = self.buckets().local_path(bucket, &object.key)?;
                 let look = blocking(move || Ok(look::look(&path))).await?;
                 Ok::<_, Error>((object.key, CrawledObject { etag: object.etag, look }))
@@ -690,7 +714,7 @@ fn partitions(table: &Table, below: &[&str], folder: &str, root: &str) -> Vec<Pa
 fn idle(found: Option<metastore::Versioned<Crawler>>, name: &str) -> Result<Crawler> {
     match found {
         None => Err(no_crawler(name)),
-        Some(found) if found.state == CrawlState::Running => Err(Error::new(
+        Some(found) if found.state != CrawlState::Ready => Err(Error::new(
             ErrorKind::Conflict,
             format!("crawler {name:?} is running; wait for it"),
         )),

@@ -29,11 +29,12 @@ pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
 };
 pub use crawl::{
-    CrawlReport, CrawlState, Crawler, Decision, LastCrawl, ObjectReport, TableChange, TableReport,
+    Crawl, CrawlOutcome, CrawlReport, CrawlState, Crawler, Decision, LastCrawl, ObjectReport,
+    TableChange, TableReport,
 };
 pub use engine::{QueryEngine, QueryResult, SqlOptions};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
-pub use job::graph::{Job, Mapping, Node, TargetCompression};
+pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};

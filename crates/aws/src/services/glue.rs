@@ -1,20 +1,19 @@
-//! Glue: databases, crawlers and the tables they find, and jobs.
-//!
-//! What the lake does not know of a crawler (its role, its policies as written) is a row of
-//! ours beside it.
+//! Glue: databases and their tables here, crawlers, jobs and the rest in files of their own.
 
+mod crawlers;
+mod expression;
 mod graph;
 mod jobs;
 mod tables;
+mod tags;
 
 pub use jobs::{JobRuns, RunJob};
 
 use std::sync::Arc;
-use std::task::Poll;
 
-use base::{ErrorKind, Timestamp};
-use lake::{CrawlState, Crawler, Database, Format, Partition, Table};
-use serde::{Deserialize, Serialize};
+use base::ErrorKind;
+use lake::{Database, Format, Partition, Table};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::call::{Call, Outcome, Service, operation};
@@ -22,6 +21,7 @@ use crate::fault::Fault;
 use crate::page::page;
 use crate::protocol::Protocol;
 use crate::rooms::{Rooms, epoch_secs};
+use crate::tags::Tags;
 
 pub(crate) static SERVICE: Service = Service {
     name: "glue",
@@ -30,7 +30,7 @@ pub(crate) static SERVICE: Service = Service {
     codes,
     body_bytes_max: 2 * 1024 * 1024,
     operations: &[
-        operation!("CreateDatabase", create_database, differs: "Name and Description only"),
+        operation!("CreateDatabase", create_database, differs: "Name, Description and Tags only"),
         operation!("GetDatabase", get_database),
         operation!("GetDatabases", get_databases),
         operation!("UpdateDatabase", update_database, differs: "Description only; no renaming"),
@@ -47,21 +47,30 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DeletePartition", tables::delete_partition, differs: "queries still read the folder while it has objects"),
         operation!("BatchDeletePartition", tables::batch_delete_partition, differs: "queries still read the folders while they have objects"),
         operation!("GetTable", get_table),
-        operation!("GetTables", get_tables, differs: "no Expression"),
+        operation!("GetTables", get_tables),
         operation!("GetTableVersions", get_table_versions),
         operation!("DeleteTable", delete_table),
         operation!("GetPartition", get_partition),
-        operation!("GetPartitions", get_partitions, differs: "no Expression"),
-        operation!("CreateCrawler", create_crawler, differs: "one S3 target; no schedule, no classifiers; the default policies only"),
-        operation!("GetCrawler", get_crawler),
-        operation!("GetCrawlers", get_crawlers),
-        operation!("ListCrawlers", list_crawlers),
-        operation!("StartCrawler", start_crawler),
-        operation!("DeleteCrawler", delete_crawler),
+        operation!("GetPartitions", get_partitions, differs: "Expression as documented, without functions"),
+        operation!("CreateCrawler", crawlers::create_crawler, differs: "one S3 target; no schedule, no classifiers; the default policies only"),
+        operation!("GetCrawler", crawlers::get_crawler),
+        operation!("GetCrawlers", crawlers::get_crawlers),
+        operation!("ListCrawlers", crawlers::list_crawlers),
+        operation!("StartCrawler", crawlers::start_crawler),
+        operation!("StopCrawler", crawlers::stop_crawler),
+        operation!("UpdateCrawler", crawlers::update_crawler, differs: "as CreateCrawler"),
+        operation!("DeleteCrawler", crawlers::delete_crawler),
+        operation!("BatchGetCrawlers", crawlers::batch_get_crawlers),
+        operation!("ListCrawls", crawlers::list_crawls, differs: "the last hundred"),
+        operation!("GetCrawlerMetrics", crawlers::get_crawler_metrics, differs: "counts the crawls that ListCrawls has"),
+        operation!("TagResource", tags::tag_resource, differs: "databases, crawlers and jobs"),
+        operation!("UntagResource", tags::untag_resource, differs: "databases, crawlers and jobs"),
+        operation!("GetTags", tags::get_tags, differs: "databases, crawlers and jobs"),
         operation!("CreateJob", jobs::create_job, differs: "runs CodeGenConfigurationNodes, not a script; one run at a time; a target that names no table is kept as forebay.BUCKET_PATH"),
         operation!("GetJob", jobs::get_job),
         operation!("GetJobs", jobs::get_jobs),
-        operation!("ListJobs", jobs::list_jobs, differs: "no Tags"),
+        operation!("ListJobs", jobs::list_jobs),
+        operation!("BatchGetJobs", jobs::batch_get_jobs),
         operation!("UpdateJob", jobs::update_job, differs: "as CreateJob"),
         operation!("DeleteJob", jobs::delete_job),
         operation!("StartJobRun", jobs::start_job_run, differs: "a run takes up to 20,000 new objects and leaves more to the next; no JobRunId to retry"),
@@ -85,23 +94,12 @@ fn codes(kind: ErrorKind) -> (&'static str, u16) {
     }
 }
 
-/// What a crawler is beyond what the lake acts on.
-#[derive(Serialize, Deserialize)]
-struct Extra {
-    role: String,
-    description: String,
-    path: String,
-    created_at: Timestamp,
-}
-
-impl metastore::Row for Extra {
-    const TABLE: &'static str = "aws-glue-crawlers";
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 struct CreateDatabase {
     database_input: DatabaseInput,
+    #[serde(default)]
+    tags: Tags,
 }
 
 #[derive(Deserialize)]
@@ -134,8 +132,9 @@ struct Page {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct InDatabase {
+struct GetTables {
     database_name: String,
+    expression: Option<String>,
     next_token: Option<String>,
     max_results: Option<usize>,
 }
@@ -181,8 +180,10 @@ fn database(found: &Database) -> Value {
 }
 
 async fn create_database(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let DatabaseInput { name, description } = call.input::<CreateDatabase>()?.database_input;
-    rooms.lake.catalog().create_database(&name.to_lowercase(), &description)?;
+    let CreateDatabase { database_input, tags: given } = call.input()?;
+    let name = database_input.name.to_lowercase();
+    rooms.lake.catalog().create_database(&name, &database_input.description)?;
+    tags::add(rooms, "database", &name, given)?;
     Ok(json!({}).into())
 }
 
@@ -213,6 +214,7 @@ async fn update_database(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 async fn delete_database(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let name = call.input::<Named>()?.name.to_lowercase();
     rooms.lake.catalog().drop_database(&name)?;
+    tags::forget(rooms, "database", &name)?;
     Ok(json!({}).into())
 }
 
@@ -287,8 +289,12 @@ async fn get_table(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 }
 
 async fn get_tables(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: InDatabase = call.input()?;
-    let all = rooms.lake.catalog().list_tables(&input.database_name.to_lowercase())?;
+    let input: GetTables = call.input()?;
+    let mut all = rooms.lake.catalog().list_tables(&input.database_name.to_lowercase())?;
+    if let Some(text) = input.expression {
+        let fitting = expression::names(&text)?;
+        all.retain(|table| fitting.is_match(&table.name));
+    }
     let key = |table: &Table| table.name.clone();
     let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 100)?;
     let shown = some.iter().map(|table| shown(rooms, table)).collect::<Result<_, Fault>>()?;
@@ -344,6 +350,7 @@ async fn get_partition(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 struct GetPartitions {
     database_name: String,
     table_name: String,
+    expression: Option<String>,
     next_token: Option<String>,
     max_results: Option<usize>,
     segment: Option<Segment>,
@@ -365,6 +372,12 @@ async fn get_partitions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let (database, name) = (input.database_name.to_lowercase(), input.table_name.to_lowercase());
     let table = catalog.get_table(&database, &name)?;
     let mut all = catalog.list_partitions(&database, &name)?;
+    // An empty text is no filter, as awswrangler sends it.
+    if let Some(text) = input.expression.filter(|text| !text.trim().is_empty()) {
+        let keys = &table.partition_keys;
+        let filter = expression::Filter::parse(&text, keys)?;
+        all.retain(|found| filter.keeps(keys, &found.values));
+    }
     let key = |found: &Partition| found.values.join("\u{1}");
     all.sort_by_key(key);
     if let Some(Segment { segment_number, total_segments }) = input.segment {
@@ -390,186 +403,6 @@ async fn get_partitions(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         }
     }
     listed("Partitions", shown, next)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct CreateCrawler {
-    name: String,
-    role: String,
-    database_name: String,
-    #[serde(default)]
-    description: String,
-    targets: Targets,
-    #[serde(default)]
-    table_prefix: String,
-    schema_change_policy: Option<ChangePolicy>,
-    recrawl_policy: Option<Recrawl>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Targets {
-    s3_targets: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Target {
-    path: String,
-    #[serde(default)]
-    exclusions: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct ChangePolicy {
-    update_behavior: Option<String>,
-    delete_behavior: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Recrawl {
-    recrawl_behavior: Option<String>,
-}
-
-fn only(member: &str, given: Option<String>, supported: &str) -> Result<(), Fault> {
-    match given {
-        Some(given) if given != supported => {
-            Err(Fault::unsupported(member, &format!("{given:?}; only {supported}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn create_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: CreateCrawler = call.input()?;
-    if let Some(policy) = input.schema_change_policy {
-        only("UpdateBehavior", policy.update_behavior, "UPDATE_IN_DATABASE")?;
-        only("DeleteBehavior", policy.delete_behavior, "DEPRECATE_IN_DATABASE")?;
-    }
-    let recrawl = input.recrawl_policy.and_then(|policy| policy.recrawl_behavior);
-    only("RecrawlBehavior", recrawl, "CRAWL_EVERYTHING")?;
-    let [target] = <[Target; 1]>::try_from(input.targets.s3_targets).map_err(|given| {
-        Fault::unsupported("S3Targets", &format!("{} targets; give one", given.len()))
-    })?;
-    let place = target.path.strip_prefix("s3://").unwrap_or_default();
-    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-    if bucket.is_empty() {
-        return Err(Fault::invalid(format!("Path {:?} is not s3://BUCKET/PREFIX", target.path)));
-    }
-    let crawler = Crawler {
-        exclusions: target.exclusions,
-        table_prefix: input.table_prefix,
-        ..Crawler::new(&input.name, (bucket, prefix), input.database_name.to_lowercase())
-    };
-    rooms.lake.create_crawler(&crawler)?;
-    let extra = Extra {
-        role: input.role,
-        description: input.description,
-        path: target.path,
-        created_at: rooms.clock.now(),
-    };
-    rooms.metastore.put(&input.name, &extra)?;
-    Ok(json!({}).into())
-}
-
-fn crawler(rooms: &Rooms, found: &Crawler) -> Result<Value, Fault> {
-    let extra = rooms.metastore.get::<Extra>(&found.name)?;
-    let path = format!("s3://{}/{}", found.bucket, found.prefix);
-    let path = extra.as_ref().map_or(path, |extra| extra.path.clone());
-    let mut shown = json!({
-        "Name": found.name,
-        "DatabaseName": found.database,
-        "TablePrefix": found.table_prefix,
-        "Targets": {"S3Targets": [{"Path": path, "Exclusions": found.exclusions}]},
-        "Classifiers": [],
-        "SchemaChangePolicy": {
-            "UpdateBehavior": "UPDATE_IN_DATABASE",
-            "DeleteBehavior": "DEPRECATE_IN_DATABASE",
-        },
-        "RecrawlPolicy": {"RecrawlBehavior": "CRAWL_EVERYTHING"},
-        "State": match found.state {
-            CrawlState::Ready => "READY",
-            CrawlState::Running => "RUNNING",
-        },
-        "Version": 1,
-    });
-    if let Some(extra) = extra {
-        shown["Role"] = json!(extra.role);
-        shown["Description"] = json!(extra.description);
-        shown["CreationTime"] = json!(epoch_secs(extra.created_at));
-        shown["LastUpdated"] = json!(epoch_secs(extra.created_at));
-    }
-    if let Some(last) = &found.last {
-        let status = if last.error.is_none() { "SUCCEEDED" } else { "FAILED" };
-        shown["LastCrawl"] = json!({"Status": status, "StartTime": epoch_secs(last.started_at)});
-        if let Some(error) = &last.error {
-            shown["LastCrawl"]["ErrorMessage"] = json!(error);
-        }
-    }
-    Ok(shown)
-}
-
-async fn get_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let name = call.input::<Named>()?.name;
-    Ok(json!({"Crawler": crawler(rooms, &rooms.lake.get_crawler(&name)?)?}).into())
-}
-
-async fn get_crawlers(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: Page = call.input()?;
-    let all = rooms.lake.list_crawlers()?;
-    let key = |found: &Crawler| found.name.clone();
-    let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 1000)?;
-    let shown = some.iter().map(|found| crawler(rooms, found)).collect::<Result<_, Fault>>()?;
-    listed("Crawlers", shown, next)
-}
-
-async fn list_crawlers(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: Page = call.input()?;
-    let all = rooms.lake.list_crawlers()?;
-    let key = |found: &Crawler| found.name.clone();
-    let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 1000)?;
-    listed("CrawlerNames", some.into_iter().map(|found| json!(found.name)).collect(), next)
-}
-
-fn running(error: base::Error) -> Fault {
-    match error.kind() {
-        ErrorKind::Conflict => Fault::named("CrawlerRunningException", 400, error.to_string()),
-        _ => Fault::from(error),
-    }
-}
-
-async fn start_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let name = call.input::<Named>()?.name;
-    if rooms.lake.get_crawler(&name)?.state == CrawlState::Running {
-        let message = format!("Crawler with name {name} has already started");
-        return Err(Fault::named("CrawlerRunningException", 400, message));
-    }
-    let lake = rooms.lake.clone();
-    let mut crawl = Box::pin(async move { lake.run_crawler(&name).await });
-    // The first step takes the crawler, so that whoever asks after this answer finds it running;
-    // how the crawl itself goes is told by LastCrawl.
-    match futures::poll!(&mut crawl) {
-        Poll::Ready(Err(error)) if error.kind() == ErrorKind::Conflict => Err(running(error)),
-        Poll::Ready(_) => Ok(json!({}).into()),
-        Poll::Pending => {
-            tokio::spawn(async move {
-                if let Err(error) = crawl.await {
-                    tracing::warn!(%error, "a crawl failed");
-                }
-            });
-            Ok(json!({}).into())
-        }
-    }
-}
-
-async fn delete_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let name = call.input::<Named>()?.name;
-    rooms.lake.delete_crawler(&name).map_err(running)?;
-    rooms.metastore.delete::<Extra>(&name)?;
-    Ok(json!({}).into())
 }
 
 #[cfg(test)]
@@ -628,10 +461,88 @@ mod tests {
         let of_table = json!({"DatabaseName": "air", "TableName": "t_raw"});
         let found = call("GetPartitions", of_table).await.unwrap();
         assert_eq!(found["Partitions"][0]["Values"], json!(["2026", "01", "02", "03"]));
+        let of_hours = |expression: &str| json!({"DatabaseName": "air", "TableName": "t_raw", "Expression": expression});
+        let hours = "partition_0 = '2026' and partition_3 > '02'";
+        let found = call("GetPartitions", of_hours(hours)).await.unwrap();
+        assert_eq!(found["Partitions"].as_array().unwrap().len(), 1);
+        let found = call("GetPartitions", of_hours("partition_0 = '2027'")).await.unwrap();
+        assert_eq!(found["Partitions"], json!([]));
+        let (_, code, _) = call("GetPartitions", of_hours("ozone = 1")).await.unwrap_err();
+        assert_eq!(code, "InvalidInputException");
+        let tables = |expression: &str| json!({"DatabaseName": "air", "Expression": expression});
+        let found = call("GetTables", tables("*raw*")).await.unwrap();
+        assert_eq!(found["TableList"].as_array().unwrap().len(), 1);
+        assert_eq!(call("GetTables", tables("raw")).await.unwrap()["TableList"], json!([]));
         call("DeleteTable", of.clone()).await.unwrap();
         let (_, code, _) = call("GetTable", of).await.unwrap_err();
         assert_eq!(code, "EntityNotFoundException");
         call("DeleteCrawler", json!({"Name": "c"})).await.unwrap();
         call("DeleteDatabase", json!({"Name": "air"})).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn crawlers_are_changed_counted_tagged_and_told_to_stop() {
+        let world = World::new();
+        world.rooms.buckets.create_bucket("lake").unwrap();
+        let call = |operation: &'static str, input| world.call("glue", operation, input);
+        call("CreateDatabase", json!({"DatabaseInput": {"Name": "air"}, "Tags": {"a": "b"}}))
+            .await
+            .unwrap();
+        let create = |name: &str, tags| {
+            json!({"Name": name, "Role": "r", "DatabaseName": "air", "Tags": tags,
+                "Targets": {"S3Targets": [{"Path": "s3://lake/raw/"}]}})
+        };
+        call("CreateCrawler", create("c", json!({"team": "air"}))).await.unwrap();
+        call("CreateCrawler", create("d", json!({}))).await.unwrap();
+        let listed = call("ListCrawlers", json!({"Tags": {"team": "air"}})).await.unwrap();
+        assert_eq!(listed["CrawlerNames"], json!(["c"]));
+        let update = json!({"Name": "c", "TablePrefix": "t_", "Description": "new",
+            "Targets": {"S3Targets": [{"Path": "s3://lake/other", "Exclusions": ["x/**"]}]}});
+        call("UpdateCrawler", update).await.unwrap();
+        let both = json!({"CrawlerNames": ["c", "nobody"]});
+        let found = call("BatchGetCrawlers", both).await.unwrap();
+        assert_eq!(found["CrawlersNotFound"], json!(["nobody"]));
+        let crawler = &found["Crawlers"][0];
+        assert_eq!((&crawler["Version"], &crawler["Role"]), (&json!(2), &json!("r")));
+        assert_eq!(
+            crawler["Targets"]["S3Targets"],
+            json!([{"Path": "s3://lake/other", "Exclusions": ["x/**"]}])
+        );
+        let (_, code, _) = call("StopCrawler", json!({"Name": "c"})).await.unwrap_err();
+        assert_eq!(code, "CrawlerNotRunningException");
+        let (_, code, _) = call("StopCrawler", json!({"Name": "nobody"})).await.unwrap_err();
+        assert_eq!(code, "EntityNotFoundException");
+
+        world.rooms.buckets.put("lake", "other/x", "{\"ozone\":1}".into()).await.unwrap();
+        call("StartCrawler", json!({"Name": "c"})).await.unwrap();
+        let crawls = loop {
+            let crawls = call("ListCrawls", json!({"CrawlerName": "c"})).await.unwrap();
+            if crawls["Crawls"][0]["State"] != "RUNNING" {
+                break crawls;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        };
+        assert_eq!(crawls["Crawls"][0]["State"], "COMPLETED", "{crawls}");
+        let none = json!({"CrawlerName": "c", "Filters": [
+            {"FieldName": "STATE", "FilterOperator": "EQ", "FieldValue": "FAILED"}]});
+        assert_eq!(call("ListCrawls", none).await.unwrap()["Crawls"], json!([]));
+        let all = call("GetCrawlerMetrics", json!({})).await.unwrap();
+        assert_eq!(all["CrawlerMetricsList"].as_array().unwrap().len(), 2);
+        let one = json!({"CrawlerNameList": ["c"]});
+        let metrics = call("GetCrawlerMetrics", one).await.unwrap();
+        assert_eq!(metrics["CrawlerMetricsList"][0]["TablesCreated"], 1);
+
+        let arn = "arn:aws:glue:eu-west-1:123456789012:crawler/c";
+        let add = json!({"ResourceArn": arn, "TagsToAdd": {"x": "y"}});
+        call("TagResource", add).await.unwrap();
+        let remove = json!({"ResourceArn": arn, "TagsToRemove": ["team"]});
+        call("UntagResource", remove).await.unwrap();
+        let tags = call("GetTags", json!({"ResourceArn": arn})).await.unwrap();
+        assert_eq!(tags["Tags"], json!({"x": "y"}));
+        call("DeleteCrawler", json!({"Name": "c"})).await.unwrap();
+        let (_, code, _) = call("GetTags", json!({"ResourceArn": arn})).await.unwrap_err();
+        assert_eq!(code, "EntityNotFoundException");
+        let database = json!({"ResourceArn": "arn:aws:glue:eu-west-1:123456789012:database/air"});
+        assert_eq!(call("GetTags", database).await.unwrap()["Tags"], json!({"a": "b"}));
     }
 }

@@ -302,6 +302,7 @@ def glue():
     refused("EntityNotFoundException", c.get_database, "nowhere", Name="nowhere")
     c.create_crawler(Name=crawler, Role=ROLE, DatabaseName=database, TablePrefix="t_", Targets={"S3Targets": [{"Path": f"s3://{BUCKET}/crawl/"}]},
                      SchemaChangePolicy={"UpdateBehavior": "UPDATE_IN_DATABASE", "DeleteBehavior": "DEPRECATE_IN_DATABASE"})
+    refused("CrawlerNotRunningException", c.stop_crawler, Name=crawler)
     run_crawler(crawler)
     table = c.get_table(DatabaseName=database, Name="t_crawl")["Table"]
     same([(x["Name"], x["Type"]) for x in table["StorageDescriptor"]["Columns"]],
@@ -311,6 +312,20 @@ def glue():
          ("EXTERNAL_TABLE", "json", f"s3://{BUCKET}/crawl/"))
     parts = c.get_partitions(DatabaseName=database, TableName="t_crawl")["Partitions"]
     same(sorted(p["Values"] for p in parts), [["2026", "02", "05", "08"], ["2026", "02", "05", "09"]])
+    found = c.get_partitions(DatabaseName=database, TableName="t_crawl", Expression="partition_3 = '09'")["Partitions"]
+    same([p["Values"][3] for p in found], ["09"], "partitions by expression")
+    crawl = c.list_crawls(CrawlerName=crawler)["Crawls"][0]
+    same((crawl["State"], json.loads(crawl["Summary"])["PARTITION"]["ADD"]["Count"]), ("COMPLETED", 2))
+    same(c.list_crawls(CrawlerName=crawler, Filters=[{"FieldName": "CRAWL_ID", "FilterOperator": "NE", "FieldValue": crawl["CrawlId"]}])["Crawls"], [])
+    metrics = c.get_crawler_metrics(CrawlerNameList=[crawler])["CrawlerMetricsList"][0]
+    same((metrics["TablesCreated"], metrics["StillEstimating"]), (1, False))
+    c.update_crawler(Name=crawler, Description="looks again")
+    same(c.get_crawler(Name=crawler)["Crawler"]["Version"], 2)
+    arn = f"arn:aws:glue:{REGION}:{ACCOUNT}:crawler/{crawler}"
+    c.tag_resource(ResourceArn=arn, TagsToAdd={"team": "air", "gone": "x"})
+    c.untag_resource(ResourceArn=arn, TagsToRemove=["gone"])
+    same(c.get_tags(ResourceArn=arn)["Tags"], {"team": "air"})
+    same(c.list_crawlers(Tags={"team": "air"})["CrawlerNames"], [crawler])
     # A column that appears later joins the table; what was there stays.
     s3.put_object(Bucket=BUCKET, Key="crawl/2026/02/05/10/a.json", Body=b'{"station":"s9","ozone":3000000000,"late":"yes"}')
     run_crawler(crawler)
@@ -324,8 +339,10 @@ def glue():
             {"Operation": "GTE", "Negated": False, "Values": [{"Type": "COLUMNEXTRACTED", "Value": ["ozone"]}, {"Type": "CONSTANT", "Value": ["10"]}]}]}},
         "map": {"ApplyMapping": {"Name": "map", "Inputs": ["few"], "Mapping": [
             {"FromPath": ["station"], "FromType": "string", "ToKey": "place", "ToType": "string"},
-            {"FromPath": ["ozone"], "FromType": "bigint", "ToKey": "level", "ToType": "double"}]}},
-        "target": {"S3GlueParquetTarget": {"Name": "target", "Inputs": ["map"], "Path": f"s3://{BUCKET}/mapped/", "Compression": "snappy"}}}
+            {"FromPath": ["ozone"], "FromType": "bigint", "ToKey": "level", "ToType": "double"},
+            {"FromPath": ["late"], "FromType": "string", "ToKey": "never", "ToType": "int"}]}},
+        "nulls": {"DropNullFields": {"Name": "nulls", "Inputs": ["map"], "NullCheckBoxList": {"IsEmpty": True, "IsNegOne": True}}},
+        "target": {"S3GlueParquetTarget": {"Name": "target", "Inputs": ["nulls"], "Path": f"s3://{BUCKET}/mapped/", "Compression": "snappy"}}}
     definition = dict(Role=ROLE, GlueVersion="4.0", WorkerType="G.1X", NumberOfWorkers=2, CodeGenConfigurationNodes=nodes,
                       Command={"Name": "glueetl", "ScriptLocation": f"s3://{BUCKET}/scripts/{job}.py", "PythonVersion": "3"},
                       DefaultArguments={"--job-bookmark-option": "job-bookmark-enable"})
@@ -366,6 +383,7 @@ def glue():
     same(len(c.get_table(DatabaseName=database, Name="by_hand")["Table"]["StorageDescriptor"]["Columns"]), 2)
     assert len(c.get_table_versions(DatabaseName=database, TableName="by_hand")["TableVersions"]) >= 2
     same(sorted(t["Name"] for t in c.get_tables(DatabaseName=database)["TableList"]), ["by_hand", "t_crawl"])
+    same([t["Name"] for t in c.get_tables(DatabaseName=database, Expression="t_.*")["TableList"]], ["t_crawl"])
     athena(database)
     c.delete_crawler(Name=crawler)
     c.delete_table(DatabaseName=database, Name="by_hand")

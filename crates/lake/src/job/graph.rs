@@ -92,6 +92,16 @@ pub enum Node {
         /// What makes rows the same.
         columns: Vec<String>,
     },
+    /// Leaves out columns that have no value in any row. The input is read twice.
+    DropNullFields {
+        /// Its id.
+        id: String,
+        /// Where rows come from.
+        input: String,
+        /// What counts as no value, beside null.
+        #[serde(default)]
+        also: Vec<NoValue>,
+    },
     /// A SELECT over its inputs.
     Sql {
         /// Its id.
@@ -121,6 +131,16 @@ pub enum Node {
         /// The table.
         table: String,
     },
+}
+
+/// What a column may hold in place of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NoValue {
+    /// This text, in columns of text.
+    Text(String),
+    /// This number, in columns of numbers. Kept as written, since 64 bits of it may matter.
+    Number(String),
 }
 
 /// How a target's pages are packed.
@@ -160,6 +180,7 @@ impl Node {
             | Node::DropFields { id, .. }
             | Node::RenameField { id, .. }
             | Node::DropDuplicates { id, .. }
+            | Node::DropNullFields { id, .. }
             | Node::Sql { id, .. }
             | Node::Target { id, .. } => id,
         }
@@ -175,6 +196,7 @@ impl Node {
             | Node::DropFields { input, .. }
             | Node::RenameField { input, .. }
             | Node::DropDuplicates { input, .. }
+            | Node::DropNullFields { input, .. }
             | Node::Target { input, .. } => vec![input],
         }
     }
@@ -234,6 +256,13 @@ impl Node {
                 }
                 unique(partition_keys.iter().map(String::as_str))
                     .or_else(|twice| bad(format!("partition key {twice:?} is named twice")))
+            }
+            Node::DropNullFields { also, .. } => {
+                let odd = also.iter().find_map(|one| match one {
+                    NoValue::Number(number) if number.parse::<f64>().is_err() => Some(number),
+                    NoValue::Number(_) | NoValue::Text(_) => None,
+                });
+                odd.map_or(Ok(()), |odd| bad(format!("{odd:?} is not a number")))
             }
             Node::Source { .. } => Ok(()),
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use base::ErrorKind;
-use lake::{Column, Crawler, Decision, Format, TableChange};
+use lake::{Column, CrawlOutcome, CrawlState, Crawler, Decision, Format, TableChange};
 
 use crate::world::{World, job};
 
@@ -263,4 +263,35 @@ async fn crawlers_are_rows_with_a_state() {
     assert_eq!(world.lake.get_crawler("c").unwrap().last.unwrap().error, None);
     world.lake.delete_crawler("c").unwrap();
     assert_eq!(world.lake.run_crawler("c").await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_crawl_that_is_stopped_changes_nothing_and_is_remembered() {
+    let world = World::new();
+    world.put("raw/a", "{\"n\":1}").await;
+    world.lake.create_crawler(&Crawler::new("c", ("bkt", "raw"), "air")).unwrap();
+    let idle = world.lake.stop_crawler("c").unwrap_err();
+    assert_eq!(idle.kind(), ErrorKind::Conflict);
+    let mut crawl = Box::pin(world.lake.run_crawler("c"));
+    assert!(futures::poll!(&mut crawl).is_pending());
+    assert_eq!(world.lake.list_crawls("c").unwrap()[0].outcome, CrawlOutcome::Running);
+    world.lake.stop_crawler("c").unwrap();
+    assert_eq!(world.lake.get_crawler("c").unwrap().state, CrawlState::Stopping);
+    assert_eq!(world.lake.delete_crawler("c").unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(crawl.await.unwrap_err().kind(), ErrorKind::Conflict);
+    let last = world.lake.get_crawler("c").unwrap();
+    assert_eq!(last.state, CrawlState::Ready);
+    let last = last.last.unwrap();
+    assert_eq!((last.stopped, last.error), (true, None));
+    assert!(world.lake.catalog().list_tables("air").unwrap().is_empty());
+
+    world.lake.run_crawler("c").await.unwrap();
+    let crawls = world.lake.list_crawls("c").unwrap();
+    let outcomes: Vec<CrawlOutcome> = crawls.iter().map(|crawl| crawl.outcome).collect();
+    assert_eq!(outcomes.len(), 2);
+    assert!(outcomes.contains(&CrawlOutcome::Stopped));
+    let done = crawls.iter().find(|crawl| crawl.outcome == CrawlOutcome::Completed).unwrap();
+    assert_eq!((done.tables_created, done.tables_updated), (1, 0));
+    world.lake.delete_crawler("c").unwrap();
+    assert_eq!(world.lake.list_crawls("c").unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use base::{Error, Result};
-use datafusion::common::Column;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::functions::core::expr_fn::get_field;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, try_cast};
+use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, lit, try_cast, when};
 use datafusion::prelude::SessionContext;
-use lake::{EtlSpec, Mapping, Node};
+use lake::{EtlSpec, Mapping, NoValue, Node};
 
 use crate::error::explain;
 use crate::keep_first::KeepFirst;
@@ -75,6 +78,9 @@ impl<'a> Graph<'a> {
             Node::DropDuplicates { input, columns, .. } => {
                 self.drop_duplicates(self.rows(input)?, columns)?
             }
+            Node::DropNullFields { input, also, .. } => {
+                self.drop_null_fields(self.rows(input)?, also).await?
+            }
             Node::Sql { inputs, query, .. } => self.sql(inputs, query).await?,
             Node::Target { .. } => return Err(Error::internal("a target has no rows")),
         };
@@ -119,6 +125,30 @@ impl<'a> Graph<'a> {
         self.session()?.read_table(Arc::new(table)).map_err(explain)
     }
 
+    /// The columns that have a value in some row: found by reading the rows once before.
+    async fn drop_null_fields(&self, rows: DataFrame, also: &[NoValue]) -> Result<DataFrame> {
+        let counts: Result<Vec<Expr>> =
+            names(&rows).map(|name| Ok(count(value_of(&rows, &name, also)?).alias(name))).collect();
+        let counted = rows.clone().aggregate(Vec::new(), counts?).map_err(explain)?;
+        let counted = counted.collect().await.map_err(explain)?;
+        let has_values = |at: usize| {
+            counted.iter().any(|batch| {
+                let counts = batch.column(at).as_primitive_opt::<Int64Type>();
+                counts.is_some_and(|counts| counts.iter().flatten().any(|count| count > 0))
+            })
+        };
+        let left: Vec<Expr> = names(&rows)
+            .enumerate()
+            .filter(|(at, _)| has_values(*at))
+            .map(|(_, name)| column(name))
+            .collect();
+        // No rows at all say nothing about the columns.
+        if left.is_empty() {
+            return Ok(rows);
+        }
+        rows.select(left).map_err(explain)
+    }
+
     async fn sql(&self, inputs: &BTreeMap<String, String>, query: &str) -> Result<DataFrame> {
         let session = self.session()?;
         let mut spelling = Spelling::default();
@@ -157,6 +187,24 @@ fn column_of(rows: &DataFrame, name: &str) -> Result<Expr> {
     }
     let known: Vec<String> = names(rows).collect();
     Err(Error::invalid(format!("there is no column {name:?}; there are {}", known.join(", "))))
+}
+
+/// A column, null where it holds what counts as no value.
+fn value_of(rows: &DataFrame, name: &str, also: &[NoValue]) -> Result<Expr> {
+    let found = column_of(rows, name)?;
+    let has = found.get_type(rows.schema()).map_err(explain)?;
+    let mut value = found.clone();
+    for one in also {
+        let same = match one {
+            NoValue::Text(text) if has.is_string() => found.clone().eq(lit(text.as_str())),
+            NoValue::Number(number) if has.is_numeric() => {
+                found.clone().eq(try_cast(lit(number.as_str()), has.clone()))
+            }
+            NoValue::Text(_) | NoValue::Number(_) => continue,
+        };
+        value = when(same, lit(ScalarValue::Null)).otherwise(value).map_err(explain)?;
+    }
+    Ok(value)
 }
 
 fn rename(rows: DataFrame, from: &str, to: &str) -> Result<DataFrame> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base::ErrorKind;
-use lake::{Format, Mapping, Node};
+use lake::{Format, Mapping, NoValue, Node};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::world::{World, gzip, job, shown};
@@ -168,6 +168,38 @@ async fn nodes_select_drop_rename_and_keep_first() {
     assert_eq!(columns, ["V v", "k"]);
     let expect: Vec<String> = (0..50).map(|n| format!("v{n}|{n}")).collect();
     assert_eq!(rows, expect);
+}
+
+#[tokio::test]
+async fn columns_without_a_value_are_dropped() {
+    let world = World::new();
+    world.declare("t", Format::Json, "a int; gone int; blank string; minus double; w string", "");
+    let rows =
+        "{\"a\":1,\"blank\":\"\",\"minus\":-1,\"w\":\"null\"}\n{\"minus\":-1.0,\"blank\":\"\"}\n";
+    world.put("raw/t/x", rows).await;
+    let drop = |also: Vec<NoValue>| Node::DropNullFields {
+        id: "drop".into(),
+        input: "source".into(),
+        also,
+    };
+    let text = |text: &str| NoValue::Text(text.into());
+    let all = vec![text(""), text("null"), NoValue::Number("-1".into())];
+    for (number, also, left) in [
+        (0, vec![], vec!["a", "blank", "minus", "w"]),
+        (1, vec![text("")], vec!["a", "minus", "w"]),
+        (2, all, vec!["a"]),
+    ] {
+        let mut job = job("t", vec![drop(also)], "drop", &[]);
+        job.name = format!("job{number}");
+        let Some(Node::Target { prefix, table, .. }) = job.nodes.last_mut() else { panic!() };
+        *prefix = format!("out{number}/");
+        *table = format!("out{number}");
+        let (_, result) = world.run(&job).await;
+        assert_eq!(result.unwrap().rows_in, 2, "each row counts once");
+        let table = world.lake.catalog().get_table("air", &format!("out{number}")).unwrap();
+        let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        assert_eq!(names, left);
+    }
 }
 
 #[tokio::test]

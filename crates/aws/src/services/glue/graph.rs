@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lake::{Mapping, Node, TargetCompression};
+use lake::{Mapping, NoValue, Node, TargetCompression};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -71,6 +71,41 @@ struct DropDuplicates {
     inputs: Vec<String>,
     #[serde(default)]
     columns: Vec<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct DropNullFields {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    #[serde(default)]
+    null_check_box_list: NullChecks,
+    #[serde(default)]
+    null_text_list: Vec<NullText>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "PascalCase")]
+struct NullChecks {
+    is_empty: bool,
+    is_null_string: bool,
+    is_neg_one: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct NullText {
+    value: String,
+    datatype: Datatype,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Datatype {
+    id: String,
+    #[serde(rename = "Label")]
+    _label: String,
 }
 
 #[derive(Deserialize)]
@@ -271,6 +306,22 @@ fn lowered(given: &Given<'_>, body: &Value) -> Result<Node, Fault> {
             let columns = given.columns("Columns", columns)?;
             Node::DropDuplicates { id, input: given.only_input(inputs)?, columns }
         }
+        "DropNullFields" => {
+            let DropNullFields { inputs, null_check_box_list: boxes, null_text_list, .. } =
+                given.read(body)?;
+            let ticked = [
+                (boxes.is_empty, NoValue::Text(String::new())),
+                (boxes.is_null_string, NoValue::Text("null".to_owned())),
+                (boxes.is_neg_one, NoValue::Number("-1".to_owned())),
+            ];
+            let ticked = ticked.into_iter().filter(|(is, _)| *is).map(|(_, value)| value);
+            let written = null_text_list.into_iter().map(|one| match one.datatype.id.as_str() {
+                "string" | "char" | "varchar" => NoValue::Text(one.value),
+                _ => NoValue::Number(one.value),
+            });
+            let also = ticked.chain(written).collect();
+            Node::DropNullFields { id, input: given.only_input(inputs)?, also }
+        }
         "SparkSQL" => {
             let Sql { inputs, sql_query, sql_aliases, .. } = given.read(body)?;
             let aliases: BTreeMap<String, String> =
@@ -291,7 +342,7 @@ fn lowered(given: &Given<'_>, body: &Value) -> Result<Node, Fault> {
         "S3GlueParquetTarget" | "S3DirectTarget" => target(given, given.read(body)?)?,
         other => {
             let why = format!(
-                "node {id:?}; there are CatalogSource, S3CatalogSource, ApplyMapping, SelectFields, DropFields, RenameField, DropDuplicates, Filter, SparkSQL, S3GlueParquetTarget and S3DirectTarget"
+                "node {id:?}; there are CatalogSource, S3CatalogSource, ApplyMapping, SelectFields, DropFields, RenameField, DropDuplicates, DropNullFields, Filter, SparkSQL, S3GlueParquetTarget and S3DirectTarget"
             );
             return Err(Fault::unsupported(other, &why));
         }

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::graph;
+use super::{graph, tags};
 use crate::call::{Call, Outcome};
 use crate::fault::Fault;
 use crate::page::page;
 use crate::rooms::{Rooms, epoch_secs};
+use crate::tags::Tags;
 
 /// Where Glue's users look for what a run said.
 const LOG_GROUP: &str = "/aws-glue/jobs/output";
@@ -152,13 +153,15 @@ fn bookmark(arguments: &BTreeMap<String, String>) -> Result<bool, Fault> {
 }
 
 /// A request whose other members are a definition.
-fn named_definition(call: &Call) -> Result<(String, Definition), Fault> {
+fn named_definition(call: &Call) -> Result<(String, Tags, Definition), Fault> {
     let mut input = call.input.clone();
-    let name = input.as_object_mut().and_then(|members| members.remove("Name"));
-    let Some(Value::String(name)) = name else {
+    let mut take = |member| input.as_object_mut().and_then(|members| members.remove(member));
+    let Some(Value::String(name)) = take("Name") else {
         return Err(Fault::invalid("Name is missing"));
     };
-    Ok((name, definition(input)?))
+    let tags = take("Tags").map(serde_json::from_value).transpose();
+    let tags = tags.map_err(|error| Fault::input("Tags", &error.to_string()))?;
+    Ok((name, tags.unwrap_or_default(), definition(input)?))
 }
 
 fn definition(input: Value) -> Result<Definition, Fault> {
@@ -214,11 +217,12 @@ struct StopRuns {
 }
 
 pub(super) async fn create_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let (name, definition) = named_definition(call)?;
+    let (name, given, definition) = named_definition(call)?;
     rooms.lake.create_job(&definition.job(&name)?)?;
     let now = rooms.clock.now();
     let kept = Kept { definition, created_at: now, modified_at: now, reset_at: None };
     rooms.metastore.put(&name, &kept)?;
+    tags::add(rooms, "job", &name, given)?;
     Ok(json!({"Name": name}).into())
 }
 
@@ -271,12 +275,40 @@ pub(super) async fn get_jobs(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     super::listed("Jobs", shown, next)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct ListJobs {
+    next_token: Option<String>,
+    max_results: Option<usize>,
+    #[serde(default)]
+    tags: Tags,
+}
+
 pub(super) async fn list_jobs(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let input: super::Page = call.input()?;
-    let key = |job: &Job| job.name.clone();
-    let all = rooms.lake.list_jobs()?;
-    let (some, next) = page(all, key, input.next_token.as_deref(), input.max_results, 1000)?;
-    super::listed("JobNames", some.into_iter().map(|job| json!(job.name)).collect(), next)
+    let input: ListJobs = call.input()?;
+    let mut all: Vec<String> = rooms.lake.list_jobs()?.into_iter().map(|job| job.name).collect();
+    tags::keep_tagged(rooms, "job", &input.tags, &mut all)?;
+    let token = input.next_token.as_deref();
+    let (some, next) = page(all, Clone::clone, token, input.max_results, 1000)?;
+    super::listed("JobNames", some.into_iter().map(Value::from).collect(), next)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct BatchGetJobs {
+    job_names: Vec<String>,
+}
+
+pub(super) async fn batch_get_jobs(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for name in call.input::<BatchGetJobs>()?.job_names {
+        match rooms.lake.get_job(&name) {
+            Ok(job) => found.push(shown(rooms, &job)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => missing.push(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(json!({"Jobs": found, "JobsNotFound": missing}).into())
 }
 
 pub(super) async fn delete_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -287,6 +319,7 @@ pub(super) async fn delete_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         _gone => {}
     }
     rooms.metastore.delete::<Kept>(&name)?;
+    tags::forget(rooms, "job", &name)?;
     for (run, _) in rooms.metastore.list_prefix::<KeptRun>(&format!("{name}/"))? {
         rooms.metastore.delete::<KeptRun>(&run)?;
     }
