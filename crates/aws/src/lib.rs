@@ -31,5 +31,5 @@ mod testing;
 
 pub use auth::Caller;
 pub use front::{Addressee, Front};
-pub use rooms::{Rooms, Settings};
+pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
 pub use services::{JobRuns, Queries, RunJob, Trainings};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base::Clock;
+use base::{Clock, ErrorKind};
 use broker::Broker;
 use delivery::Streams;
 use identity::{Keys, Registry};
@@ -75,6 +75,17 @@ pub struct Settings {
     pub endpoint_host: String,
     /// Memory that one query or job may take, in bytes.
     pub query_memory_bytes: u64,
+}
+
+/// The database of tables that nobody put elsewhere.
+pub const DATABASE: &str = "forebay";
+
+/// Makes [`DATABASE`] where it is not there, first or after somebody deleted it.
+pub fn ensure_database(lake: &Lake) -> base::Result<()> {
+    match lake.catalog().create_database(DATABASE, "tables nobody put elsewhere") {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _there => Ok(()),
+    }
 }
 
 impl Rooms {

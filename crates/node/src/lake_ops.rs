@@ -91,10 +91,7 @@ impl LakeRoom {
         for run in &recovered.finished {
             tracing::info!(job = %run.job, run = %run.run_id, "finished a job run that was interrupted");
         }
-        match lake.catalog().create_database(DATABASE, "tables nobody put elsewhere") {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _made_or_there => {}
-        }
+        aws::ensure_database(&lake)?;
         let options = EngineOptions {
             memory_bytes: settings.query.memory_bytes,
             ..EngineOptions::new(data_dir.join("jobs").join("spill"))

@@ -39,14 +39,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use aws::DATABASE;
 pub use lake_ops::ETL_RESULT_FILE;
 pub use settings::Settings;
 pub use token::{TOKEN_FILE, Token};
 
 /// The file in the data directory that says where its server listens.
 pub const ADDRESS_FILE: &str = "server.json";
-/// The database of tables that nobody put elsewhere.
-pub const DATABASE: &str = "forebay";
 /// How often rule versions that no stream needs are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 

@@ -17,6 +17,10 @@ use crate::page::page;
 use crate::protocol::{Protocol, Wire};
 use crate::rooms::{Rooms, epoch_secs};
 
+/// AWS's bounds of one GetMetricData.
+const DATA_QUERIES_MAX: usize = 500;
+const DATAPOINTS_MAX: i64 = 100_800;
+
 pub(crate) static SERVICE: Service = Service {
     name: "cloudwatch",
     scopes: &["monitoring"],
@@ -31,6 +35,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("PutMetricData", put_metric_data, differs: "the newest three days by the minute, until the server ends"),
         operation!("ListMetrics", list_metrics),
         operation!("GetMetricStatistics", get_metric_statistics, differs: "no extended statistics"),
+        operation!("GetMetricData", get_metric_data, differs: "no Expression, no extended statistics"),
         operation!("PutMetricAlarm", put_metric_alarm, differs: "an alarm on one metric and statistic, which endpoint updates watch; it calls nobody, so actions are refused"),
         operation!("DescribeAlarms", describe_alarms, differs: "the state is computed when it is asked for"),
         operation!("SetAlarmState", set_alarm_state, differs: "holds until the metric has a newer period"),
@@ -311,6 +316,142 @@ fn check_period(period: Option<i64>) -> Result<i64, Fault> {
         return Err(Fault::invalid(format!("Period {period}: use a multiple of 60 seconds")));
     }
     Ok(period)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct GetData {
+    metric_data_queries: Vec<DataQuery>,
+    start_time: Value,
+    end_time: Value,
+    next_token: Option<String>,
+    scan_by: Option<ScanBy>,
+    #[serde(default, deserialize_with = "lenient::integer")]
+    max_datapoints: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+enum ScanBy {
+    TimestampDescending,
+    TimestampAscending,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct DataQuery {
+    id: String,
+    metric_stat: Option<MetricStat>,
+    expression: Option<String>,
+    label: Option<String>,
+    #[serde(default, deserialize_with = "lenient::boolean")]
+    return_data: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct MetricStat {
+    metric: OneMetric,
+    #[serde(deserialize_with = "lenient::integer")]
+    period: Option<i64>,
+    stat: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+struct OneMetric {
+    namespace: String,
+    metric_name: String,
+    #[serde(default)]
+    dimensions: Vec<Dimension>,
+}
+
+async fn get_metric_data(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: GetData = call.input()?;
+    rooms.metrics.look_at(&rooms.host, rooms.clock.now());
+    let (from, to) =
+        (seconds("StartTime", &input.start_time)?, seconds("EndTime", &input.end_time)?);
+    if from >= to {
+        return Err(Fault::invalid("StartTime must be before EndTime"));
+    }
+    let queries = input.metric_data_queries.len();
+    if !(1..=DATA_QUERIES_MAX).contains(&queries) {
+        return Err(Fault::invalid(format!(
+            "MetricDataQueries has {queries} entries; 1 to {DATA_QUERIES_MAX}"
+        )));
+    }
+    let most = input.max_datapoints.unwrap_or(DATAPOINTS_MAX);
+    if !(1..=DATAPOINTS_MAX).contains(&most) {
+        return Err(Fault::invalid(format!("MaxDatapoints {most}: use 1 to {DATAPOINTS_MAX}")));
+    }
+    // The token is how many points were given before; they are counted through all queries.
+    let given_before = match &input.next_token {
+        None => 0,
+        Some(token) => token.parse::<i64>().map_err(|_not_ours| {
+            Fault::named("InvalidNextToken", 400, format!("NextToken {token:?} is not one of ours"))
+        })?,
+    };
+    let (mut at, end) = (0, given_before.saturating_add(most));
+    let mut results = Vec::new();
+    for query in &input.metric_data_queries {
+        let points = data_of(rooms, query, (from, to), input.scan_by)?;
+        if query.return_data == Some(false) {
+            continue;
+        }
+        let (mut timestamps, mut values) = (Vec::new(), Vec::new());
+        let before = at;
+        for (start, value) in &points {
+            if (given_before..end).contains(&at) {
+                timestamps.push(moment(call, Timestamp(start * 1000)));
+                values.push(json!(value));
+            }
+            at += 1;
+        }
+        let (first, last) = (before >= given_before, at <= end);
+        if values.is_empty() && !(first && last) {
+            continue;
+        }
+        let metric = query.metric_stat.as_ref().map(|stat| &stat.metric.metric_name);
+        results.push(json!({
+            "Id": query.id,
+            "Label": query.label.as_ref().or(metric),
+            "Timestamps": timestamps,
+            "Values": values,
+            "StatusCode": if last { "Complete" } else { "PartialData" },
+        }));
+    }
+    let mut answer = json!({"MetricDataResults": results, "Messages": []});
+    if at > end {
+        answer["NextToken"] = json!(end.to_string());
+    }
+    Ok(answer.into())
+}
+
+/// The points of one query, in the order they were asked for.
+fn data_of(
+    rooms: &Rooms,
+    query: &DataQuery,
+    (from, to): (i64, i64),
+    scan_by: Option<ScanBy>,
+) -> Result<Vec<(i64, f64)>, Fault> {
+    if let Some(expression) = &query.expression {
+        let why = format!("{expression:?}; ask for the metrics and compute with what comes");
+        return Err(Fault::unsupported("MetricDataQueries.Expression", &why));
+    }
+    let Some(stat) = &query.metric_stat else {
+        return Err(Fault::invalid(format!("query {:?} has no MetricStat", query.id)));
+    };
+    let metric = &stat.metric;
+    let series = series(&metric.namespace, &metric.metric_name, &metric.dimensions)?;
+    let period = check_period(stat.period)?;
+    let mut points = Vec::new();
+    for (start, point) in rooms.metrics.periods(&series, from, to, period) {
+        let value = point.statistic(&stat.stat).ok_or_else(|| unknown_statistic(&stat.stat))?;
+        points.push((start, value));
+    }
+    if scan_by != Some(ScanBy::TimestampAscending) {
+        points.reverse();
+    }
+    Ok(points)
 }
 
 // ---- alarms ----
@@ -660,6 +801,39 @@ mod tests {
         call("DeleteAlarms", json!({"AlarmNames": ["hot"]})).await.unwrap();
         let gone = call("DeleteAlarms", json!({"AlarmNames": ["hot"]})).await.unwrap_err();
         assert_eq!(gone.1, "ResourceNotFound");
+    }
+
+    #[tokio::test]
+    async fn data_comes_by_query_and_page() {
+        let world = World::new();
+        let now = world.rooms.clock.now().millis() / 60_000 * 60;
+        for (minute, value) in [(0, 1.0), (1, 2.0), (2, 4.0)] {
+            let data = json!({"Namespace": "Plant", "MetricData": [{"MetricName": "heat", "Value": value, "Timestamp": now - minute * 60}]});
+            world.call("cloudwatch", "PutMetricData", data).await.unwrap();
+        }
+        let query = |id: &str, stat: &str| json!({"Id": id, "MetricStat": {"Metric": {"Namespace": "Plant", "MetricName": "heat"}, "Period": 60, "Stat": stat}});
+        let ask = |queries, more: &str, most| {
+            let mut ask = json!({"MetricDataQueries": queries, "StartTime": now - 600, "EndTime": now + 60, "MaxDatapoints": most});
+            if !more.is_empty() {
+                ask["NextToken"] = json!(more);
+            }
+            world.call("cloudwatch", "GetMetricData", ask)
+        };
+        let two = json!([query("a", "Sum"), query("b", "Maximum")]);
+        let all = ask(two.clone(), "", 100).await.unwrap();
+        assert_eq!(all["MetricDataResults"][0]["Values"], json!([1.0, 2.0, 4.0]));
+        assert_eq!(all["MetricDataResults"][1]["Label"], "heat");
+        assert!(all["NextToken"].is_null());
+        let first = ask(two.clone(), "", 4).await.unwrap();
+        assert_eq!(first["MetricDataResults"][1]["Values"], json!([1.0]));
+        assert_eq!(first["MetricDataResults"][1]["StatusCode"], "PartialData");
+        let rest = ask(two, first["NextToken"].as_str().unwrap(), 4).await.unwrap();
+        assert_eq!(rest["MetricDataResults"][0]["Values"], json!([2.0, 4.0]), "{rest}");
+        assert_eq!(rest["MetricDataResults"][0]["StatusCode"], "Complete");
+        let refused = ask(json!([query("a", "p90")]), "", 4).await.unwrap_err();
+        assert!(refused.2.contains("p90"), "{refused:?}");
+        let refused = ask(json!([{"Id": "e", "Expression": "a + b"}]), "", 4).await.unwrap_err();
+        assert!(refused.2.contains("a + b"), "{refused:?}");
     }
 
     #[tokio::test]

@@ -8,9 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::fault::Fault;
-
-/// Where the table of a target goes that names none.
-const DATABASE: &str = "forebay";
+use crate::rooms::DATABASE;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]

@@ -20,7 +20,7 @@ use super::{graph, tags};
 use crate::call::{Call, Outcome};
 use crate::fault::Fault;
 use crate::page::page;
-use crate::rooms::{Rooms, epoch_secs};
+use crate::rooms::{Rooms, ensure_database, epoch_secs};
 use crate::tags::Tags;
 
 /// Where Glue's users look for what a run said.
@@ -345,6 +345,7 @@ pub(super) async fn start_job_run(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     };
     let options =
         RunOptions { memory_bytes: rooms.settings.query_memory_bytes, ..RunOptions::default() };
+    ensure_database(&rooms.lake)?;
     let asked_at = rooms.clock.now();
     let (run_id, spec) = match rooms.lake.start_run(&job_name, &options).await {
         Ok(planned) => (planned.run.run_id, planned.spec),
@@ -515,4 +516,89 @@ pub(super) async fn reset_job_bookmark(rooms: &Arc<Rooms>, call: &Call) -> Outco
     }
     let entry = json!({"JobName": name, "Version": 0, "Run": 0, "Attempt": 0});
     Ok(json!({"JobBookmarkEntry": entry}).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    /// A job whose runs go on until they are stopped, and one object for it to read.
+    async fn endless() -> World {
+        let mut world = World::new();
+        let lake = world.rooms.lake.clone();
+        Arc::get_mut(&mut world.rooms).unwrap().run_job = Arc::new(move |spec, stop| {
+            let lake = lake.clone();
+            Box::pin(async move {
+                lake.run_started(&spec.job.name, &spec.run_id)?;
+                stop.await;
+                lake.stop_run(&spec.job.name, &spec.run_id)
+            })
+        });
+        let buckets = &world.rooms.buckets;
+        buckets.create_bucket("lake").unwrap();
+        buckets.put("lake", "raw/x", "{\"ozone\":1}".into()).await.unwrap();
+        world.rooms.lake.catalog().create_database("air", "").unwrap();
+        let crawler = lake::Crawler::new("c", ("lake", "raw"), "air");
+        world.rooms.lake.create_crawler(&crawler).unwrap();
+        world.rooms.lake.run_crawler("c").await.unwrap();
+        let nodes = json!({
+            "in": {"CatalogSource": {"Name": "in", "Database": "air", "Table": "raw"}},
+            "out": {"S3GlueParquetTarget": {"Name": "out", "Inputs": ["in"], "Path": "s3://lake/out/"}},
+        });
+        let job = json!({"Name": "endless", "Role": "r", "Command": {"Name": "glueetl"},
+            "Timeout": 5, "CodeGenConfigurationNodes": nodes});
+        world.call("glue", "CreateJob", job).await.unwrap();
+        world
+    }
+
+    async fn start(world: &World) -> Value {
+        let started = world.call("glue", "StartJobRun", json!({"JobName": "endless"})).await;
+        started.unwrap()["JobRunId"].take()
+    }
+
+    async fn ended(world: &World, run: &Value) -> Value {
+        let of = json!({"JobName": "endless", "RunId": run});
+        loop {
+            let found = world.call("glue", "GetJobRun", of.clone()).await.unwrap();
+            let state = found["JobRun"]["JobRunState"].clone();
+            if state != "RUNNING" && state != "STARTING" {
+                assert_ne!(state, "FAILED", "{found}");
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_ends_when_it_is_stopped_and_the_next_may_start() {
+        let world = endless().await;
+        let run = start(&world).await;
+        let again = world.call("glue", "StartJobRun", json!({"JobName": "endless"})).await;
+        assert_eq!(again.unwrap_err().1, "ConcurrentRunsExceededException");
+        let stop = json!({"JobName": "endless", "JobRunIds": [run, "jr_0"]});
+        let answer = world.call("glue", "BatchStopJobRun", stop.clone()).await.unwrap();
+        assert_eq!(answer["SuccessfulSubmissions"][0]["JobRunId"], run);
+        assert_eq!(answer["Errors"][0]["ErrorDetail"]["ErrorCode"], "EntityNotFoundException");
+        assert_eq!(ended(&world, &run).await, "STOPPED");
+        let answer = world.call("glue", "BatchStopJobRun", stop).await.unwrap();
+        assert_eq!(answer["Errors"].as_array().unwrap().len(), 2, "{answer}");
+        start(&world).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_beyond_its_time_is_ended_and_says_so() {
+        let world = endless().await;
+        ensure_database(&world.rooms.lake).unwrap();
+        let planned = world.rooms.lake.start_run("endless", &RunOptions::default()).await.unwrap();
+        let (run, spec) = (json!(planned.run.run_id), planned.spec.unwrap());
+        let extra = KeptRun { arguments: BTreeMap::new(), timeout_minutes: 5, timed_out: false };
+        // Held: nobody asks the run to stop. Minutes are the least that a client can give.
+        let (_stop, stopped) = oneshot::channel();
+        work(world.rooms.clone(), spec, extra, (Duration::from_millis(50), stopped)).await;
+        assert_eq!(ended(&world, &run).await, "TIMEOUT");
+        let runs = world.call("glue", "GetJobRuns", json!({"JobName": "endless"})).await.unwrap();
+        assert_eq!(runs["JobRuns"][0]["Timeout"], 5);
+        start(&world).await;
+    }
 }
