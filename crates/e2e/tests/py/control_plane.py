@@ -595,6 +595,9 @@ def cloudwatch():
     told = c.get_metric_statistics(Namespace="Control", MetricName="Level", Dimensions=dimensions, StartTime=now - datetime.timedelta(minutes=5),
                                    EndTime=now + datetime.timedelta(minutes=5), Period=60, Statistics=["Average", "Sum", "Minimum", "Maximum", "SampleCount"])["Datapoints"]
     same([(p["Average"], p["Sum"], p["Minimum"], p["Maximum"], p["SampleCount"]) for p in told], [(3.0, 9.0, 1.0, 6.0, 3.0)])
+    query = {"Id": "level", "MetricStat": {"Metric": {"Namespace": "Control", "MetricName": "Level", "Dimensions": dimensions}, "Period": 60, "Stat": "Maximum"}}
+    found = c.get_metric_data(MetricDataQueries=[query], StartTime=now - datetime.timedelta(minutes=5), EndTime=now + datetime.timedelta(minutes=5))["MetricDataResults"]
+    same([(f["Id"], f["Label"], f["Timestamps"], f["Values"], f["StatusCode"]) for f in found], [("level", "Level", [now], [6.0], "Complete")])
     same([m["MetricName"] for m in c.list_metrics(Namespace="Control")["Metrics"]], ["Level"])
     alarm = dict(AlarmName="control-alarm", Namespace="Control", MetricName="Level", Dimensions=dimensions, Statistic="Maximum", Period=60, EvaluationPeriods=1,
                  Threshold=5, ComparisonOperator="GreaterThanThreshold", TreatMissingData="notBreaching")
