@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+mod bench;
 mod tally;
 mod tools;
 
@@ -15,6 +16,7 @@ cargo xtask ci            set-up, format, lints, every test (what CI runs)
 cargo xtask test [NAME]   set-up and tests only; NAME filters them
 cargo xtask setup         installs what the tests need and says what could not be had
 cargo xtask long          the long tests: 100 kills, 20 power cuts and their controls
+cargo xtask bench s3      S3 beside s3s-fs, which it installs
 cargo xtask check         format and lints only";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         ["ci"] => ci(),
         ["test", filter @ ..] => test(filter),
         ["long"] => long(),
+        ["bench", "s3"] => bench::s3(&root()).map(|()| true),
         ["check"] => check().map(|()| true),
         ["setup"] => tools::install(&root()).map(|tools| {
             tools.report();

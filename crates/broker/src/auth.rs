@@ -34,7 +34,8 @@ impl fmt::Display for Refusal {
 /// session is registered, so that a revocation between the two is seen. Must not block on I/O
 /// for long: it runs on the connection's task.
 pub trait Authenticator: Send + Sync {
-    /// The identity behind a certificate that TLS has already verified against our authority.
+    /// The identity behind a certificate that TLS has already verified: its signature by our
+    /// authority, or its registration, and in either case that the peer holds its key.
     fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal>;
 
     /// The identity of a client on a plain listener, if those are allowed.

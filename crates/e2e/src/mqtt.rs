@@ -115,6 +115,53 @@ pub fn publish_packet(topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
     packet(0x32, &body)
 }
 
+/// A QoS 1 PUBLISH that is to be retained; without a payload it ends that.
+pub fn retain_packet(topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = publish_packet(topic, packet_id, payload);
+    packet[0] |= 1;
+    packet
+}
+
+/// What a new subscriber at QoS 0 is given as retained, in the order in which it comes.
+pub fn retained(
+    broker: SocketAddr,
+    client_id: &str,
+    filter: &str,
+) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut session = Session::plain(broker, client_id)?;
+    let mut subscribe = vec![0, 1];
+    subscribe.extend(string(filter));
+    subscribe.push(0);
+    session.send(&packet(0x82, &subscribe))?;
+    session.send(&[0xc0, 0])?;
+    let (mut found, mut heard) = (Vec::new(), false);
+    loop {
+        match session.packet() {
+            Ok((0x31, body)) => {
+                let (len, rest) = body.split_at(2);
+                let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
+                let topic = String::from_utf8_lossy(&rest[..len]).into_owned();
+                found.push((topic, rest[len..].to_vec()));
+            }
+            Ok((0x90, body)) if body == [0, 1, 0] => {}
+            // Messages may be lined up behind it: what is silent from here on has said all.
+            Ok((0xd0, _)) => {
+                session.socket.set_read_timeout(Some(SILENCE))?;
+                heard = true;
+            }
+            Ok((first, body)) => {
+                return Err(std::io::Error::other(format!("packet {first:#x} of {body:?}")));
+            }
+            Err(error)
+                if heard && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+            {
+                return Ok(found);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn string(text: &str) -> Vec<u8> {
     let mut out = u16::try_from(text.len()).unwrap().to_be_bytes().to_vec();
     out.extend(text.as_bytes());
@@ -138,6 +185,9 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 
 /// How long a session waits for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long nothing comes after the last of what is lined up.
+const SILENCE: Duration = Duration::from_millis(500);
 
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
@@ -215,6 +265,25 @@ impl Session {
                 Ok(0) | Err(_) => return Some(started.elapsed()),
             }
         }
+    }
+
+    /// The next packet: its first byte and its body.
+    fn packet(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte)?;
+        let first = byte[0];
+        let (mut len, mut shift) = (0usize, 0);
+        loop {
+            self.stream.read_exact(&mut byte)?;
+            len |= usize::from(byte[0] & 0x7f) << shift;
+            shift += 7;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; len];
+        self.stream.read_exact(&mut body)?;
+        Ok((first, body))
     }
 
     fn expect(&mut self, wanted: &[u8; 4], name: &str) -> std::io::Result<()> {

@@ -4,14 +4,17 @@
 //! ca/  (0700)   root.private.key (0600)  root-CA.crt  root.json  server.json (0600)
 //! metastore     things        name        -> Thing { attributes, type, groups, .. }
 //!               certificates  sha-256 hex -> Certificate { things, ACTIVE | INACTIVE | REVOKED, .. }
+//!               issuers       sha-256 hex -> Issuer { active, mode, .. }, authorities of others
 //!               iot-policies  name        -> Policy { versions, .. }, attached to certificates
 //!               access-keys   id          -> secret, Active | Inactive, session
 //! ```
 //!
 //! Invariants
 //! * A device's private key is made here, handed over once in its [`Kit`], and kept nowhere.
-//! * A certificate admits its bearer while its fingerprint is registered, ACTIVE and in date;
-//!   being signed by our authority is necessary and never sufficient ([`Registry::lookup`]).
+//! * A certificate admits its bearer while its fingerprint is registered, ACTIVE and in date
+//!   ([`Registry::lookup`]). Being signed by our authority is never sufficient, and necessary
+//!   unless the certificate was registered as one made elsewhere
+//!   ([`Registry::register_certificate`]). In either case the peer proves that it holds the key.
 //! * A change of status is stored before it is believed, and believed before anyone is told.
 //! * An authority that is incomplete or unreadable is an error, never a reason to make a new
 //!   one: that would lock out every device in the field.
@@ -24,7 +27,9 @@
 
 mod authority;
 mod files;
+mod foreign;
 mod gate;
+mod issuers;
 pub mod keys;
 mod kit;
 pub mod policies;
@@ -37,7 +42,9 @@ mod things;
 mod web;
 
 pub use authority::{Authority, Issued, certificate_id};
+pub use foreign::Foreign;
 pub use gate::{Gate, Visitor};
+pub use issuers::{Issuer, Mode, Registered};
 pub use keys::{AccessKey, KeyRefusal, KeyStatus, Keys, Principal, Session};
 pub use kit::{Endpoint, Kit, KitFile, KitFileKind, write_files};
 pub use policies::Policies;

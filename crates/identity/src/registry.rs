@@ -12,6 +12,7 @@ use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{CLOCK_SLACK, Issued, before, certificate_id};
+use crate::issuers::Registered;
 use crate::policies::Endowment;
 use crate::things::{Thing, check_thing_name};
 use crate::{Authority, Kit, Policies, kit};
@@ -58,6 +59,8 @@ pub struct Certificate {
     pub not_after: Timestamp,
     /// The certificate itself.
     pub pem: String,
+    /// How it is registered if it was made elsewhere; `None` for one that our authority signed.
+    pub registered: Option<Registered>,
 }
 
 /// A certificate's row as it may lie on disk: the first release tied a certificate to one
@@ -73,6 +76,7 @@ struct StoredCertificate {
     not_before: Option<Timestamp>,
     not_after: Timestamp,
     pem: String,
+    registered: Option<Registered>,
 }
 
 impl From<StoredCertificate> for Certificate {
@@ -86,6 +90,7 @@ impl From<StoredCertificate> for Certificate {
             created_at: stored.created_at,
             not_after: stored.not_after,
             pem: stored.pem,
+            registered: stored.registered,
         }
     }
 }
@@ -155,7 +160,10 @@ pub struct Registry {
 struct Known {
     things: Vec<String>,
     status: Status,
+    not_before: Timestamp,
     not_after: Timestamp,
+    /// Whether it was made elsewhere.
+    foreign: bool,
 }
 
 impl Registry {
@@ -197,7 +205,8 @@ impl Registry {
     }
 
     /// Whose certificate `der` is. [`ErrorKind::Denied`] with the reason unless it is
-    /// registered, ACTIVE and in date. Whether it is signed by us is for TLS to check.
+    /// registered, ACTIVE and in date. Whether the peer holds its key, and whether it is signed
+    /// by us if it was not made elsewhere, is for TLS to check.
     pub fn lookup(&self, der: &[u8]) -> Result<Found> {
         let certificate_id = certificate_id(der);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -212,8 +221,12 @@ impl Registry {
                 "certificate {certificate_id}{of} is {status}, not ACTIVE"
             )));
         }
-        if self.clock.now() > found.not_after {
+        let now = self.clock.now();
+        if now > found.not_after {
             return Err(denied(format!("certificate {certificate_id}{of} has expired")));
+        }
+        if now < found.not_before {
+            return Err(denied(format!("certificate {certificate_id}{of} is not valid yet")));
         }
         Ok(Found {
             thing_name: known_by(&certificate_id, &found.things),
@@ -222,11 +235,24 @@ impl Registry {
         })
     }
 
+    /// As [`Registry::lookup`] for a certificate that is registered and was made elsewhere;
+    /// `None` for every other one.
+    pub(crate) fn lookup_foreign(&self, der: &[u8]) -> Option<Result<Found>> {
+        let foreign = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            known.get(&certificate_id(der)).is_some_and(|found| found.foreign)
+        };
+        // One that is deleted between the two is refused by the second.
+        foreign.then(|| self.lookup(der))
+    }
+
     /// Whether the certificate admits at this moment.
     pub fn is_active(&self, certificate_id: &str) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(certificate_id).is_some_and(|found| {
-            found.status == Status::Active && self.clock.now() <= found.not_after
+            let now = self.clock.now();
+            let in_date = found.not_before <= now && now <= found.not_after;
+            found.status == Status::Active && in_date
         })
     }
 
@@ -344,6 +370,7 @@ impl Registry {
             not_before: issued.not_before,
             not_after: issued.not_after,
             pem: issued.certificate_pem.clone(),
+            registered: None,
         }
     }
 
@@ -523,7 +550,7 @@ impl Registry {
         }
     }
 
-    fn believe(&self, certificate: &Certificate) {
+    pub(crate) fn believe(&self, certificate: &Certificate) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(certificate.certificate_id.clone(), Known::of(certificate));
     }
@@ -568,7 +595,9 @@ impl Known {
         Known {
             things: certificate.things.clone(),
             status: certificate.status,
+            not_before: certificate.not_before,
             not_after: certificate.not_after,
+            foreign: certificate.registered.is_some(),
         }
     }
 }

@@ -4,16 +4,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base::{Clock, Error, Result, Timestamp};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::Registry;
 use crate::authority::{Authority, Purpose, before, provider};
 use crate::files::{self, Access};
 
@@ -27,23 +33,26 @@ const VALID: Duration = Duration::from_secs(397 * 24 * 3600);
 /// A certificate is made anew when less than this is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-impl Authority {
-    /// The configuration of the listener on 8883: TLS 1.2 and 1.3, a client certificate of
-    /// this authority demanded, no resumption (so that every session shows its certificate).
+impl Registry {
+    /// The configuration of the listener on 8883: TLS 1.2 and 1.3, a client certificate
+    /// demanded that our authority signed or that is registered as one made elsewhere, no
+    /// resumption (so that every session shows its certificate).
     ///
     /// Certifies `localhost`, the loopback addresses and `host_names`. The certificate is kept
-    /// in the folder, and made anew when the names change or its end is near, also while the
-    /// server runs.
+    /// in the authority's folder, and made anew when the names change or its end is near, also
+    /// while the server runs.
     pub fn server_config(self: &Arc<Self>, host_names: &[String]) -> Result<ServerConfig> {
-        let own = Arc::new(OwnCertificate::load(Arc::clone(self), host_names)?);
+        let authority = self.authority();
+        let own = Arc::new(OwnCertificate::load(Arc::clone(authority), host_names)?);
         let mut roots = RootCertStore::empty();
-        roots.add(certificate(self.root_pem())?).map_err(broken("the root certificate"))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        roots.add(certificate(authority.root_pem())?).map_err(broken("the root certificate"))?;
+        let ours = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
             .map_err(|cause| {
                 Error::internal("failed to verify against our root").with_source(cause)
             })?;
-        let time = Arc::new(OurTime(Arc::clone(&self.clock)));
+        let verifier = Arc::new(Devices { ours, registry: Arc::clone(self) });
+        let time = Arc::new(OurTime(Arc::clone(&authority.clock)));
         let mut config = ServerConfig::builder_with_details(provider(), time)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(broken("the TLS versions"))?
@@ -53,6 +62,61 @@ impl Authority {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+/// Whose certificates get through TLS: those that our authority signed, and by their fingerprint
+/// those registered as made elsewhere while they are ACTIVE and in date. Either way the peer's
+/// signature shows that it holds the key.
+#[derive(Debug)]
+struct Devices {
+    ours: Arc<dyn ClientCertVerifier>,
+    registry: Arc<Registry>,
+}
+
+impl ClientCertVerifier for Devices {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> std::result::Result<ClientCertVerified, rustls::Error> {
+        let not_ours = match self.ours.verify_client_cert(leaf, intermediates, now) {
+            Ok(verified) => return Ok(verified),
+            Err(refused) => refused,
+        };
+        match self.registry.lookup_foreign(leaf) {
+            Some(Ok(_found)) => Ok(ClientCertVerified::assertion()),
+            Some(Err(denied)) => Err(CertificateError::Other(OtherError(Arc::new(denied))).into()),
+            None => Err(not_ours),
+        }
+    }
+
+    /// None: clients that choose a certificate by these would keep back one made elsewhere.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.ours.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.ours.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.ours.supported_verify_schemes()
     }
 }
 

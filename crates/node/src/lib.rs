@@ -178,7 +178,7 @@ impl Node {
             mqtts: local_addr(&mqtts)?,
             pid: std::process::id(),
         };
-        let tls = self.registry.authority().server_config(&self.settings.mqtt.host_names)?;
+        let tls = self.registry.server_config(&self.settings.mqtt.host_names)?;
         let door = Arc::new(door::Door::new(self.registry.clone(), &self.settings)?);
         let (journal, clock) = (self.journal.clone(), self.clock.clone());
         let (settings, store) = (self.settings.broker.clone(), self.metastore.clone());

@@ -54,7 +54,7 @@ impl Default for Http {
 pub struct Mqtt {
     /// Plain TCP. Beyond loopback it demands `anonymous = false`.
     pub addr: SocketAddr,
-    /// Mutual TLS; open to the network, since it demands a certificate of ours.
+    /// Mutual TLS; open to the network, since it demands a registered certificate.
     pub tls_addr: SocketAddr,
     /// Whether clients without a certificate may connect to the plain port.
     pub anonymous: bool,

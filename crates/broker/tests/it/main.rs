@@ -4,6 +4,7 @@
 
 mod clients;
 mod durability;
+mod foreign;
 mod hostile;
 mod load;
 mod policy;

@@ -11,3 +11,4 @@ mod demo;
 mod input;
 mod models;
 mod pipeline;
+mod retained;

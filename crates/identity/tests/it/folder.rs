@@ -28,7 +28,7 @@ fn a_restart_keeps_the_authority() {
 fn keys_are_their_owners_only() {
     use std::os::unix::fs::PermissionsExt;
     let world = world();
-    drop(world.authority.server_config(&[]).unwrap());
+    drop(world.registry.server_config(&[]).unwrap());
     let mode = |name: &str| {
         let path = world.folder.path().join(name);
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777

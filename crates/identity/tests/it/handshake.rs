@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, ErrorKind, ManualClock, Timestamp};
-use identity::{Authority, Kit, Status};
+use identity::{Authority, Kit, Registry, Status};
+use metastore::Metastore;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -13,12 +14,12 @@ use rustls::{
 
 use crate::{NOW, World, world};
 
-struct Shaken {
-    client: ClientConnection,
-    server: ServerConnection,
+pub(crate) struct Shaken {
+    pub(crate) client: ClientConnection,
+    pub(crate) server: ServerConnection,
 }
 
-fn shake(
+pub(crate) fn shake(
     client: ClientConfig,
     server: &Arc<ServerConfig>,
     name: &str,
@@ -51,7 +52,7 @@ fn shake(
 
 /// The test's time, on the client's side too.
 #[derive(Debug)]
-struct TestTime(Arc<ManualClock>);
+pub(crate) struct TestTime(Arc<ManualClock>);
 
 impl TimeProvider for TestTime {
     fn current_time(&self) -> Option<UnixTime> {
@@ -60,7 +61,7 @@ impl TimeProvider for TestTime {
     }
 }
 
-fn time(world: &World) -> Arc<TestTime> {
+pub(crate) fn time(world: &World) -> Arc<TestTime> {
     Arc::new(TestTime(Arc::clone(&world.clock)))
 }
 
@@ -70,8 +71,8 @@ fn client(world: &World, kit: &Kit, alpn: &[&str]) -> ClientConfig {
     config
 }
 
-fn server(world: &World) -> Arc<ServerConfig> {
-    Arc::new(world.authority.server_config(&[]).unwrap())
+pub(crate) fn server(world: &World) -> Arc<ServerConfig> {
+    Arc::new(world.registry.server_config(&[]).unwrap())
 }
 
 /// What the listener would learn: refused by TLS, or what the registry says.
@@ -129,7 +130,7 @@ fn a_client_without_a_certificate_is_refused_by_tls() {
     assert_eq!(refused, rustls::Error::NoCertificatesPresented);
 }
 
-fn roots(authority: &Authority) -> RootCertStore {
+pub(crate) fn roots(authority: &Authority) -> RootCertStore {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.root_pem().as_bytes()).unwrap()).unwrap();
@@ -164,7 +165,9 @@ fn a_certificate_out_of_date_is_refused() {
     // certificate begins, and the server's own is in date for its client.
     let early = Arc::new(ManualClock::at(Timestamp(NOW.0 - 3 * 24 * 3600 * 1000)));
     let authority = Authority::open(&world.folder.path().join("ca"), early.clone()).unwrap();
-    let server = Arc::new(authority.server_config(&["early.example".to_owned()]).unwrap());
+    let registry = Registry::open(Metastore::in_memory().unwrap(), authority, early.clone());
+    let names = ["early.example".to_owned()];
+    let server = Arc::new(registry.unwrap().server_config(&names).unwrap());
     let mut client = kit.client_config(&[]).unwrap();
     client.time_provider = Arc::new(TestTime(early));
     let refused = shake(client, &server, "early.example").map(drop).unwrap_err();
@@ -185,7 +188,7 @@ fn both_tls_versions_and_every_name_work() {
     let world = world();
     let kit = world.registry.add_device("d").unwrap();
     let names = ["forebay.example".to_owned(), "192.0.2.7".to_owned()];
-    let server = Arc::new(world.authority.server_config(&names).unwrap());
+    let server = Arc::new(world.registry.server_config(&names).unwrap());
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         for name in ["localhost", "127.0.0.1", "::1", "forebay.example", "192.0.2.7"] {
             let client = one_version(&world, &kit, version);
@@ -255,7 +258,7 @@ fn the_servers_certificate_is_kept_until_names_change_or_its_end_is_near() {
     };
     let server_for = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        Arc::new(world.authority.server_config(&names).unwrap())
+        Arc::new(world.registry.server_config(&names).unwrap())
     };
     let config = server_for(&[]);
     let first = shown(&config);

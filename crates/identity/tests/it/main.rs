@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod folder;
+mod foreign;
 mod handshake;
 mod kit;
 mod policies;

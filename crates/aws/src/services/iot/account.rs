@@ -40,6 +40,9 @@ struct RegistrationCode {
     code: String,
 }
 
+/// The key of the one row.
+const CODE: &str = "code";
+
 impl Row for RegistrationCode {
     const TABLE: &'static str = "aws-iot-registration-code";
 }
@@ -48,17 +51,29 @@ impl Row for RegistrationCode {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// Random, made at the first question and the same for ever.
 pub(super) async fn get_registration_code(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let Nothing {} = call.input()?;
+    Ok(json!({ "registrationCode": registration_code(rooms)? }).into())
+}
+
+/// Random, made at the first question and the same until it is deleted.
+pub(super) fn registration_code(rooms: &Rooms) -> Result<String, Fault> {
     let random =
         format!("{}{}", uuid::Uuid::new_v4().as_simple(), uuid::Uuid::new_v4().as_simple());
     let code = rooms.metastore.transact(|transaction| {
-        if let Some(found) = transaction.get::<RegistrationCode>("code")? {
+        if let Some(found) = transaction.get::<RegistrationCode>(CODE)? {
             return Ok(found.row.code);
         }
-        transaction.put("code", &RegistrationCode { code: random.clone() })?;
+        transaction.put(CODE, &RegistrationCode { code: random.clone() })?;
         Ok(random)
     })?;
-    Ok(json!({ "registrationCode": code }).into())
+    Ok(code)
+}
+
+pub(super) async fn delete_registration_code(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let Nothing {} = call.input()?;
+    if !rooms.metastore.delete::<RegistrationCode>(CODE)? {
+        return Err(Fault::not_found("there is no registration code"));
+    }
+    Ok(json!({}).into())
 }

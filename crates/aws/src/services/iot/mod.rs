@@ -4,6 +4,7 @@ mod account;
 mod authorization;
 mod certificates;
 mod groups;
+mod issuers;
 mod policies;
 mod principals;
 mod rules;
@@ -69,6 +70,11 @@ static OPERATIONS: &[Operation] = &[
         "GetRegistrationCode",
         account::get_registration_code,
         route!("GET", "/registrationcode")
+    ),
+    operation!(
+        "DeleteRegistrationCode",
+        account::delete_registration_code,
+        route!("DELETE", "/registrationcode")
     ),
     // ---- things ----
     operation!(
@@ -194,6 +200,55 @@ static OPERATIONS: &[Operation] = &[
         certificates::create_certificate_from_csr,
         route!("POST", "/certificates", query: [ACTIVE]),
         differs: "only the subject of the request is taken"
+    ),
+    operation!(
+        "RegisterCertificate",
+        certificates::register_certificate,
+        route!("POST", "/certificate/register", query: [ACTIVE]),
+        differs: "keys on P-521 are refused"
+    ),
+    operation!(
+        "RegisterCertificateWithoutCA",
+        certificates::register_certificate_without_ca,
+        route!("POST", "/certificate/register-no-ca"),
+        differs: "keys on P-521 are refused; SNI is not demanded of the device"
+    ),
+    operation!(
+        "RegisterCACertificate",
+        issuers::register_ca_certificate,
+        route!("POST", "/cacertificate",
+            query: [ACTIVE, ("allowAutoRegistration", Kind::Boolean)]),
+        differs: "no registration of a device's certificate when it first connects, and no templates"
+    ),
+    operation!(
+        "DescribeCACertificate",
+        issuers::describe_ca_certificate,
+        route!("GET", "/cacertificate/{certificateId}")
+    ),
+    operation!(
+        "ListCACertificates",
+        issuers::list_ca_certificates,
+        route!("GET", "/cacertificates", query: [MARKER, SIZE, ASCENDING]),
+        differs: "no templateName"
+    ),
+    operation!(
+        "ListCertificatesByCA",
+        issuers::list_certificates_by_ca,
+        route!("GET", "/certificates-by-ca/{caCertificateId}", query: [MARKER, SIZE, ASCENDING])
+    ),
+    operation!(
+        "UpdateCACertificate",
+        issuers::update_ca_certificate,
+        route!("PUT", "/cacertificate/{certificateId}", query: [
+            ("newStatus", Kind::Text),
+            ("newAutoRegistrationStatus", Kind::Text),
+        ]),
+        differs: "as RegisterCACertificate"
+    ),
+    operation!(
+        "DeleteCACertificate",
+        issuers::delete_ca_certificate,
+        route!("DELETE", "/cacertificate/{certificateId}")
     ),
     operation!(
         "DescribeCertificate",

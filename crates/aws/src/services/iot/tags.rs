@@ -1,4 +1,4 @@
-//! Tags of thing types, thing groups, policies and rules: labels, kept and given back.
+//! Tags of thing types, thing groups, policies, rules and CA certificates: labels, kept and given back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,19 +81,20 @@ pub(super) fn forget(rooms: &Rooms, key: &str) -> Result<(), Fault> {
 
 /// The row's key of an ARN whose resource exists.
 fn tagged(rooms: &Rooms, arn: &str) -> Result<String, Fault> {
-    for kind in ["thingtype", "thinggroup", "policy", "rule"] {
+    for kind in ["thingtype", "thinggroup", "policy", "rule", "cacert"] {
         let Some(name) = resource(rooms, arn, kind) else { continue };
         match kind {
             "thingtype" => drop(rooms.registry.thing_type(name)?),
             "thinggroup" => drop(rooms.registry.thing_group(name)?),
             "policy" => drop(rooms.registry.policies().get(name)?),
+            "cacert" => drop(rooms.registry.issuer(name)?),
             _ => drop(rooms.rules.get(name)?),
         }
         return Ok(format!("{kind}/{name}"));
     }
     Err(Fault::invalid(format!(
-        "resourceArn {arn:?} is not the ARN of a thing type, thing group, policy or rule; other \
-         resources have no tags"
+        "resourceArn {arn:?} is not the ARN of a thing type, thing group, policy, rule or CA \
+         certificate; other resources have no tags"
     )))
 }
 

@@ -1,5 +1,7 @@
 //! The control plane through its front.
 
+mod registering;
+
 use axum::body::Bytes;
 use http::Request;
 use serde_json::{Value, json};
