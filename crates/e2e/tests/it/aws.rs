@@ -229,7 +229,8 @@ fn the_lakes_readers(place: &Place) {
 /// What the answers of the control plane mean.
 fn control_plane(place: &Place) {
     let program = repository().join("crates/e2e/tests/py/control_plane.py");
-    let said = place.user("control").python(Sdk::Today, &program, &[]);
+    let user = place.user("control").with("MQTTS_PORT", &place.port());
+    let said = user.with("ROOT_CA", &place.root_ca()).python(Sdk::Today, &program, &[]);
     println!("{said}");
     ends_with(&said, "CONTROL PLANE HOLDS");
 }

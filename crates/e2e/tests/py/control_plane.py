@@ -2,13 +2,17 @@
 
 Where a walk over the operations only asks that each answers, this one asks that a rule rules,
 a policy refuses, a crawl finds the types, a bookmark keeps inputs from being taken twice, a
-filter filters and a page ends. Usage: control_plane.py [service ...]
+filter filters and a page ends. Usage: MQTTS_PORT=… ROOT_CA=… control_plane.py [service ...]
 """
-import datetime, io, json, sys, time, uuid
+import datetime, io, json, os, sys, tempfile, time, uuid
 
 import boto3
+import paho.mqtt.client as mqtt
 import pandas as pd
 from botocore.exceptions import ClientError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 BUCKET = "control-lake"
 clients = {}
@@ -229,6 +233,108 @@ def iot():
     for thing in things:
         c.delete_thing(thingName=thing)
     same(c.list_things(thingTypeName=kind)["things"], [])
+    certificates_made_elsewhere()
+
+
+class Issuer:
+    """A CA of somebody else's, as a factory has one for the devices it makes."""
+
+    def __init__(self, name):
+        self.name, self.key = named(name), ec.generate_private_key(ec.SECP256R1())
+        self.pem = self.sign(self.name, self.key, x509.BasicConstraints(ca=True, path_length=None))
+
+    def sign(self, subject, key, *extensions):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        made = x509.CertificateBuilder(
+            self.name, subject, key.public_key(), x509.random_serial_number(),
+            now - datetime.timedelta(hours=1), now + datetime.timedelta(days=30))
+        for extension in extensions:
+            made = made.add_extension(extension, critical=True)
+        return made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def device(self, name):
+        """A certificate and its key, which Forebay never sees."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return self.sign(named(name), key), private.decode()
+
+
+def named(name):
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+
+
+def publishes(client, certificate, key, topic):
+    """Whether a device with this certificate is let in, and its message is acknowledged."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [os.path.join(folder, name) for name in ("cert.pem", "private.key")]
+        for path, text in zip(files, (certificate, key)):
+            with open(path, "w") as file:
+                file.write(text)
+        device = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client)
+        device.tls_set(os.environ["ROOT_CA"], *files)
+        try:
+            device.connect("localhost", int(os.environ["MQTTS_PORT"]), 10)
+            device.loop_start()
+            sent = device.publish(topic, b"{}", qos=1)
+            sent.wait_for_publish(3)
+            return sent.is_published()
+        except (OSError, RuntimeError):  # The handshake failed; the connection was ended.
+            return False
+        finally:
+            device.disconnect()
+            device.loop_stop()
+
+
+def certificates_made_elsewhere():
+    c = aws("iot")
+    issuer, stranger = Issuer("A factory"), Issuer("Another factory")
+    of_ca, of_ca_key = issuer.device("of-ca")
+    alone, alone_key = stranger.device("alone")
+
+    # Whoever registers a CA shows that they hold its key.
+    refused("CertificateValidationException", c.register_certificate, certificatePem=of_ca, caCertificatePem=issuer.pem)
+    code = c.get_registration_code()["registrationCode"]
+    wrong, _ = issuer.device("not-the-code")
+    refused("RegistrationCodeValidationException", c.register_ca_certificate, caCertificate=issuer.pem, verificationCertificate=wrong)
+    forged, _ = stranger.device(code)
+    refused("CertificateValidationException", c.register_ca_certificate, caCertificate=issuer.pem, verificationCertificate=forged)
+    proof, _ = issuer.device(code)
+    ca = c.register_ca_certificate(caCertificate=issuer.pem, verificationCertificate=proof, setAsActive=True)
+    told = c.describe_ca_certificate(certificateId=ca["certificateId"])["certificateDescription"]
+    same((told["status"], told["certificatePem"]), ("ACTIVE", issuer.pem))
+    assert ca["certificateId"] in [one["certificateId"] for one in pages(
+        c.list_ca_certificates, "certificates", ("marker", "nextMarker"), {"pageSize": 1})]
+
+    by_ca = c.register_certificate(certificatePem=of_ca, caCertificatePem=issuer.pem, status="ACTIVE")
+    by_itself = c.register_certificate_without_ca(certificatePem=alone, status="ACTIVE")
+    refused("ResourceAlreadyExistsException", c.register_certificate_without_ca, certificatePem=alone)
+    listed = c.list_certificates_by_ca(caCertificateId=ca["certificateId"])["certificates"]
+    same([one["certificateId"] for one in listed], [by_ca["certificateId"]])
+
+    # A registered certificate connects as one of ours does: by its policy, while it is ACTIVE.
+    where = f"arn:aws:iot:{REGION}:{ACCOUNT}:"
+    c.create_policy(policyName="elsewhere", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": where + "client/from-*"},
+        {"Effect": "Allow", "Action": "iot:Publish", "Resource": where + "topic/elsewhere/*"}]}))
+    for made, certificate, key in ((by_ca, of_ca, of_ca_key), (by_itself, alone, alone_key)):
+        client = f"from-{made['certificateId'][:6]}"
+        assert not publishes(client, certificate, key, "elsewhere/air"), "published without a policy"
+        c.attach_policy(policyName="elsewhere", target=made["certificateArn"])
+        assert publishes(client, certificate, key, "elsewhere/air")
+        assert not publishes(client, certificate, key, "other/air"), "published where no policy allows it"
+        c.update_certificate(certificateId=made["certificateId"], newStatus="INACTIVE")
+        assert not publishes(client, certificate, key, "elsewhere/air"), "an INACTIVE certificate got in"
+        c.detach_policy(policyName="elsewhere", target=made["certificateArn"])
+        c.delete_certificate(certificateId=made["certificateId"])
+    unknown, unknown_key = issuer.device("unknown")
+    assert not publishes("from-nowhere", unknown, unknown_key, "elsewhere/air"), "its CA alone got it in"
+
+    c.delete_policy(policyName="elsewhere")
+    refused("CertificateStateException", c.delete_ca_certificate, certificateId=ca["certificateId"])
+    c.update_ca_certificate(certificateId=ca["certificateId"], newStatus="INACTIVE")
+    c.delete_ca_certificate(certificateId=ca["certificateId"])
+    refused("ResourceNotFoundException", c.describe_ca_certificate, certificateId=ca["certificateId"])
 
 
 def stream(name, prefix):
