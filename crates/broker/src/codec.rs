@@ -14,18 +14,21 @@
 //! * A packet that is read was consumed to its last byte; flags and reserved bits were checked.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 
-use base::QoS;
+use base::{Offset, QoS};
 use mqtt_protocol_core::mqtt::packet::{
-    AssignedClientIdentifier, MaximumPacketSize, Property, PropertyId, Qos, ReasonString,
-    ReceiveMaximum, RetainAvailable, ServerKeepAlive, SessionExpiryInterval,
-    SharedSubscriptionAvailable, SubEntry, SubscriptionIdentifierAvailable, TopicAliasMaximum,
-    v3_1_1, v5_0,
+    AssignedClientIdentifier, MaximumPacketSize, Property, Qos, ReasonString, ReceiveMaximum,
+    RetainAvailable, ServerKeepAlive, SessionExpiryInterval, SubEntry, TopicAliasMaximum, v3_1_1,
+    v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, SubackReasonCode,
     SubackReturnCode, UnsubackReasonCode,
 };
+
+use crate::share;
+use crate::subscription::Options;
 
 /// The protocol a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -395,6 +398,10 @@ pub(crate) struct Connect {
     pub(crate) receive_maximum: u16,
     /// Largest packet the client takes.
     pub(crate) packet_bytes_max: usize,
+    /// Topic aliases that may be used towards the client.
+    pub(crate) topic_alias_max: u16,
+    /// Whether it may be told reasons in words beside CONNACK and DISCONNECT.
+    pub(crate) problem_information: bool,
     /// Whether it wants an authentication exchange, which we do not do.
     pub(crate) wants_authentication: bool,
 }
@@ -466,6 +473,8 @@ fn connect_v4(frame: &Frame<'_>) -> Result<Connect, Fault> {
         session_expiry_secs: if packet.clean_start() { 0 } else { u32::MAX },
         receive_maximum: u16::MAX,
         packet_bytes_max: usize::MAX,
+        topic_alias_max: 0,
+        problem_information: true,
         wants_authentication: false,
     })
 }
@@ -482,6 +491,8 @@ fn connect_v5(frame: &Frame<'_>) -> Result<Connect, Fault> {
         session_expiry_secs: 0,
         receive_maximum: u16::MAX,
         packet_bytes_max: usize::MAX,
+        topic_alias_max: 0,
+        problem_information: true,
         wants_authentication: false,
     };
     for property in packet.props() {
@@ -497,12 +508,14 @@ fn connect_v5(frame: &Frame<'_>) -> Result<Connect, Fault> {
             Property::MaximumPacketSize(bytes) => {
                 connect.packet_bytes_max = usize::try_from(bytes.val()).unwrap_or(usize::MAX);
             }
+            Property::TopicAliasMaximum(count) => connect.topic_alias_max = count.val(),
+            Property::RequestProblemInformation(wants) => {
+                connect.problem_information = wants.val() != 0;
+            }
             Property::AuthenticationMethod(_) | Property::AuthenticationData(_) => {
                 connect.wants_authentication = true;
             }
-            // Topic aliases towards the client and response information are offers we need
-            // not take (3.1.2.11.5, 3.1.2.11.6); problem information concerns packets in which
-            // we never send any.
+            // Response information is an offer we need not take (3.1.2.11.6).
             _ => {}
         }
     }
@@ -539,6 +552,20 @@ pub(crate) struct Wanted {
     pub(crate) retain_as_published: bool,
     /// 0: send retained messages; 1: only for a new subscription; 2: never.
     pub(crate) retain_handling: u8,
+    /// What its messages are to be marked with.
+    pub(crate) identifier: Option<NonZeroU32>,
+}
+
+impl Wanted {
+    /// As a subscription to everything in the log.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            identifier: self.identifier,
+            ..Options::plain(self.qos, Offset::default())
+        }
+    }
 }
 
 /// The packet id and entries of a SUBSCRIBE.
@@ -551,36 +578,53 @@ pub(crate) fn subscribe(version: Version, frame: &Frame<'_>) -> Result<(u16, Vec
             if packet.entries().iter().any(|entry| entry.sub_opts().to_buffer()[0] > 2) {
                 return Err(Fault::malformed("reserved subscription options are set"));
             }
-            packet.entries().iter().map(wanted).collect::<Result<Vec<_>, _>>()?
+            packet
+                .entries()
+                .iter()
+                .map(|entry| wanted(entry, None))
+                .collect::<Result<Vec<_>, _>>()?
         }
         Version::V5 => {
             let (packet, consumed) = v5_0::Subscribe::parse(frame.body).map_err(fault)?;
             whole(frame, consumed)?;
-            let identified =
-                |property: &Property| property.id() == PropertyId::SubscriptionIdentifier;
-            if packet.props().iter().any(identified) {
-                return Err(Fault::new(
-                    DisconnectReasonCode::SubscriptionIdentifiersNotSupported,
-                    "subscription identifiers are announced as unavailable",
-                ));
-            }
-            packet.entries().iter().map(wanted).collect::<Result<Vec<_>, _>>()?
+            let identifier = identifier(packet.props())?;
+            let entries = packet.entries().iter().map(|entry| wanted(entry, identifier));
+            entries.collect::<Result<Vec<_>, _>>()?
         }
     };
     Ok((id, entries))
 }
 
-fn wanted(entry: &SubEntry) -> Result<Wanted, Fault> {
+fn identifier(properties: &[Property]) -> Result<Option<NonZeroU32>, Fault> {
+    let mut found = None;
+    for property in properties {
+        let Property::SubscriptionIdentifier(identifier) = property else { continue };
+        let Some(identifier) = NonZeroU32::new(identifier.val()) else {
+            return Err(Fault::protocol("subscription identifier 0"));
+        };
+        if found.replace(identifier).is_some() {
+            return Err(Fault::protocol("two subscription identifiers in one SUBSCRIBE"));
+        }
+    }
+    Ok(found)
+}
+
+fn wanted(entry: &SubEntry, identifier: Option<NonZeroU32>) -> Result<Wanted, Fault> {
     if entry.topic_filter().contains('\0') {
         return Err(Fault::malformed("a topic filter holds U+0000"));
     }
     let options = entry.sub_opts().to_buffer()[0];
+    if entry.sub_opts().nl() && entry.topic_filter().starts_with(share::PREFIX) {
+        // MQTT 5, 3.8.3.1.
+        return Err(Fault::protocol("no local on a shared subscription"));
+    }
     Ok(Wanted {
         filter: entry.topic_filter().to_owned(),
         qos: qos(entry.sub_opts().qos()),
         no_local: entry.sub_opts().nl(),
         retain_as_published: options & 0b1000 != 0,
         retain_handling: (options >> 4) & 0b11,
+        identifier,
     })
 }
 
@@ -681,12 +725,10 @@ pub(crate) fn put_ack(out: &mut Vec<u8>, head: u8, packet_id: u16, code: u8) {
 /// so large a packet.
 pub(crate) fn put_refusal(
     out: &mut Vec<u8>,
-    head: u8,
-    packet_id: u16,
+    (head, packet_id, code): (u8, u16, u8),
     why: &str,
     bytes_max: usize,
 ) {
-    let code = DisconnectReasonCode::NotAuthorized as u8;
     let properties = 3 + why.len();
     let length = 3 + digits(properties) + properties;
     if 1 + digits(length) + length > bytes_max {
@@ -709,7 +751,11 @@ pub(crate) fn put_pong(out: &mut Vec<u8>) {
 
 /// A message on its way to a subscriber.
 pub(crate) struct Outgoing<'a> {
+    /// Empty if `alias` stands for it.
     pub(crate) topic: &'a str,
+    pub(crate) alias: Option<u16>,
+    /// Of the subscriptions it is sent for; only MQTT 5 subscribers have them.
+    pub(crate) identifiers: &'a [NonZeroU32],
     pub(crate) payload: &'a [u8],
     /// As logged; only MQTT 5 subscribers get them.
     pub(crate) properties: &'a [u8],
@@ -731,8 +777,12 @@ pub(crate) fn put_publish(
     if message.qos != QoS::AtMostOnce {
         length += 2;
     }
+    let identifier_bytes = |id: &NonZeroU32| 1 + digits(id.get() as usize);
+    let properties = message.properties.len()
+        + message.alias.map_or(0, |_| 3)
+        + message.identifiers.iter().map(identifier_bytes).sum::<usize>();
     if version == Version::V5 {
-        length += digits(message.properties.len()) + message.properties.len();
+        length += digits(properties) + properties;
     }
     let bytes = 1 + digits(length) + length;
     if bytes > bytes_max {
@@ -748,7 +798,15 @@ pub(crate) fn put_publish(
         out.extend_from_slice(&message.packet_id.to_be_bytes());
     }
     if version == Version::V5 {
-        put_variable(out, message.properties.len());
+        put_variable(out, properties);
+        if let Some(alias) = message.alias {
+            out.push(id::TOPIC_ALIAS);
+            out.extend_from_slice(&alias.to_be_bytes());
+        }
+        for identifier in message.identifiers {
+            out.push(id::SUBSCRIPTION_ID);
+            put_variable(out, identifier.get() as usize);
+        }
         out.extend_from_slice(message.properties);
     }
     out.extend_from_slice(message.payload);
@@ -821,10 +879,6 @@ pub(crate) fn welcome(version: Version, welcome: &Welcome) -> Result<Vec<u8>, Fa
         Property::RetainAvailable(
             RetainAvailable::new(u8::from(welcome.retain_available)).map_err(fault)?,
         ),
-        Property::SharedSubscriptionAvailable(SharedSubscriptionAvailable::new(0).map_err(fault)?),
-        Property::SubscriptionIdentifierAvailable(
-            SubscriptionIdentifierAvailable::new(0).map_err(fault)?,
-        ),
     ];
     if let Some(id) = &welcome.assigned_client_id {
         properties.push(AssignedClientIdentifier::new(id).map_err(fault)?.into());
@@ -853,7 +907,7 @@ pub(crate) fn farewell_because(
     bytes_max: usize,
 ) -> Vec<u8> {
     let wordy = || {
-        let reason = ReasonString::new(why).ok()?;
+        let reason = ReasonString::new(why).ok().filter(|_| !why.is_empty())?;
         let builder = v5_0::Connack::builder().session_present(false).reason_code(code);
         let packet = builder.props(vec![reason.into()]).build().ok()?.to_continuous_buffer();
         (version == Version::V5 && packet.len() <= bytes_max).then_some(packet)
@@ -950,10 +1004,11 @@ pub(crate) fn unsuback(version: Version, packet_id: u16, found: &[bool]) -> Resu
     }
 }
 
-/// A DISCONNECT for an MQTT 5 client, with the reason in words if it takes so large a packet.
+/// A DISCONNECT for an MQTT 5 client, with the reason in words, if there are any and it takes
+/// so large a packet.
 pub(crate) fn goodbye(code: DisconnectReasonCode, why: &str, bytes_max: usize) -> Vec<u8> {
     let wordy = || {
-        let reason = ReasonString::new(why).ok()?;
+        let reason = ReasonString::new(why).ok().filter(|_| !why.is_empty())?;
         let builder = v5_0::Disconnect::builder().reason_code(code).props(vec![reason.into()]);
         let packet = builder.build().ok()?.to_continuous_buffer();
         (packet.len() <= bytes_max).then_some(packet)

@@ -197,6 +197,8 @@ proptest! {
         let dup = dup && quality != QoS::AtMostOnce;
         let outgoing = Outgoing {
             retain: false,
+            alias: None,
+            identifiers: &[],
             topic: &topic, payload: &payload, properties: &block, qos: quality, dup, packet_id,
         };
         let mut out = b"before".to_vec();

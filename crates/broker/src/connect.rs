@@ -140,6 +140,8 @@ impl Accepted {
             will: self.connect.will,
             rights: self.rights,
             packet_bytes_max: self.connect.packet_bytes_max,
+            topic_alias_max: self.connect.topic_alias_max,
+            problem_information: self.connect.problem_information,
             receive_maximum: self.connect.receive_maximum,
             keep_alive: self.keep_alive,
             rest,
@@ -274,7 +276,8 @@ fn rights(
     let principal = Some(identity.principal.as_str());
     broker.note_refusal(&connect.client_id, principal, "policy", (Some(action), &name), why);
     let (version, bytes_max) = (connect.version, connect.packet_bytes_max);
-    let answer = codec::farewell_because(version, Code::NotAuthorized, &told(&text), bytes_max);
+    let words = if broker.settings.refusals_explained { told(&text) } else { String::new() };
+    let answer = codec::farewell_because(version, Code::NotAuthorized, &words, bytes_max);
     Err(Refused { answer, why: text })
 }
 

@@ -38,10 +38,12 @@ use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::feed::Feed;
-use crate::hub::{Delivery, lock};
+use crate::hub::Delivery;
 use crate::rights::Held;
-use crate::session::{InFlight, Session};
+use crate::session::{InFlight, Origin, Session};
 use crate::sessions::{Kick, Link};
+use crate::share::Share;
+use deliver::Aliases;
 
 /// A socket, plain or encrypted.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -59,9 +61,6 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Turns of the poll function before other tasks get theirs.
 const TURNS_MAX: usize = 16;
 
-/// The reason code of a refused message (MQTT 5, 2.4).
-const NOT_AUTHORIZED: u8 = 0x87;
-
 /// How long a last DISCONNECT may take to leave.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -74,8 +73,10 @@ pub(crate) struct Connection {
     feed: Feed,
     pub(crate) will: Option<Will>,
     pub(crate) rights: Held,
-    /// What is said with the acknowledgements of `due` that refuse, in their order.
+    /// What is said with the acknowledgements of `due` that say why they refuse, in their order.
     reasons: VecDeque<String>,
+    /// Whether acknowledgements may say why they refuse.
+    says_why: bool,
     /// Largest packet the client takes.
     packet_bytes_max: usize,
     /// QoS 1 and 2 messages that may be on their way to the client.
@@ -106,10 +107,16 @@ pub(crate) struct Connection {
     out_at: usize,
     unflushed: bool,
     aliases: Vec<Option<Arc<str>>>,
+    /// Topics that have an alias towards the client; `None` if it takes none.
+    aliases_out: Option<Box<Aliases>>,
+    /// Whether any of its subscriptions has an identifier.
+    identified: bool,
+    /// Which of its shared subscriptions is looked at first for the next message.
+    share_turn: usize,
     /// Messages in flight from an earlier connection, to be sent again first.
     resend: VecDeque<InFlight>,
     /// Retained messages due to new subscriptions.
-    welcome: VecDeque<Delivery>,
+    welcome: VecDeque<(Delivery, Origin)>,
     resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
     /// Set at shutdown: what is due goes out, nothing else happens.
     closing: bool,
@@ -123,6 +130,18 @@ struct Due {
     packet_id: u16,
     head: u8,
     code: u8,
+    says: Says,
+}
+
+/// What an acknowledgement says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    /// The message is on stable storage.
+    Logged,
+    /// It is not taken, or PUBCOMP: there was nothing to log.
+    Nothing,
+    /// It is not taken, for the next of the reasons.
+    Why,
 }
 
 /// A message in the batch that is being collected.
@@ -219,6 +238,8 @@ pub(crate) struct Opening {
     pub(crate) will: Option<Will>,
     pub(crate) rights: Held,
     pub(crate) packet_bytes_max: usize,
+    pub(crate) topic_alias_max: u16,
+    pub(crate) problem_information: bool,
     pub(crate) receive_maximum: u16,
     pub(crate) keep_alive: Duration,
     /// Bytes that came behind the CONNECT.
@@ -231,7 +252,7 @@ impl Connection {
     pub(crate) fn new(broker: Arc<Broker>, opening: Opening) -> Box<Connection> {
         let Opening { stream, version, link, mut session, will, rights, rest, .. } = opening;
         let subscriptions = mem::take(&mut session.subscriptions);
-        *lock(&link.subscriptions) = Arc::clone(&subscriptions);
+        session.shares.iter().for_each(|share| share.attend(&link.mailbox));
         let feed = Feed::open(
             Arc::clone(&broker.hub),
             Arc::clone(&link.mailbox),
@@ -242,7 +263,12 @@ impl Connection {
         );
         let now = Instant::now();
         let resend = session.outgoing.iter().copied().collect();
-        Box::new(Connection {
+        let aliases_max = opening.topic_alias_max.min(broker.settings.topic_alias_max);
+        let mut connection = Box::new(Connection {
+            says_why: opening.problem_information && broker.settings.refusals_explained,
+            aliases_out: (aliases_max > 0).then(|| Box::new(Aliases::new(aliases_max))),
+            identified: false,
+            share_turn: 0,
             window: usize::from(opening.receive_maximum.min(broker.settings.in_flight_max)),
             broker,
             stream,
@@ -275,7 +301,9 @@ impl Connection {
             resending: None,
             closing: false,
             released: false,
-        })
+        });
+        connection.publish_subscriptions();
+        connection
     }
 
     /// Asks it to end as soon as what is due has left.
@@ -348,16 +376,16 @@ impl Connection {
         let mut sent = 0;
         let mut moved = false;
         while let Some(due) = self.due.front().filter(|due| due.next <= durable) {
-            if due.code == NOT_AUTHORIZED
+            if due.says == Says::Why
                 && let Some(why) = self.reasons.pop_front()
             {
-                let (head, id) = (due.head, due.packet_id);
-                codec::put_refusal(&mut self.out, head, id, &why, self.packet_bytes_max);
+                let head = (due.head, due.packet_id, due.code);
+                codec::put_refusal(&mut self.out, head, &why, self.packet_bytes_max);
             } else {
                 codec::put_ack(&mut self.out, due.head, due.packet_id, due.code);
             }
             self.due_pubacks -= usize::from(due.head == ack::PUBACK);
-            sent += u64::from(due.code == 0 && due.head != ack::PUBCOMP);
+            sent += u64::from(due.says == Says::Logged);
             self.due.pop_front();
             moved = true;
         }
@@ -374,21 +402,27 @@ impl Connection {
         match self.due.back() {
             Some(last) => {
                 let next = last.next;
-                self.push_due(Due { next, packet_id, head, code });
+                self.push_due(Due { next, packet_id, head, code, says: Says::Nothing });
             }
             None => codec::put_ack(&mut self.out, head, packet_id, code),
         }
     }
 
-    /// Refuses a message, with the reason, in order.
-    pub(crate) fn refuse_with(&mut self, head: u8, packet_id: u16, why: String) {
+    /// Refuses a message in order, with the reason if the client may be told.
+    pub(crate) fn refuse_with(&mut self, head: u8, packet_id: u16, code: u8, why: String) {
+        if !self.says_why {
+            return self.answer(head, packet_id, code);
+        }
         match self.due.back() {
             Some(last) => {
                 let next = last.next;
                 self.reasons.push_back(why);
-                self.push_due(Due { next, packet_id, head, code: NOT_AUTHORIZED });
+                self.push_due(Due { next, packet_id, head, code, says: Says::Why });
             }
-            None => codec::put_refusal(&mut self.out, head, packet_id, &why, self.packet_bytes_max),
+            None => {
+                let head = (head, packet_id, code);
+                codec::put_refusal(&mut self.out, head, &why, self.packet_bytes_max);
+            }
         }
     }
 
@@ -396,7 +430,8 @@ impl Connection {
     fn answer_after(&mut self, next: Offset, head: u8, packet_id: u16) {
         let next = self.due.back().map_or(next, |last| last.next.max(next));
         self.due_of_others = true;
-        self.push_due(Due { next, packet_id, head, code: 0 });
+        let says = if head == ack::PUBCOMP { Says::Nothing } else { Says::Logged };
+        self.push_due(Due { next, packet_id, head, code: 0, says });
     }
 
     fn push_due(&mut self, due: Due) {
@@ -530,7 +565,7 @@ impl Connection {
             }
             kind::UNSUBSCRIBE => {
                 let (packet_id, filters) = codec::unsubscribe(self.version, frame)?;
-                let found: Vec<_> = filters.iter().map(|f| self.feed.unsubscribe(f)).collect();
+                let found: Vec<_> = filters.iter().map(|f| self.unsubscribe(f)).collect();
                 self.publish_subscriptions();
                 self.out.extend(codec::unsuback(self.version, packet_id, &found)?);
                 Ok(())
@@ -682,7 +717,9 @@ impl Connection {
             && let Some(code) = code
             && !(mid_packet && self.out.is_empty())
         {
-            self.out.extend(codec::goodbye(code, &why, self.packet_bytes_max));
+            let silent = code == Code::NotAuthorized && !self.broker.settings.refusals_explained;
+            let why = if silent { "" } else { &why };
+            self.out.extend(codec::goodbye(code, why, self.packet_bytes_max));
         }
         let rest = mem::take(&mut self.out);
         let linger = !matches!(ending, Ending::Lost | Ending::Left { .. });
@@ -701,6 +738,7 @@ impl Connection {
         let link = &self.link;
         let empty = Session::new(Arc::clone(&link.identity));
         let mut session = mem::replace(&mut self.session, empty);
+        session.shares.iter().for_each(Share::pause);
         session.subscriptions = Arc::clone(self.feed.subscriptions());
         session.cursor = self.feed.close();
         let now = self.broker.clock.now();

@@ -66,6 +66,7 @@ counters! {
     undelivered_expired: "broker_deliveries_skipped_total", "reason=\"expired\"", "Messages not sent to a subscriber, by reason.";
     undelivered_trimmed: "broker_deliveries_skipped_total", "reason=\"trimmed\"", "Messages not sent to a subscriber, by reason.";
     undelivered_corrupt: "broker_deliveries_skipped_total", "reason=\"corrupt\"", "Messages not sent to a subscriber, by reason.";
+    dealt_again: "broker_shared_messages_dealt_again_total", "", "Messages of shared subscriptions that a member gave back for another.";
     fell_behind: "broker_subscribers_behind_total", "", "Times a subscriber was too slow for its mailbox and went on from the log.";
     bytes_in: "broker_bytes_received_total", "", "Bytes read from sockets.";
     bytes_out: "broker_bytes_sent_total", "", "Bytes written to sockets.";

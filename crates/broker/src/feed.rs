@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 
 use base::{Error, MessageRef, Offset, QoS, Result};
 use bytes::Bytes;
+use journal::Journal;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
@@ -241,6 +242,13 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// The record at `offset`, in memory of its own; `None` if it left the log. Blocks on the disk.
+pub(crate) fn read_one(journal: &dyn Journal, offset: Offset) -> Option<Bytes> {
+    let records = journal.read(offset, 1).ok()?;
+    let (found, record) = records.items.into_iter().next()?;
+    (found == offset).then(|| Bytes::copy_from_slice(&record))
 }
 
 fn read_log(

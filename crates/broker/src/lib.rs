@@ -42,6 +42,7 @@ mod rights;
 mod session;
 mod sessions;
 mod settings;
+mod share;
 mod subscription;
 mod tap;
 mod trie;
@@ -74,6 +75,7 @@ use codec::Will;
 use counters::Counters;
 use hub::{Hub, lock};
 use sessions::{Kick, Sessions};
+use share::Groups;
 
 /// How often sessions are looked through for those that expired and wills that are due.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -96,6 +98,7 @@ pub struct Broker {
     pub(crate) counters: Arc<Counters>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) sessions: Sessions,
+    pub(crate) groups: Arc<Groups>,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
     /// `None`: nothing is retained, and clients are told so.
@@ -158,6 +161,7 @@ impl Broker {
             auth,
             clock,
             sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters)),
+            groups: Groups::new(Arc::clone(&hub)),
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),

@@ -177,7 +177,8 @@ impl Connection {
         }
         self.flush(work)?;
         let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
-        self.refuse_with(head, publish.packet_id, why);
+        let code = self.broker.settings.refusal_code();
+        self.refuse_with(head, publish.packet_id, code, why);
         Ok(false)
     }
 

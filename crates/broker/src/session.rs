@@ -8,12 +8,14 @@
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Offset, QoS};
 
 use crate::auth::Identity;
+use crate::share::{GroupId, Share};
 use crate::subscription::Subscriptions;
 
 /// A client's session.
@@ -24,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) kept_for: Option<Duration>,
     /// Filled while no connection owns the session; a connection has them in its feed.
     pub(crate) subscriptions: Subscriptions,
+    /// Its parts in shared subscriptions.
+    pub(crate) shares: Vec<Share>,
     /// The first offset not yet given to the client; meaningful while disconnected.
     pub(crate) cursor: Offset,
     pub(crate) outgoing: Outgoing,
@@ -36,6 +40,7 @@ impl Session {
             identity,
             kept_for: None,
             subscriptions: Arc::default(),
+            shares: Vec::new(),
             cursor: Offset::default(),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
@@ -45,6 +50,20 @@ impl Session {
     /// Whether `identity` may go on with this session.
     pub(crate) fn belongs_to(&self, identity: &Identity) -> bool {
         same_owner(&self.identity, identity)
+    }
+}
+
+/// What others of a shared subscription may still get when the session ends is theirs.
+impl Drop for Session {
+    fn drop(&mut self) {
+        for share in &self.shares {
+            let group = Origin::Shared(share.id());
+            let unsettled = self
+                .outgoing
+                .iter()
+                .filter(|sent| sent.origin == group && sent.qos == QoS::AtLeastOnce);
+            share.give_back(unsettled.map(|sent| sent.offset));
+        }
     }
 }
 
@@ -69,8 +88,18 @@ pub(crate) struct InFlight {
     pub(crate) qos: QoS,
     /// PUBREC came, PUBREL was sent, PUBCOMP is awaited.
     pub(crate) released: bool,
-    /// Sent because it was retained when the client subscribed.
-    pub(crate) retained: bool,
+    pub(crate) origin: Origin,
+}
+
+/// Why a message is sent to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was published, and subscriptions select it.
+    Live,
+    /// It was retained when the client subscribed, with this identifier.
+    Retained(Option<NonZeroU32>),
+    /// It fell to this member of a shared subscription.
+    Shared(GroupId),
 }
 
 impl Outgoing {
@@ -84,7 +113,7 @@ impl Outgoing {
 
     /// Notes that the record at `offset` is sent; gives its packet id. The caller bounds how
     /// many are in flight, far below 65,535, so that there is a free one.
-    pub(crate) fn send(&mut self, offset: Offset, qos: QoS, retained: bool) -> u16 {
+    pub(crate) fn send(&mut self, offset: Offset, qos: QoS, origin: Origin) -> u16 {
         // Ids are given in a circle and `in_flight` is in the order of giving, so the next id
         // can only be taken by the oldest ones.
         let mut id = self.last_packet_id;
@@ -96,13 +125,7 @@ impl Outgoing {
             }
         }
         self.last_packet_id = id;
-        self.in_flight.push_back(InFlight {
-            packet_id: id,
-            offset,
-            qos,
-            released: false,
-            retained,
-        });
+        self.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false, origin });
         id
     }
 
@@ -218,20 +241,20 @@ mod tests {
     #[test]
     fn packet_ids_go_in_a_circle_around_those_in_flight() {
         let mut outgoing = Outgoing::default();
-        assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce, false), 1);
-        assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce, false), 2);
-        assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce, false), 3);
+        assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce, Origin::Live), 1);
+        assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce, Origin::Live), 2);
+        assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce, Origin::Live), 3);
         assert!(outgoing.acknowledge(3));
         outgoing.last_packet_id = u16::MAX;
-        assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce, false), 3);
+        assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce, Origin::Live), 3);
         assert_eq!(outgoing.len(), 3);
     }
 
     #[test]
     fn qos_2_is_settled_in_two_steps_and_qos_1_in_one() {
         let mut outgoing = Outgoing::default();
-        let one = outgoing.send(Offset(7), QoS::AtLeastOnce, false);
-        let two = outgoing.send(Offset(8), QoS::ExactlyOnce, false);
+        let one = outgoing.send(Offset(7), QoS::AtLeastOnce, Origin::Live);
+        let two = outgoing.send(Offset(8), QoS::ExactlyOnce, Origin::Live);
         assert!(!outgoing.acknowledge(two));
         assert!(!outgoing.release(one));
         assert!(outgoing.release(two));

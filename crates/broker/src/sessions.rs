@@ -38,6 +38,14 @@ pub(crate) enum Kick {
     NotAllowed = 5,
 }
 
+/// What a session is subscribed to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subscribed {
+    pub(crate) subscriptions: Subscriptions,
+    /// `$share/NAME/FILTER` of each shared one.
+    pub(crate) shared: Vec<Arc<str>>,
+}
+
 /// The outside handle of one connection.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -48,7 +56,7 @@ pub(crate) struct Link {
     pub(crate) peer: SocketAddr,
     pub(crate) since: Timestamp,
     /// What the connection last said it is subscribed to, for `sessions`.
-    pub(crate) subscriptions: Mutex<Subscriptions>,
+    pub(crate) subscribed: Mutex<Subscribed>,
     kick: AtomicU8,
     /// Set when its rights may have changed.
     stale: AtomicBool,
@@ -71,7 +79,7 @@ impl Link {
             version,
             peer,
             since,
-            subscriptions: Mutex::default(),
+            subscribed: Mutex::default(),
             kick: AtomicU8::new(0),
             // What was decided before the client was known here is decided once more.
             stale: AtomicBool::new(true),
@@ -355,12 +363,16 @@ impl Sessions {
 }
 
 fn describe(client_id: &str, slot: &Slot) -> SessionInfo {
-    let (identity, subscriptions, since) = match slot {
-        Slot::Online(link) => (&link.identity, Arc::clone(&lock(&link.subscriptions)), link.since),
+    let (identity, subscribed, since) = match slot {
+        Slot::Online(link) => (&link.identity, lock(&link.subscribed).clone(), link.since),
         Slot::Offline(parked) => {
-            (&parked.session.identity, Arc::clone(&parked.session.subscriptions), parked.since)
+            let Session { identity, subscriptions, shares, .. } = &parked.session;
+            let shared = shares.iter().map(|share| Arc::clone(share.name())).collect();
+            let subscribed = Subscribed { subscriptions: Arc::clone(subscriptions), shared };
+            (identity, subscribed, parked.since)
         }
     };
+    let filters = subscribed.subscriptions.iter().map(|s| s.filter.as_str());
     let (protocol, peer) = match slot {
         Slot::Online(link) => {
             let protocol = if link.version == Version::V5 { "5" } else { "3.1.1" };
@@ -376,6 +388,9 @@ fn describe(client_id: &str, slot: &Slot) -> SessionInfo {
         protocol,
         peer,
         since,
-        subscriptions: subscriptions.iter().map(|s| s.filter.as_str().to_owned()).collect(),
+        subscriptions: filters
+            .chain(subscribed.shared.iter().map(|name| &**name))
+            .map(str::to_owned)
+            .collect(),
     }
 }

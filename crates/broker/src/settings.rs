@@ -13,7 +13,7 @@ pub struct Settings {
     /// Longest keep-alive in seconds. MQTT 5 clients that ask for more, or for none, are told
     /// this one; for MQTT 3.1.1 clients, who cannot be told, it applies silently (as on AWS).
     pub keep_alive_secs_max: u16,
-    /// Topic aliases an MQTT 5 publisher may use.
+    /// Topic aliases that one MQTT 5 connection may use, in each direction.
     pub topic_alias_max: u16,
     /// QoS 1 and 2 messages of one publisher that may await their acknowledgement. Announced
     /// to MQTT 5 clients; the socket of an MQTT 3.1.1 client is not read beyond it.
@@ -49,6 +49,10 @@ pub struct Settings {
     /// Whether a filter with wildcards brings the retained messages it selects, as MQTT has it;
     /// on AWS only a filter without wildcards does.
     pub retained_wildcards: bool,
+    /// Whether a client that a policy refuses something is told so: the reason code "not
+    /// authorized" and, on MQTT 5, which statement it was. If not, it gets "unspecified error";
+    /// `forebay why client` and the log say it all the same.
+    pub refusals_explained: bool,
     /// Live taps (`forebay topic tail`) at one time.
     pub taps_max: usize,
     /// Seconds that pending acknowledgements get to leave at shutdown.
@@ -76,6 +80,7 @@ impl Default for Settings {
             retained_count_max: 100_000,
             retained_bytes_max: 64 * 1024 * 1024,
             retained_wildcards: true,
+            refusals_explained: true,
             taps_max: 64,
             drain_secs_max: 5,
         }
@@ -118,6 +123,11 @@ impl Settings {
             )));
         }
         Ok(())
+    }
+
+    /// The reason code of what a policy refuses (MQTT 5, 2.4).
+    pub(crate) fn refusal_code(&self) -> u8 {
+        if self.refusals_explained { 0x87 } else { 0x80 }
     }
 
     /// Largest packet a connected client may send: what MQTT 5 announces.

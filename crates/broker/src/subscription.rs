@@ -1,5 +1,6 @@
 //! What one session is subscribed to.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use base::{MessageRef, Offset, QoS, TopicFilter};
@@ -23,11 +24,18 @@ pub(crate) struct Options {
     pub(crate) no_local: bool,
     /// Whether messages keep the retain flag they were published with.
     pub(crate) retain_as_published: bool,
+    /// What the client wants to know its messages by (MQTT 5, 3.8.2.1.2).
+    pub(crate) identifier: Option<NonZeroU32>,
     /// Records before this offset were logged before the subscription was made.
     pub(crate) from: Offset,
 }
 
 impl Options {
+    /// Everything, at most at this quality of service.
+    pub(crate) fn plain(qos: QoS, from: Offset) -> Options {
+        Options { qos, no_local: false, retain_as_published: false, identifier: None, from }
+    }
+
     /// The quality of service at which a record is delivered, if at all. The caller has
     /// matched the topic.
     pub(crate) fn select(

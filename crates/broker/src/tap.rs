@@ -39,8 +39,7 @@ impl Tap {
             from,
             from,
         );
-        let options =
-            Options { qos: QoS::ExactlyOnce, no_local: false, retain_as_published: false, from };
+        let options = Options::plain(QoS::ExactlyOnce, from);
         feed.subscribe(Subscription { filter, options });
         Tap { broker, mailbox, feed }
     }

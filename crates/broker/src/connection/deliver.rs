@@ -1,18 +1,55 @@
 //! What a client gets: messages from its feed, and again those in flight from before.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use base::{MessageRef, QoS, Timestamp};
+use base::{MessageRef, Offset, QoS, Timestamp};
 use bytes::Bytes;
 use tracing::warn;
 
 use super::{BACKLOG_BYTES_MAX, Connection, Ending};
 use crate::codec::{self, ack};
+use crate::feed::read_one;
 use crate::hub::Delivery;
-use crate::session::InFlight;
+use crate::session::{InFlight, Origin};
+use crate::subscription::Options;
+
+/// Topics that have an alias towards a client: the first ones keep theirs, since a client that
+/// hears many topics would gain nothing from aliases that change hands.
+#[derive(Debug)]
+pub(super) struct Aliases {
+    count_max: u16,
+    given: HashMap<Box<str>, u16>,
+}
+
+enum Alias {
+    None,
+    /// Stands for the topic.
+    Known(u16),
+    /// Stands for the topic from the next message on.
+    New(u16),
+}
+
+impl Aliases {
+    pub(super) fn new(count_max: u16) -> Aliases {
+        Aliases { count_max, given: HashMap::new() }
+    }
+
+    fn of(&self, topic: &str) -> Alias {
+        /// Bytes of the property: a topic no longer than this saves nothing.
+        const ALIAS_BYTES: usize = 3;
+        if let Some(alias) = self.given.get(topic) {
+            return Alias::Known(*alias);
+        }
+        let next = u16::try_from(self.given.len()).ok().and_then(|count| count.checked_add(1));
+        let next = next.filter(|next| *next <= self.count_max && topic.len() > ALIAS_BYTES);
+        next.map_or(Alias::None, Alias::New)
+    }
+}
 
 impl Connection {
     pub(super) fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
@@ -25,37 +62,62 @@ impl Connection {
                 moved = true;
                 continue;
             }
-            let fits = self.session.outgoing.len() < self.window;
-            if let Some(front) = self.welcome.front() {
-                if front.qos != QoS::AtMostOnce && !fits {
+            if let Some((front, _)) = self.welcome.front() {
+                if front.qos != QoS::AtMostOnce && !self.fits() {
                     break;
                 }
-                if let Some(delivery) = self.welcome.pop_front() {
-                    self.deliver(&delivery, true);
+                if let Some((delivery, origin)) = self.welcome.pop_front() {
+                    self.deliver(&delivery, origin);
                     moved = true;
                 }
                 continue;
             }
-            if self.feed.poll(cx).is_pending() {
+            // Own and shared subscriptions take turns.
+            let shared = self.deliver_shared();
+            if !self.deliver_own(cx) && !shared {
                 break;
             }
-            if self.feed.front().is_some_and(|front| front.qos != QoS::AtMostOnce && !fits) {
-                break;
-            }
-            if let Some(delivery) = self.feed.pop() {
-                self.deliver(&delivery, false);
-                moved = true;
-            }
+            moved = true;
         }
         Ok(moved)
     }
 
-    fn deliver(&mut self, delivery: &Delivery, retained: bool) {
+    /// Whether another QoS 1 or 2 message may be on its way to the client.
+    fn fits(&self) -> bool {
+        self.session.outgoing.len() < self.window
+    }
+
+    fn deliver_own(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.feed.poll(cx).is_pending() {
+            return false;
+        }
+        if self.feed.front().is_some_and(|front| front.qos != QoS::AtMostOnce && !self.fits()) {
+            return false;
+        }
+        let Some(delivery) = self.feed.pop() else { return false };
+        self.deliver(&delivery, Origin::Live);
+        true
+    }
+
+    fn deliver_shared(&mut self) -> bool {
+        let shares = &self.session.shares;
+        let count = shares.len();
+        let fits = self.fits();
+        let taken = (0..count)
+            .map(|step| (self.share_turn + step) % count)
+            .find_map(|at| Some((at, shares[at].take(fits)?, Origin::Shared(shares[at].id()))));
+        let Some((at, delivery, origin)) = taken else { return false };
+        self.share_turn = at + 1;
+        self.deliver(&delivery, origin);
+        true
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, origin: Origin) {
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => 0,
-            qos => self.session.outgoing.send(delivery.offset, qos, retained),
+            qos => self.session.outgoing.send(delivery.offset, qos, origin),
         };
-        let sent = self.put_record(&delivery.record, delivery.qos, packet_id, (false, retained));
+        let sent = self.put_record(delivery, packet_id, false, origin);
         let counters = &self.broker.counters;
         match (sent, delivery.qos) {
             (false, QoS::AtMostOnce) => {}
@@ -71,16 +133,16 @@ impl Connection {
         }
     }
 
-    /// Writes a logged message, sent before (`dup`) or because it was retained; false if the
-    /// client must not get it.
+    /// Writes a logged message, again (`dup`) or for the first time; false if the client must
+    /// not get it.
     fn put_record(
         &mut self,
-        record: &[u8],
-        qos: QoS,
+        delivery: &Delivery,
         packet_id: u16,
-        (dup, retained): (bool, bool),
+        dup: bool,
+        origin: Origin,
     ) -> bool {
-        let Ok((message, properties)) = MessageRef::decode_with_properties(record) else {
+        let Ok((message, properties)) = MessageRef::decode_with_properties(&delivery.record) else {
             self.broker.counters.undelivered_corrupt.one();
             return false;
         };
@@ -101,27 +163,70 @@ impl Connection {
             codec::put_expiry(&mut rest, left);
             properties = &rest;
         }
-        let outgoing = codec::Outgoing {
-            topic: message.topic,
+        let (retain, identifiers) = self.marks(delivery.offset, &message, origin);
+        let aliases = self.aliases_out.as_deref();
+        let alias = aliases.map_or(Alias::None, |aliases| aliases.of(message.topic));
+        let mut outgoing = codec::Outgoing {
+            topic: if matches!(alias, Alias::Known(_)) { "" } else { message.topic },
+            alias: match alias {
+                Alias::None => None,
+                Alias::Known(alias) | Alias::New(alias) => Some(alias),
+            },
+            identifiers: &identifiers,
             payload: message.payload,
             properties,
-            qos,
+            qos: delivery.qos,
             dup,
-            retain: retained || (message.retain && self.keeps_retain(message.topic)),
+            retain,
             packet_id,
         };
-        let sent =
-            codec::put_publish(&mut self.out, self.version, &outgoing, self.packet_bytes_max);
+        let (version, bytes_max) = (self.version, self.packet_bytes_max);
+        if codec::put_publish(&mut self.out, version, &outgoing, bytes_max) {
+            if let (Alias::New(alias), Some(aliases)) = (alias, &mut self.aliases_out) {
+                aliases.given.insert(message.topic.into(), alias);
+            }
+            return true;
+        }
+        // The alias may be what does not fit.
+        outgoing.alias = None;
+        let sent = matches!(alias, Alias::New(_))
+            && codec::put_publish(&mut self.out, version, &outgoing, bytes_max);
         if !sent {
             counters.undelivered_size.one();
         }
         sent
     }
 
-    /// Whether a subscription to this topic keeps the publisher's retain flag.
-    fn keeps_retain(&self, topic: &str) -> bool {
-        let subscriptions = self.feed.subscriptions();
-        subscriptions.iter().any(|s| s.options.retain_as_published && s.filter.matches(topic))
+    /// Whether a message is sent as retained, and the identifiers of the subscriptions that
+    /// select it.
+    fn marks(
+        &self,
+        offset: Offset,
+        message: &MessageRef<'_>,
+        origin: Origin,
+    ) -> (bool, Vec<NonZeroU32>) {
+        let (mut retain, mut identifiers) = (false, Vec::new());
+        let mut note = |options: &Options| {
+            retain |= message.retain && options.retain_as_published;
+            identifiers.extend(options.identifier);
+        };
+        match origin {
+            Origin::Retained(identifier) => return (true, identifier.into_iter().collect()),
+            Origin::Shared(group) => {
+                let share = self.session.shares.iter().find(|share| share.id() == group);
+                share.iter().for_each(|share| note(&share.options));
+            }
+            Origin::Live if message.retain || self.identified => {
+                let client_id = &self.link.client_id;
+                let subscriptions = self.feed.subscriptions().iter();
+                subscriptions
+                    .filter(|s| s.filter.matches(message.topic))
+                    .filter(|s| s.options.select(offset, message, client_id).is_some())
+                    .for_each(|s| note(&s.options));
+            }
+            Origin::Live => {}
+        }
+        (retain, identifiers)
     }
 
     /// Sends again what was in flight when the last connection ended; false while waiting.
@@ -143,23 +248,24 @@ impl Connection {
             return Ok(true);
         }
         let journal = Arc::clone(&self.broker.journal);
-        let kept = self.broker.retained.clone().filter(|_| in_flight.retained);
+        let retained = matches!(in_flight.origin, Origin::Retained(_));
+        let kept = self.broker.retained.clone().filter(|_| retained);
         let read = tokio::task::spawn_blocking(move || {
             if let Some(record) = kept.and_then(|retained| retained.at(in_flight.offset)) {
                 return Some(record);
             }
-            let records = journal.read(in_flight.offset, 1).ok()?;
-            let (offset, record) = records.items.into_iter().next()?;
-            (offset == in_flight.offset).then(|| Bytes::copy_from_slice(&record))
+            read_one(&*journal, in_flight.offset)
         });
         self.resending = Some((in_flight, read));
         Ok(true)
     }
 
     fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
-        let InFlight { packet_id, qos, offset, retained, .. } = in_flight;
-        let sent = match &record {
-            Some(record) => self.put_record(record, qos, packet_id, (true, retained)),
+        let InFlight { packet_id, qos, offset, origin, .. } = in_flight;
+        let sent = match record {
+            Some(record) => {
+                self.put_record(&Delivery { offset, qos, record }, packet_id, true, origin)
+            }
             None => {
                 warn!(client_id = %self.link.client_id, %offset, "a message in flight left the log");
                 self.broker.counters.undelivered_trimmed.one();

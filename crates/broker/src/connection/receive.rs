@@ -8,12 +8,15 @@ use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, SubackReasonCode};
 use tracing::debug;
 
-use super::{Connection, Due, Ending, Staged, Work};
+use super::{Connection, Due, Ending, Says, Staged, Work};
 use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
 use crate::hub::{Delivery, lock};
 use crate::retained::Retained;
+use crate::session::Origin;
+use crate::sessions::Subscribed;
+use crate::share;
 use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
 
 impl Connection {
@@ -110,14 +113,22 @@ impl Connection {
         if publish.qos == QoS::AtMostOnce {
             return Ok(());
         }
+        let why = format!("topic {topic:?} is reserved; clients cannot publish to $ topics");
+        let mut code = Code::TopicNameInvalid as u8;
         if self.version == Version::V4 {
-            // MQTT 3.1.1 has no other way to say no.
-            let why = format!("topic {topic:?} is reserved; clients cannot publish to $ topics");
-            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+            if topic.starts_with("$aws/") {
+                // As AWS does, so that a device with a wrong topic is noticed.
+                return Err(Fault::new(Code::TopicNameInvalid, why).into());
+            }
+            // MQTT 3.1.1 has no other way to say no than to acknowledge or to close (3.3.5).
+            code = 0;
         }
+        let why = Explanation { text: why, ..Explanation::default() };
+        let principal = Some(self.link.identity.principal.as_str());
+        self.broker.note_refusal(&self.link.client_id, principal, "topic", (None, topic), why);
         self.flush(work)?;
         let head = if publish.qos == QoS::AtLeastOnce { ack::PUBACK } else { ack::PUBREC };
-        self.answer(head, publish.packet_id, Code::TopicNameInvalid as u8);
+        self.answer(head, publish.packet_id, code);
         Ok(())
     }
 
@@ -253,7 +264,7 @@ impl Connection {
             if let Some(fingerprint) = staged.fingerprint {
                 self.session.incoming.logged(packet_id, fingerprint, next, recent_max);
             }
-            self.push_due(Due { next, packet_id, head, code: 0 });
+            self.push_due(Due { next, packet_id, head, code: 0, says: Says::Logged });
         }
     }
 
@@ -323,42 +334,77 @@ impl Connection {
         let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted, &mut why)).collect();
         self.publish_subscriptions();
         let bytes_max = self.packet_bytes_max;
-        let why = why.as_deref();
+        let why = why.as_deref().filter(|_| self.says_why);
         self.out.extend(codec::suback(self.version, packet_id, &codes, why, bytes_max)?);
         Ok(())
     }
 
     /// Grants a subscription or says why not; the first refusal by a policy in words, too.
     fn grant(&mut self, wanted: Wanted, why: &mut Option<String>) -> SubackReasonCode {
-        if wanted.filter.starts_with("$share/") {
-            return SubackReasonCode::SharedSubscriptionsNotSupported;
-        }
-        if wanted.filter.starts_with('$') {
-            return SubackReasonCode::NotAuthorized;
-        }
-        let Ok(filter) = TopicFilter::parse(&wanted.filter) else {
-            return SubackReasonCode::TopicFilterInvalid;
+        let shared = wanted.filter.starts_with(share::PREFIX);
+        let filter = match shared {
+            true => share::filter(&wanted.filter),
+            false => TopicFilter::parse(&wanted.filter).ok(),
         };
-        if let Some(refused) = self.may_not_subscribe(&wanted.filter) {
+        let Some(filter) = filter else { return SubackReasonCode::TopicFilterInvalid };
+        // What a shared subscription selects is what its filter selects.
+        let refused = if filter.as_str().starts_with('$') {
+            Some(format!("{filter} is reserved; clients cannot subscribe to $ topics"))
+        } else {
+            self.may_not_subscribe(filter.as_str())
+        };
+        if let Some(refused) = refused {
             why.get_or_insert(refused);
-            return SubackReasonCode::NotAuthorized;
+            return match self.broker.settings.refusals_explained {
+                true => SubackReasonCode::NotAuthorized,
+                false => SubackReasonCode::UnspecifiedError,
+            };
         }
-        let levels = wanted.filter.split('/').count();
-        let known = self.feed.subscriptions().iter().any(|s| s.filter == filter);
-        let full =
-            self.feed.subscriptions().len() >= self.broker.settings.subscriptions_per_session_max;
+        let subscriptions = self.feed.subscriptions();
+        let shares = &self.session.shares;
+        let known = match shared {
+            true => shares.iter().any(|share| **share.name() == *wanted.filter),
+            false => subscriptions.iter().any(|s| s.filter == filter),
+        };
+        let count = subscriptions.len() + shares.len();
+        let full = count >= self.broker.settings.subscriptions_per_session_max;
+        let levels = filter.as_str().split('/').count();
         if levels > FILTER_LEVELS_MAX || (full && !known) {
             return SubackReasonCode::QuotaExceeded;
         }
-        let from = self.welcome(&wanted, &filter, known);
-        let Wanted { qos, no_local, retain_as_published, .. } = wanted;
-        let options = Options { qos, no_local, retain_as_published, from };
-        self.feed.subscribe(Subscription { filter, options });
+        if shared {
+            self.share(&wanted, filter);
+        } else {
+            let from = self.welcome(&wanted, &filter, known);
+            let options = Options { from, ..wanted.options() };
+            self.feed.subscribe(Subscription { filter, options });
+        }
         match wanted.qos {
             QoS::AtMostOnce => SubackReasonCode::GrantedQos0,
             QoS::AtLeastOnce => SubackReasonCode::GrantedQos1,
             QoS::ExactlyOnce => SubackReasonCode::GrantedQos2,
         }
+    }
+
+    /// Joins a shared subscription, or renews it. It brings no retained messages (MQTT 5, 4.8.2).
+    fn share(&mut self, wanted: &Wanted, filter: TopicFilter) {
+        let from = self.broker.journal.durable().max(self.own_next);
+        let options = Options { from, ..wanted.options() };
+        let shares = &mut self.session.shares;
+        if let Some(share) = shares.iter_mut().find(|share| **share.name() == *wanted.filter) {
+            return share.renew(options);
+        }
+        shares.push(self.broker.groups.join(&wanted.filter, filter, options, &self.link.mailbox));
+    }
+
+    /// Removes a subscription; false if there was none.
+    pub(super) fn unsubscribe(&mut self, filter: &str) -> bool {
+        if !filter.starts_with(share::PREFIX) {
+            return self.feed.unsubscribe(filter);
+        }
+        let shares = &mut self.session.shares;
+        let found = shares.iter().position(|share| **share.name() == *filter);
+        found.map(|at| shares.swap_remove(at)).is_some()
     }
 
     /// Lines up the retained messages that a subscription brings; gives the offset from which it
@@ -383,12 +429,18 @@ impl Connection {
                 continue;
             }
             let qos = wanted.qos.min(message.qos);
-            self.welcome.push_back(Delivery { offset: entry.offset, qos, record: entry.record });
+            let delivery = Delivery { offset: entry.offset, qos, record: entry.record };
+            self.welcome.push_back((delivery, Origin::Retained(wanted.identifier)));
         }
         from
     }
 
-    pub(super) fn publish_subscriptions(&self) {
-        *lock(&self.link.subscriptions) = Arc::clone(self.feed.subscriptions());
+    /// Has others see what is subscribed.
+    pub(super) fn publish_subscriptions(&mut self) {
+        let subscriptions = Arc::clone(self.feed.subscriptions());
+        let shares = &self.session.shares;
+        self.identified = subscriptions.iter().any(|s| s.options.identifier.is_some());
+        let shared = shares.iter().map(|share| Arc::clone(share.name())).collect();
+        *lock(&self.link.subscribed) = Subscribed { subscriptions, shared };
     }
 }

@@ -105,8 +105,9 @@ async fn mqtt_5_is_told_what_is_not_available() {
     .unwrap();
     let properties = connack.properties.unwrap();
     assert_eq!(properties.retain_available, Some(0));
-    assert_eq!(properties.shared_subscription_available, Some(0));
-    assert_eq!(properties.subscription_identifiers_available, Some(0));
+    // Not said is available.
+    assert_eq!(properties.shared_subscription_available, None);
+    assert_eq!(properties.subscription_identifiers_available, None);
     assert_eq!(properties.receive_max, Some(1024));
     assert_eq!(properties.topic_alias_max, Some(16));
     assert_eq!(properties.max_packet_size, Some(128 * 1024 + 80 * 1024));

@@ -11,6 +11,7 @@ mod policy;
 mod raw;
 mod retained;
 mod sessions;
+mod shared;
 mod subscribers;
 mod support;
 mod tls;

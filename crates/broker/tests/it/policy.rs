@@ -181,6 +181,54 @@ async fn publish_is_refused_as_each_version_can_say() {
     assert_eq!(world.broker.why("dev-2").1.counts, [("policy", 3)]);
 }
 
+/// Who does not want words gets none (MQTT 5, 3.1.2.11.7), nor does anybody where the operator
+/// keeps them to himself; the record has them.
+#[tokio::test]
+async fn reasons_are_kept_from_those_who_must_not_get_them() {
+    let (world, _) = world().await;
+    let plain = Hello { properties: vec![23, 0], ..Hello::v5("dev-1") };
+    let mut plain = Raw::join(world.address, &plain).await;
+    plain.send(&publish(0x32, "elsewhere", 1, Some(&[]), b"x")).await;
+    plain.expect(&[0x40, 3, 0, 1, 0x87]).await;
+    plain.send(&subscribe(5, 2, &[("#", 1)])).await;
+    plain.expect(&[0x90, 4, 0, 2, 0, 0x87]).await;
+
+    let ruled = Arc::new(Ruled(Mutex::new(document(OWN))));
+    let settings = Settings { refusals_explained: false, ..Settings::default() };
+    let world = World::start_with(settings, ruled).await;
+    let mut dev = Raw::join(world.address, &Hello::v5("dev-1")).await;
+    world.journal.hold();
+    dev.send(&publish(0x32, "dev-1/a", 1, Some(&[]), b"x")).await;
+    dev.send(&publish(0x32, "elsewhere", 2, Some(&[]), b"x")).await;
+    dev.silence().await;
+    world.journal.release();
+    dev.expect(&[0x40, 2, 0, 1]).await;
+    dev.expect(&[0x40, 3, 0, 2, 0x80]).await;
+    dev.send(&subscribe(5, 3, &[("#", 1), ("dev-1/a", 1)])).await;
+    dev.expect(&[0x90, 5, 0, 3, 0, 0x80, 1]).await;
+    dev.send(&publish(0x30, "elsewhere", 0, Some(&[]), b"x")).await;
+    assert_eq!(dev.closed().await, Some(vec![0xe0, 1, 0x87]));
+    let (_, connack) = Raw::hello(world.address, &Hello::v5("other")).await;
+    assert_eq!(connack, [0x20, 3, 0, 0x87, 0]);
+    let why = world.broker.why("dev-1").1;
+    assert!(why.refused[0].why.text.contains("no statement allows"), "{why:?}");
+}
+
+/// `$share/NAME/FILTER` is decided as FILTER.
+#[tokio::test]
+async fn a_shared_subscription_needs_the_right_to_its_filter() {
+    let (world, _) = world().await;
+    let mut dev = Raw::join(world.address, &Hello::v5("dev-1")).await;
+    let filters = [("$share/g/dev-1/#", 1), ("$share/g/dev-2/#", 1), ("$share/dev-1/#", 1)];
+    dev.send(&subscribe(5, 1, &filters)).await;
+    let suback = dev.packet().await.unwrap();
+    assert!(suback.ends_with(&[1, 0x87, 0x87]), "{suback:02x?}");
+    let mut publisher = Raw::join(world.address, &Hello::v5("dev-2")).await;
+    publisher.send(&publish(0x32, "dev-2/a", 1, Some(&[]), b"x")).await;
+    publisher.packet().await;
+    dev.silence().await;
+}
+
 #[tokio::test]
 async fn subscribe_is_refused_filter_by_filter() {
     let (world, _) = world().await;

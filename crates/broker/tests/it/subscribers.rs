@@ -140,14 +140,107 @@ async fn filters_are_refused_one_by_one_with_a_reason() {
         [("a", 1), ("a", 2), ("b", 0), ("a/#/b", 0), ("$share/g/a", 0), ("$aws/x", 0), (&deep, 0)];
     let mut new = Raw::join(world.address, &Hello::v5("new")).await;
     new.send(&subscribe(5, 1, &filters)).await;
-    new.expect(&[0x90, 10, 0, 1, 0, 1, 2, 0x97, 0x8f, 0x9e, 0x87, 0x97]).await;
+    let suback = new.packet().await.unwrap();
+    assert!(suback.ends_with(&[1, 2, 0x97, 0x8f, 0x97, 0x87, 0x97]), "{suback:02x?}");
+    assert!(String::from_utf8_lossy(&suback).contains("$aws/x is reserved"), "{suback:02x?}");
     let mut old = Raw::join(world.address, &Hello::v4("old")).await;
     old.send(&subscribe(4, 1, &filters)).await;
     old.expect(&[0x90, 9, 0, 1, 1, 2, 0x80, 0x80, 0x80, 0x80, 0x80]).await;
-    // Subscription identifiers are announced as unavailable.
-    let body = [&[0, 1, 2, 11, 5][..], &text("a"), &[0]].concat();
-    new.send(&packet(0x82, &body)).await;
-    new.disconnected(0xa1).await;
+}
+
+/// A SUBSCRIBE with an identifier below 128.
+fn identified(id: u16, identifier: u8, filter: &str, options: u8) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    packet(0x82, &[&[high, low, 2, 11, identifier][..], &text(filter), &[options]].concat())
+}
+
+#[tokio::test]
+async fn messages_carry_the_identifiers_of_all_subscriptions_that_select_them() {
+    let world = World::new().await;
+    let mut sub = Raw::join(world.address, &Hello::v5("sub").kept()).await;
+    for (id, identifier, filter) in [(1, 2, "a/+"), (2, 3, "a/#"), (3, 3, "+/b"), (4, 9, "c")] {
+        sub.send(&identified(id, identifier, filter, 1)).await;
+        sub.packet().await;
+    }
+    let mut publisher = Raw::join(world.address, &Hello::v5("pub")).await;
+    let user = [&[38][..], &text("k"), &text("v")].concat();
+    publisher.send(&publish(0x32, "a/b", 1, Some(&user), b"x")).await;
+    let marked = |identifiers: &[u8]| -> Vec<u8> {
+        identifiers.iter().flat_map(|identifier| [11, *identifier]).collect()
+    };
+    let all = [marked(&[2, 3, 3]), user].concat();
+    sub.expect(&publish(0x32, "a/b", 1, Some(&all), b"x")).await;
+    // Again after a reconnect, by what is subscribed then.
+    drop(sub);
+    let mut sub = Raw::join(world.address, &Hello::v5("sub").kept()).await;
+    sub.expect(&publish(0x3a, "a/b", 1, Some(&all), b"x")).await;
+    sub.send(&ack(0x40, 1)).await;
+    // Renewed with another identifier, and without one.
+    sub.send(&identified(5, 127, "c", 0)).await;
+    sub.packet().await;
+    sub.send(&subscribe(5, 6, &[("a/#", 0)])).await;
+    sub.packet().await;
+    publisher.send(&publish(0x30, "c", 0, Some(&[]), b"y")).await;
+    sub.expect(&publish(0x30, "c", 0, Some(&marked(&[127])), b"y")).await;
+    publisher.send(&publish(0x30, "a", 0, Some(&[]), b"z")).await;
+    sub.expect(&publish(0x30, "a", 0, Some(&[]), b"z")).await;
+    // Up to 268,435,455.
+    let most = [&[0, 7, 5, 11, 0xff, 0xff, 0xff, 0x7f][..], &text("d"), &[0]].concat();
+    sub.send(&packet(0x82, &most)).await;
+    sub.packet().await;
+    publisher.send(&publish(0x30, "d", 0, Some(&[]), b"d")).await;
+    sub.expect(&publish(0x30, "d", 0, Some(&[11, 0xff, 0xff, 0xff, 0x7f]), b"d")).await;
+}
+
+#[tokio::test]
+async fn an_identifier_of_0_or_a_second_one_is_a_protocol_error() {
+    let world = World::new().await;
+    for properties in [&[2, 11, 0][..], &[4, 11, 1, 11, 2]] {
+        let mut raw = Raw::join(world.address, &Hello::v5("dev")).await;
+        raw.send(&packet(0x82, &[&[0, 1][..], properties, &text("a"), &[0]].concat())).await;
+        raw.disconnected(0x82).await;
+    }
+}
+
+#[tokio::test]
+async fn topics_get_aliases_where_the_client_takes_them() {
+    let world = World::start(Settings { topic_alias_max: 2, ..Settings::default() }).await;
+    let mut publisher = Raw::join(world.address, &Hello::v5("pub")).await;
+    // The client's maximum, and ours, is never exceeded; without one there are none.
+    for (takes, aliases) in [(0, 0), (1, 1), (9, 2)] {
+        let hello = Hello { properties: vec![34, 0, takes], ..Hello::v5("sub") };
+        let mut sub = Raw::join(world.address, &hello).await;
+        sub.send(&subscribe(5, 1, &[("#", 0)])).await;
+        sub.packet().await;
+        let mut known = Vec::new();
+        for topic in ["room/1", "room/2", "room/1", "a", "room/3", "room/2", "room/3"] {
+            publisher.send(&publish(0x30, topic, 0, Some(&[]), b"x")).await;
+            let at = known.iter().position(|other| *other == topic);
+            let new = at.is_none() && topic != "a" && known.len() < aliases;
+            if new {
+                known.push(topic);
+            }
+            let alias = at.or(new.then(|| known.len() - 1)).map(|at| [35, 0, at as u8 + 1]);
+            let properties = alias.as_ref().map_or(&[][..], |alias| &alias[..]);
+            let said = if at.is_some() { "" } else { topic };
+            sub.expect(&publish(0x30, said, 0, Some(properties), b"x")).await;
+        }
+        // They end with the connection.
+        drop(sub);
+    }
+    // An alias that makes a packet too large is left out.
+    let limits = vec![34, 0, 9, 39, 0, 0, 0, 13];
+    let mut sub = Raw::join(world.address, &Hello { properties: limits, ..Hello::v5("sub") }).await;
+    sub.send(&subscribe(5, 1, &[("#", 0)])).await;
+    sub.packet().await;
+    for _ in 0..2 {
+        publisher.send(&publish(0x30, "room/1", 0, Some(&[]), b"x")).await;
+        sub.expect(&publish(0x30, "room/1", 0, Some(&[]), b"x")).await;
+    }
+    publisher.send(&publish(0x30, "room", 0, Some(&[]), b"x")).await;
+    sub.expect(&publish(0x30, "room", 0, Some(&[35, 0, 1]), b"x")).await;
+    publisher.send(&publish(0x30, "room", 0, Some(&[]), b"xxxx")).await;
+    sub.expect(&publish(0x30, "", 0, Some(&[35, 0, 1]), b"xxxx")).await;
 }
 
 const COUNT: u32 = 20_000;

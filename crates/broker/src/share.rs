@@ -1,0 +1,437 @@
+//! Shared subscriptions: many readers of one queue (MQTT 5, 4.8.2).
+//!
+//! A group is all sessions subscribed to one `$share/NAME/FILTER`. It reads the log with one
+//! feed of its own, in a task of its own, and deals the messages out one by one to the members
+//! that are connected. A member that goes gives back what it did not send; a session that ends
+//! gives back what was not acknowledged. While nobody is connected the group is an offset.
+//!
+//! Invariants
+//! * Each message is in the hands of one member at a time.
+//! * A message sent in QoS 2 is never sent to another member, whatever becomes of its session.
+//! * At most `INBOX_MAX` messages wait for one member; the rest waits in the log.
+//! * Lock order: names, one group, hub.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use atomic_waker::AtomicWaker;
+use base::{MessageRef, Offset, QoS, TopicFilter};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::feed::{Feed, read_one};
+use crate::hub::{Delivery, Hub, Mailbox, lock};
+use crate::subscription::{Options, Subscription};
+
+/// What the filter of a shared subscription begins with.
+pub(crate) const PREFIX: &str = "$share/";
+
+/// Messages that wait for one member. Few, so that a member which stops reading keeps few from
+/// the others.
+const INBOX_MAX: usize = 16;
+
+/// Turns of a group's task before other tasks get theirs.
+const TURNS_MAX: usize = 64;
+
+/// The filter within `$share/NAME/FILTER`, and whether all of it is well-formed.
+pub(crate) fn filter(full: &str) -> Option<TopicFilter> {
+    let (name, filter) = full.strip_prefix(PREFIX)?.split_once('/')?;
+    if name.is_empty() || name.contains(['+', '#']) {
+        return None;
+    }
+    TopicFilter::parse(filter).ok()
+}
+
+/// Names a group, for as long as the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupId(u32);
+
+/// All groups by `$share/NAME/FILTER`.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    hub: Arc<Hub>,
+    by_name: Mutex<HashMap<Arc<str>, Arc<Group>>>,
+    next: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Group {
+    id: GroupId,
+    name: Arc<str>,
+    filter: TopicFilter,
+    state: Mutex<State>,
+    /// Wakes the task: a member came, went, or made room.
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct State {
+    members: Vec<Member>,
+    next_key: u64,
+    /// Who comes first when the next message is dealt out.
+    turn: usize,
+    /// Where reading goes on; meaningful while nobody is connected.
+    cursor: Offset,
+    /// QoS 0 messages before this are not given out: nobody was there to hear them.
+    quiet_until: Offset,
+    /// What came back: dealt out first, oldest first. Without a record it is read again.
+    returned: BTreeMap<Offset, Option<Delivery>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    key: u64,
+    qos: QoS,
+    /// `None` while it is not connected.
+    mailbox: Option<Arc<Mailbox>>,
+    inbox: VecDeque<Delivery>,
+}
+
+/// A session's part in a group. Dropping it leaves the group.
+#[derive(Debug)]
+pub(crate) struct Share {
+    groups: Arc<Groups>,
+    group: Arc<Group>,
+    key: u64,
+    pub(crate) options: Options,
+}
+
+impl Groups {
+    pub(crate) fn new(hub: Arc<Hub>) -> Arc<Groups> {
+        Arc::new(Groups { hub, by_name: Mutex::default(), next: AtomicU32::new(0) })
+    }
+
+    /// Makes a connected session a member. A group that is new begins where `options` say.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        full: &str,
+        filter: TopicFilter,
+        options: Options,
+        mailbox: &Arc<Mailbox>,
+    ) -> Share {
+        let mut by_name = lock(&self.by_name);
+        let found = by_name.get(full).map(Arc::clone);
+        let group = found.unwrap_or_else(|| {
+            let name: Arc<str> = full.into();
+            let group = Arc::new(Group {
+                id: GroupId(self.next.fetch_add(1, Ordering::Relaxed)),
+                name: Arc::clone(&name),
+                filter,
+                state: Mutex::new(State::new(options.from)),
+                waker: AtomicWaker::new(),
+            });
+            by_name.insert(name, Arc::clone(&group));
+            let reader = Reader::new(Arc::clone(&group), Arc::clone(&self.hub));
+            tokio::spawn(reader.run());
+            group
+        });
+        let key = group.admit(options.qos, mailbox, self.hub.journal.durable());
+        Share { groups: Arc::clone(self), group, key, options }
+    }
+}
+
+impl State {
+    fn new(from: Offset) -> State {
+        State {
+            members: Vec::new(),
+            next_key: 0,
+            turn: 0,
+            cursor: from,
+            quiet_until: from,
+            returned: BTreeMap::new(),
+        }
+    }
+
+    fn is_attended(&self) -> bool {
+        self.members.iter().any(|member| member.mailbox.is_some())
+    }
+
+    fn member(&mut self, key: u64) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.key == key)
+    }
+
+    /// Whose turn it is, among those that are connected and have room.
+    fn next_member(&self) -> Option<usize> {
+        let count = self.members.len();
+        (0..count).map(|step| (self.turn + step) % count).find(|at| {
+            let member = &self.members[*at];
+            member.mailbox.is_some() && member.inbox.len() < INBOX_MAX
+        })
+    }
+
+    fn deal(&mut self, to: usize, delivery: Delivery) {
+        let member = &mut self.members[to];
+        let qos = delivery.qos.min(member.qos);
+        member.inbox.push_back(Delivery { qos, ..delivery });
+        if let Some(mailbox) = &member.mailbox {
+            mailbox.waker.wake();
+        }
+        self.turn = to + 1;
+    }
+
+    /// Takes back what waits for a member.
+    fn take_back(&mut self, key: u64) {
+        let Some(member) = self.member(key) else { return };
+        let inbox = std::mem::take(&mut member.inbox);
+        // The quality of service is the next member's, again from the record.
+        self.returned.extend(inbox.into_iter().map(|delivery| {
+            let qos = MessageRef::decode(&delivery.record).map_or(delivery.qos, |m| m.qos);
+            (delivery.offset, Some(Delivery { qos, ..delivery }))
+        }));
+    }
+
+    /// Nobody is connected any more: QoS 0 messages that nobody got are not kept.
+    fn desert(&mut self) {
+        self.returned.retain(|_offset, delivery| {
+            delivery.as_ref().is_none_or(|delivery| delivery.qos != QoS::AtMostOnce)
+        });
+    }
+}
+
+impl Group {
+    fn admit(&self, qos: QoS, mailbox: &Arc<Mailbox>, durable: Offset) -> u64 {
+        let mut state = lock(&self.state);
+        if !state.members.is_empty() && !state.is_attended() {
+            state.quiet_until = durable;
+        }
+        let key = state.next_key;
+        state.next_key += 1;
+        let mailbox = Some(Arc::clone(mailbox));
+        state.members.push(Member { key, qos, mailbox, inbox: VecDeque::new() });
+        drop(state);
+        self.waker.wake();
+        key
+    }
+}
+
+impl Share {
+    /// The group's id, by which messages in flight are known as its.
+    pub(crate) fn id(&self) -> GroupId {
+        self.group.id
+    }
+
+    /// `$share/NAME/FILTER`.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.group.name
+    }
+
+    /// Renews the subscription.
+    pub(crate) fn renew(&mut self, options: Options) {
+        self.options = options;
+        if let Some(member) = lock(&self.group.state).member(self.key) {
+            member.qos = options.qos;
+        }
+        self.group.waker.wake();
+    }
+
+    /// The session is connected again.
+    pub(crate) fn attend(&self, mailbox: &Arc<Mailbox>) {
+        let mut state = lock(&self.group.state);
+        if !state.is_attended() {
+            state.quiet_until = self.groups.hub.journal.durable();
+        }
+        if let Some(member) = state.member(self.key) {
+            member.mailbox = Some(Arc::clone(mailbox));
+        }
+        drop(state);
+        self.group.waker.wake();
+    }
+
+    /// The session is no longer connected: what it did not send goes back.
+    pub(crate) fn pause(&self) {
+        let mut state = lock(&self.group.state);
+        state.take_back(self.key);
+        if let Some(member) = state.member(self.key) {
+            member.mailbox = None;
+        }
+        drop(state);
+        self.group.waker.wake();
+    }
+
+    /// The next message for this member, if it is one it may send: one of QoS 1 or 2 only if
+    /// another fits into the window.
+    pub(crate) fn take(&self, fits: bool) -> Option<Delivery> {
+        let mut state = lock(&self.group.state);
+        let member = state.member(self.key)?;
+        let delivery = member.inbox.pop_front_if(|next| fits || next.qos == QoS::AtMostOnce)?;
+        drop(state);
+        self.group.waker.wake();
+        Some(delivery)
+    }
+
+    /// Has other members send what this session was sent in QoS 1 and did not acknowledge. To
+    /// be called when the session ends.
+    pub(crate) fn give_back(&self, offsets: impl Iterator<Item = Offset>) {
+        lock(&self.group.state).returned.extend(offsets.map(|offset| (offset, None)));
+        self.group.waker.wake();
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut by_name = lock(&self.groups.by_name);
+        let mut state = lock(&self.group.state);
+        state.take_back(self.key);
+        state.members.retain(|member| member.key != self.key);
+        if state.members.is_empty() {
+            by_name.remove(&self.group.name);
+        }
+        drop(state);
+        drop(by_name);
+        self.group.waker.wake();
+    }
+}
+
+/// The task of a group.
+struct Reader {
+    group: Arc<Group>,
+    hub: Arc<Hub>,
+    mailbox: Arc<Mailbox>,
+    /// `None` while nobody is connected.
+    feed: Option<Feed>,
+    /// A message that came back without its record.
+    fetching: Option<(Offset, JoinHandle<Option<Bytes>>)>,
+}
+
+enum Turn {
+    Moved,
+    /// Nothing to do until woken.
+    Waits,
+    /// The group has no members left.
+    Over,
+}
+
+impl Reader {
+    fn new(group: Arc<Group>, hub: Arc<Hub>) -> Reader {
+        Reader { group, hub, mailbox: Arc::default(), feed: None, fetching: None }
+    }
+
+    async fn run(mut self) {
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.group.waker.register(cx.waker());
+        self.mailbox.waker.register(cx.waker());
+        for _ in 0..TURNS_MAX {
+            match self.turn(cx) {
+                Turn::Moved => {}
+                Turn::Waits => return Poll::Pending,
+                Turn::Over => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
+        let group = Arc::clone(&self.group);
+        let mut state = lock(&group.state);
+        if state.members.is_empty() {
+            return Turn::Over;
+        }
+        if !state.is_attended() {
+            if let Some(mut feed) = self.feed.take() {
+                state.cursor = feed.close();
+                state.desert();
+            }
+            return Turn::Waits;
+        }
+        self.attend(&state);
+        let Some(to) = state.next_member() else { return Turn::Waits };
+        if let Some((offset, read)) = &mut self.fetching {
+            let Poll::Ready(record) = Pin::new(read).poll(cx) else { return Turn::Waits };
+            let offset = *offset;
+            self.fetching = None;
+            match record.ok().flatten() {
+                Some(record) => {
+                    let qos = MessageRef::decode(&record).map_or(QoS::AtLeastOnce, |m| m.qos);
+                    state.deal(to, Delivery { offset, qos, record });
+                }
+                None => {
+                    warn!(group = %group.name, %offset, "a message given back left the log");
+                    self.hub.counters.undelivered_trimmed.one();
+                }
+            }
+            return Turn::Moved;
+        }
+        match state.returned.pop_first() {
+            Some((_, Some(delivery))) => {
+                self.hub.counters.dealt_again.one();
+                state.deal(to, delivery);
+                return Turn::Moved;
+            }
+            Some((offset, None)) => {
+                self.hub.counters.dealt_again.one();
+                let journal = Arc::clone(&self.hub.journal);
+                let read = tokio::task::spawn_blocking(move || read_one(&*journal, offset));
+                self.fetching = Some((offset, read));
+                return Turn::Moved;
+            }
+            None => {}
+        }
+        let Some(feed) = &mut self.feed else { return Turn::Waits };
+        if feed.poll(cx).is_pending() {
+            return Turn::Waits;
+        }
+        if let Some(delivery) = feed.pop() {
+            state.deal(to, delivery);
+        }
+        Turn::Moved
+    }
+
+    /// Reads on, for the highest quality of service among the members.
+    fn attend(&mut self, state: &State) {
+        let qos = state.members.iter().map(|member| member.qos).max().unwrap_or(QoS::AtMostOnce);
+        let wanted = || Subscription {
+            filter: self.group.filter.clone(),
+            options: Options::plain(qos, state.cursor),
+        };
+        match &mut self.feed {
+            None => {
+                self.feed = Some(Feed::open(
+                    Arc::clone(&self.hub),
+                    Arc::clone(&self.mailbox),
+                    "".into(),
+                    Arc::new(vec![wanted()]),
+                    state.cursor,
+                    state.quiet_until,
+                ));
+            }
+            Some(feed) => {
+                if feed.subscriptions().first().is_none_or(|s| s.options.qos != qos) {
+                    feed.subscribe(wanted());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_has_a_name_and_a_filter() {
+        for (full, inner) in [
+            ("$share/g/a", Some("a")),
+            ("$share/g/a/+/#", Some("a/+/#")),
+            ("$share/g//", Some("/")),
+            ("$share/g/$aws/x", Some("$aws/x")),
+            ("$share/g/", None),
+            ("$share/g", None),
+            ("$share//a", None),
+            ("$share/+/a", None),
+            ("$share/g#/a", None),
+            ("$share/g/a#", None),
+            ("share/g/a", None),
+        ] {
+            assert_eq!(filter(full).as_ref().map(TopicFilter::as_str), inner, "{full}");
+        }
+    }
+}
