@@ -112,6 +112,37 @@ k = kept()
 assert k.present, "the session was forgotten"
 until(lambda: f"kept: {k.seen}", lambda: len(k.seen) >= 20)
 assert k.seen == [str(n).encode() for n in range(20)], k.seen
-for c in [publisher, every, k] + [s for _, s in subscribers]:
+
+# Members of a shared subscription get each message once between them, and MQTT 5 says by which
+# subscription.
+def shares(name):
+    c = client(f"share-{version}-{name}")
+    c.marks = []
+    def on_message(c, u, m):
+        c.seen.append(m.payload)
+        if version == "5":
+            c.marks.append(m.properties.SubscriptionIdentifier)
+    c.on_message = on_message
+    if version == "5":
+        from paho.mqtt.properties import Properties
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.subscribeoptions import SubscribeOptions
+        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties.SubscriptionIdentifier = 300
+        c.subscribe("$share/crew/shared/+", options=SubscribeOptions(qos=1), properties=properties)
+    else:
+        c.subscribe("$share/crew/shared/+", 1)
+    assert c.granted.wait(10) and c.codes == [1], c.codes
+    return c
+crew = [shares(name) for name in "ab"]
+for number in range(40):
+    publisher.publish("shared/x", str(number).encode(), qos=1).wait_for_publish(10)
+until(lambda: [len(c.seen) for c in crew], lambda: sum(len(c.seen) for c in crew) >= 40)
+time.sleep(0.2)
+assert sorted(int(p) for c in crew for p in c.seen) == list(range(40)), [c.seen for c in crew]
+assert all(len(c.seen) > 5 for c in crew), [len(c.seen) for c in crew]
+if version == "5":
+    assert all(mark == [300] for c in crew for mark in c.marks), [c.marks for c in crew]
+for c in [publisher, every, k] + crew + [s for _, s in subscribers]:
     c.disconnect(); c.loop_stop()
 print(len(sent))
