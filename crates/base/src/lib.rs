@@ -13,6 +13,6 @@ pub mod usage;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Error, ErrorKind, Result};
-pub use message::{Message, MessageRef, QoS};
+pub use message::{Extras, Message, MessageRef, QoS};
 pub use offset::Offset;
 pub use topic::{TopicFilter, TopicName};

@@ -4,11 +4,10 @@
 //! ```text
 //! record = version u8 (1) | flags u8 | received_at i64 | topic_len u16 | client_id_len u16
 //!        | principal_len u16 | topic | client_id | principal
-//!        | [properties_len u32 | properties, if flag bit 3] | payload (to the end)
-//! flags  = bits 0-1 QoS, bit 2 retain, bit 3 properties
+//!        | [packet_id u16, if flag bit 4] | [properties_len u32 | properties, if flag bit 3]
+//!        | payload (to the end)
+//! flags  = bits 0-1 QoS, bit 2 retain, bit 3 properties, bit 4 packet id, others 0
 //! ```
-//! The properties are those of an MQTT 5 PUBLISH that its receivers must get unaltered, as they
-//! stood on the wire; only the broker reads them.
 //! All integers are little-endian. The journal adds length and checksum around it.
 
 use bytes::Bytes;
@@ -19,6 +18,8 @@ const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 16;
 const RETAIN: u8 = 0b100;
 const PROPERTIES: u8 = 0b1000;
+const PACKET_ID: u8 = 0b1_0000;
+const FLAGS: u8 = 0b1_1111;
 
 /// MQTT's delivery promise of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +71,16 @@ pub struct MessageRef<'a> {
     pub retain: bool,
 }
 
+/// What a record holds beside its message; only the broker reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras<'a> {
+    /// The properties of an MQTT 5 PUBLISH that its receivers must get unaltered, as they stood
+    /// on the wire.
+    pub properties: &'a [u8],
+    /// The packet id under which it came, if it may come again under the same.
+    pub packet_id: Option<u16>,
+}
+
 impl MessageRef<'_> {
     /// Bytes that [`encode_into`](Self::encode_into) appends.
     pub fn encoded_bytes(&self) -> usize {
@@ -82,11 +93,12 @@ impl MessageRef<'_> {
 
     /// Appends the record to `out`. Strings longer than 65,535 bytes are refused.
     pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<()> {
-        self.encode_with_properties(&[], out)
+        self.encode_with(&Extras::default(), out)
     }
 
-    /// Appends the record together with the MQTT 5 properties its receivers must get.
-    pub fn encode_with_properties(&self, properties: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    /// Appends the record together with what only the broker reads.
+    pub fn encode_with(&self, extras: &Extras<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let Extras { properties, packet_id } = *extras;
         let properties_len = u32::try_from(properties.len()).map_err(|_too_long| {
             Error::invalid(format!("properties are {} bytes long", properties.len()))
         })?;
@@ -98,11 +110,12 @@ impl MessageRef<'_> {
         let topic_len = len("topic", self.topic)?;
         let client_id_len = len("client id", self.client_id)?;
         let principal_len = len("principal", self.principal)?;
-        out.reserve(self.encoded_bytes() + properties.len() + size_of::<u32>());
+        out.reserve(self.encoded_bytes() + properties.len() + size_of::<u32>() + size_of::<u16>());
         out.push(VERSION);
         let retain = if self.retain { RETAIN } else { 0 };
         let has_properties = if properties.is_empty() { 0 } else { PROPERTIES };
-        out.push(self.qos as u8 | retain | has_properties);
+        let has_packet_id = if packet_id.is_some() { PACKET_ID } else { 0 };
+        out.push(self.qos as u8 | retain | has_properties | has_packet_id);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
         out.extend_from_slice(&topic_len.to_le_bytes());
         out.extend_from_slice(&client_id_len.to_le_bytes());
@@ -110,6 +123,9 @@ impl MessageRef<'_> {
         out.extend_from_slice(self.topic.as_bytes());
         out.extend_from_slice(self.client_id.as_bytes());
         out.extend_from_slice(self.principal.as_bytes());
+        if let Some(packet_id) = packet_id {
+            out.extend_from_slice(&packet_id.to_le_bytes());
+        }
         if has_properties != 0 {
             out.extend_from_slice(&properties_len.to_le_bytes());
             out.extend_from_slice(properties);
@@ -123,17 +139,20 @@ impl<'a> MessageRef<'a> {
     /// Reads a record back without copying. The journal has checked the checksum; a record
     /// that does not parse is [`ErrorKind::Corrupt`].
     pub fn decode(record: &'a [u8]) -> Result<Self> {
-        Ok(Self::decode_with_properties(record)?.0)
+        Ok(Self::decode_with(record)?.0)
     }
 
-    /// Reads a record back together with its MQTT 5 properties, empty if it has none.
-    pub fn decode_with_properties(record: &'a [u8]) -> Result<(Self, &'a [u8])> {
+    /// Reads a record back together with what only the broker reads.
+    pub fn decode_with(record: &'a [u8]) -> Result<(Self, Extras<'a>)> {
         let corrupt = |why: &str| Error::new(ErrorKind::Corrupt, format!("log record: {why}"));
         let (head, rest) = record
             .split_first_chunk::<HEAD_BYTES>()
             .ok_or_else(|| corrupt("shorter than its head"))?;
         if head[0] != VERSION {
             return Err(corrupt(&format!("version {} is not known", head[0])));
+        }
+        if head[1] & !FLAGS != 0 {
+            return Err(corrupt(&format!("flags {:#010b} are not known", head[1])));
         }
         let qos = match head[1] & 0b11 {
             0 => QoS::AtMostOnce,
@@ -154,12 +173,18 @@ impl<'a> MessageRef<'a> {
         let topic = text(u16_at(10))?;
         let client_id = text(u16_at(12))?;
         let principal = text(u16_at(14))?;
-        let mut properties: &[u8] = &[];
+        let mut extras = Extras::default();
+        if head[1] & PACKET_ID != 0 {
+            let (id, tail) =
+                rest.split_first_chunk().ok_or_else(|| corrupt("ends inside its packet id"))?;
+            extras.packet_id = Some(u16::from_le_bytes(*id));
+            rest = tail;
+        }
         if head[1] & PROPERTIES != 0 {
             let cut = || corrupt("ends inside its properties");
             let (len, tail) = rest.split_first_chunk().ok_or_else(cut)?;
             let bytes = usize::try_from(u32::from_le_bytes(*len)).map_err(|_too_long| cut())?;
-            (properties, rest) = tail.split_at_checked(bytes).ok_or_else(cut)?;
+            (extras.properties, rest) = tail.split_at_checked(bytes).ok_or_else(cut)?;
         }
         let message = MessageRef {
             topic,
@@ -170,7 +195,7 @@ impl<'a> MessageRef<'a> {
             qos,
             retain: head[1] & RETAIN != 0,
         };
-        Ok((message, properties))
+        Ok((message, extras))
     }
 }
 
@@ -227,17 +252,30 @@ mod tests {
     }
 
     #[test]
-    fn properties_travel_beside_the_payload() {
-        let mut record = Vec::new();
-        sample().as_ref().encode_with_properties(b"\x01\x01", &mut record).unwrap();
-        assert_eq!(Message::decode(&record.clone().into()).unwrap(), sample());
-        let (_, properties) = MessageRef::decode_with_properties(&record).unwrap();
-        assert_eq!(properties, b"\x01\x01");
-        let payload_at = record.len() - sample().payload.len();
-        for cut in 0..payload_at {
-            let error = MessageRef::decode(&record[..cut]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
+    fn extras_travel_beside_the_payload() {
+        for properties in [&b""[..], b"\x01\x01"] {
+            for packet_id in [None, Some(0x0102)] {
+                let extras = Extras { properties, packet_id };
+                let mut record = Vec::new();
+                sample().as_ref().encode_with(&extras, &mut record).unwrap();
+                assert_eq!(Message::decode(&record.clone().into()).unwrap(), sample());
+                assert_eq!(MessageRef::decode_with(&record).unwrap().1, extras);
+                let payload_at = record.len() - sample().payload.len();
+                for cut in 0..payload_at {
+                    let error = MessageRef::decode(&record[..cut]).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "cut at {cut}");
+                }
+            }
         }
+    }
+
+    #[test]
+    fn unknown_flags_are_corrupt() {
+        let mut record = Vec::new();
+        sample().as_ref().encode_into(&mut record).unwrap();
+        record[1] |= 0b10_0000;
+        let error = MessageRef::decode(&record).unwrap_err();
+        assert!(error.to_string().contains("flags 0b00100101"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use base::limits;
@@ -19,8 +20,9 @@ use tracing::{debug, info, warn};
 
 use crate::Broker;
 use crate::auth::{Action, Client, Credential, Explanation, Identity, Refusal};
-use crate::codec::{self, Connect, ConnectError, Fault, Version, kind};
+use crate::codec::{self, Connect, ConnectError, Fault, Version, Will, kind};
 use crate::connection::{Connection, Opening, Transport, part};
+use crate::kept::{Extra, SessionRow};
 use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
@@ -189,13 +191,13 @@ async fn open(
     }
     if let Err(refusal) = peer.credential.check(&*broker.auth) {
         // Nothing of it is kept: its owner may not come back.
-        broker.sessions.release(&link, None, None, broker.clock.now());
+        broker.sessions.release(&link, None, None, Duration::ZERO, broker.clock.now());
         broker.counters.refused_identity.one();
         note(broker, &connect, principal, "certificate", &refusal.message);
         return Err(Refused::with(version, Code::NotAuthorized, refusal.message));
     }
     let session_present = kept.is_some();
-    let mut session = kept.unwrap_or_else(|| Session::new(Arc::clone(&link.identity)));
+    let mut session = kept.unwrap_or_else(|| new_session(broker, &link));
     session.identity = Arc::clone(&link.identity);
     session.kept_for = broker.kept_for(connect.session_expiry_secs);
     let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
@@ -214,10 +216,20 @@ async fn open(
                 .then_some(expiry_secs_max),
         },
     );
+    // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
+    let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
+    if let Err(cause) = settle(broker, &link, &session, connect.will.as_ref(), keep_alive).await {
+        let now = broker.clock.now();
+        broker.sessions.release(&link, Some(session), None, Duration::ZERO, now);
+        let answer = Refused::with(version, Code::ServerUnavailable, cause.to_string());
+        note(broker, &connect, principal, "session", &answer.why);
+        return Err(answer);
+    }
     let connack = match connack {
         Ok(connack) => connack,
         Err(fault) => {
-            broker.sessions.release(&link, Some(session), None, broker.clock.now());
+            let now = broker.clock.now();
+            broker.sessions.release(&link, Some(session), None, Duration::ZERO, now);
             return Err(Refused::silently(fault.why));
         }
     };
@@ -226,9 +238,52 @@ async fn open(
         ?version, session_present, "client connected"
     );
     broker.refusals.accepted(&link.client_id, link.since);
-    // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
-    let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
     Ok(Accepted { version, link, session, connect, rights, keep_alive, connack })
+}
+
+fn new_session(broker: &Broker, link: &Link) -> Session {
+    let mut session = Session::new(Arc::clone(&link.identity));
+    if broker.keeper.is_some() {
+        // What an earlier session of the same client id sent is not this one's.
+        session.until = broker.journal.status().next;
+    }
+    session
+}
+
+/// Waits until the session's row says what CONNACK is about to say: that there is a session, as
+/// it is, or that there is none.
+async fn settle(
+    broker: &Broker,
+    link: &Arc<Link>,
+    session: &Session,
+    will: Option<&Will>,
+    silence: Duration,
+) -> base::Result<()> {
+    /// The first version; the connection counts on from it.
+    const VERSION: u64 = 1;
+    let Some(keeper) = &broker.keeper else { return Ok(()) };
+    let row = session.kept_for.map(|_| {
+        let extra = Extra {
+            subscriptions: &session.subscriptions,
+            cursor: session.cursor,
+            silence,
+            will: will.map(|will| (will, None)),
+            left_at: None,
+        };
+        SessionRow::new(session, &extra)
+    });
+    if row.is_none() && !keeper.knows(&link.client_id) {
+        return Ok(());
+    }
+    keeper.put(&link.client_id, row, Some((link, VERSION)));
+    std::future::poll_fn(|cx| {
+        link.mailbox.waker.register(cx.waker());
+        if link.saved_version() >= VERSION {
+            return Poll::Ready(Ok(()));
+        }
+        keeper.failure().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure)))
+    })
+    .await
 }
 
 fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {

@@ -15,6 +15,7 @@
 
 mod deliver;
 mod receive;
+mod stable;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -44,6 +45,7 @@ use crate::session::{InFlight, Origin, Session};
 use crate::sessions::{Kick, Link};
 use crate::share::Share;
 use deliver::Aliases;
+use stable::{Promise, Stable};
 
 /// A socket, plain or encrypted.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -97,8 +99,6 @@ pub(crate) struct Connection {
     held: Option<Box<Work>>,
     /// Set while the socket is not read because the journal has no room.
     held_back: bool,
-    /// Offset behind the last record of ours.
-    own_next: Offset,
     /// Bytes read and not used: the start of a packet, or packets that must wait.
     partial: Vec<u8>,
     /// Whether `partial` holds packets that may be processed without reading more.
@@ -111,6 +111,9 @@ pub(crate) struct Connection {
     aliases_out: Option<Box<Aliases>>,
     /// Whether any of its subscriptions has an identifier.
     identified: bool,
+    /// Bytes of all its filters.
+    filter_bytes: usize,
+    stable: Stable,
     /// Which of its shared subscriptions is looked at first for the next message.
     share_turn: usize,
     /// Messages in flight from an earlier connection, to be sent again first.
@@ -221,6 +224,8 @@ pub(crate) enum Ending {
     Kicked(Kick),
     /// The journal failed.
     Journal(Error),
+    /// The session cannot be written any more.
+    Unkept(Error),
 }
 
 impl From<Fault> for Ending {
@@ -268,6 +273,8 @@ impl Connection {
             says_why: opening.problem_information && broker.settings.refusals_explained,
             aliases_out: (aliases_max > 0).then(|| Box::new(Aliases::new(aliases_max))),
             identified: false,
+            filter_bytes: 0,
+            stable: Stable::new(),
             share_turn: 0,
             window: usize::from(opening.receive_maximum.min(broker.settings.in_flight_max)),
             broker,
@@ -289,7 +296,6 @@ impl Connection {
             due_of_others: false,
             held: None,
             held_back: false,
-            own_next: Offset::default(),
             unread: !rest.is_empty(),
             partial: if rest.is_empty() { Vec::new() } else { rest },
             out: opening.connack,
@@ -337,6 +343,7 @@ impl Connection {
         let mut moved = self.poll_due(cx)?;
         moved |= self.poll_read(cx)?;
         moved |= self.poll_deliver(cx)?;
+        moved |= self.poll_stable()?;
         moved |= self.poll_write(cx)?;
         if self.closing && self.due.is_empty() && self.out.is_empty() && self.held.is_none() {
             return Err(Ending::Kicked(Kick::Shutdown));
@@ -567,7 +574,8 @@ impl Connection {
                 let (packet_id, filters) = codec::unsubscribe(self.version, frame)?;
                 let found: Vec<_> = filters.iter().map(|f| self.unsubscribe(f)).collect();
                 self.publish_subscriptions();
-                self.out.extend(codec::unsuback(self.version, packet_id, &found)?);
+                let unsuback = codec::unsuback(self.version, packet_id, &found)?;
+                self.promise(Promise::Packet(unsuback));
                 Ok(())
             }
             kind::PINGREQ if frame.body.is_empty() => {
@@ -644,6 +652,7 @@ impl Connection {
             return Err(Ending::KeepAlive);
         }
         let deadline = if retrying { now + RETRY } else { silent_until };
+        let deadline = self.save_by().map_or(deadline, |save_by| save_by.min(deadline));
         // A timer that fires too early only looks again: it need not be moved for every read.
         if self.timer.deadline() > deadline || self.timer.is_elapsed() {
             self.timer.as_mut().reset(deadline);
@@ -702,10 +711,17 @@ impl Connection {
                 let why = "the journal failed; nothing is acknowledged any more";
                 (Some(Code::ImplementationSpecificError), why.to_owned(), true)
             }
+            Ending::Unkept(cause) => {
+                counters.closed_journal.one();
+                error!(%client_id, %cause, "closing a connection: its session cannot be kept");
+                let why = "sessions cannot be kept any more; connect with a clean one";
+                (Some(Code::ImplementationSpecificError), why.to_owned(), true)
+            }
         };
         if !keeps_will {
             self.will = None;
         }
+        self.break_promises();
         let mid_packet = self.out_at > 0;
         if matches!(ending, Ending::Kicked(Kick::Revoked | Kick::NotAllowed)) {
             // Nothing that waits may reach it any more.
@@ -742,7 +758,8 @@ impl Connection {
         session.subscriptions = Arc::clone(self.feed.subscriptions());
         session.cursor = self.feed.close();
         let now = self.broker.clock.now();
-        let will = self.broker.sessions.release(link, Some(session), self.will.take(), now);
+        let (will, silence) = (self.will.take(), self.keep_alive);
+        let will = self.broker.sessions.release(link, Some(session), will, silence, now);
         if let Some(will) = will {
             self.broker.publish_will(&link.client_id, &link.identity.principal, will);
         }

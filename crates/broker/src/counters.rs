@@ -87,6 +87,7 @@ counters! {
     held_back: "broker_connections_held_back_total", "", "Times a socket was not read because the journal was full.";
     sessions: "broker_sessions", "", "Sessions now, connected or kept.";
     sessions_expired: "broker_sessions_expired_total", "", "Kept sessions that reached their expiry.";
+    session_rows: "broker_session_rows_written_total", "", "Rows written of sessions that outlive their connection.";
     wills: "broker_wills_published_total", "", "Will messages published.";
     accept_failed: "broker_accepts_failed_total", "", "Accepts that failed, for instance for want of descriptors.";
 }

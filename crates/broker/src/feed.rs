@@ -179,6 +179,16 @@ impl Feed {
         delivery
     }
 
+    /// The first offset that was not given out.
+    pub(crate) fn position(&self) -> Offset {
+        let first = self.pending.front().map(|delivery| delivery.offset);
+        first.unwrap_or_else(|| match &self.mode {
+            Mode::Idle => self.hub.journal.durable(),
+            Mode::Live(id) => self.hub.position(*id),
+            Mode::Behind(_, from) | Mode::Reading(_, from, _) => *from,
+        })
+    }
+
     /// Leaves the hub; gives the first offset that was not given out.
     pub(crate) fn close(&mut self) -> Offset {
         let first = self.pending.front().map(|delivery| delivery.offset);

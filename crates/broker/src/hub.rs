@@ -247,6 +247,19 @@ impl Hub {
         true
     }
 
+    /// The first offset that was not put into the hands of a subscriber that is fed.
+    pub(crate) fn position(&self, id: MemberId) -> Offset {
+        let members = lock(&self.members);
+        let Some(member) = &members.slots[id.0] else { return members.position };
+        let slots = lock(&member.mailbox.inner);
+        let first = slots.queue.front().map(|delivery| delivery.offset);
+        first.unwrap_or(match slots.state {
+            State::Away => members.position,
+            State::Live(from) => members.position.max(from),
+            State::Behind(from) => from,
+        })
+    }
+
     /// Forgets a subscriber and its subscriptions; gives the first offset that was not put into
     /// the caller's hands, if the mailbox was fed.
     pub(crate) fn leave<'f>(

@@ -34,6 +34,7 @@ mod connection;
 mod counters;
 mod feed;
 mod hub;
+mod kept;
 mod listen;
 mod publish;
 mod refusals;
@@ -53,7 +54,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use base::{Clock, Error, ErrorKind, Message, MessageRef, Result, TopicFilter};
+use base::{Clock, Error, ErrorKind, Extras, Message, MessageRef, Result, TopicFilter};
 use journal::{Appended, Batch, Bell, Journal};
 use metastore::Metastore;
 use rustls::ServerConfig;
@@ -74,11 +75,15 @@ pub use tap::{Tap, Tapped};
 use codec::Will;
 use counters::Counters;
 use hub::{Hub, lock};
+use kept::Keeper;
 use sessions::{Kick, Sessions};
 use share::Groups;
 
 /// How often sessions are looked through for those that expired and wills that are due.
 const SWEEP: Duration = Duration::from_millis(500);
+
+/// Sweeps between two looks at what of the log sessions still need: each may be a sync.
+const SWEEPS_PER_MOVE: u64 = 10;
 
 /// Why live connections are closed from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +108,8 @@ pub struct Broker {
     pub(crate) handshakes: Semaphore,
     /// `None`: nothing is retained, and clients are told so.
     pub(crate) retained: Option<Arc<retained::Retained>>,
+    /// `None`: sessions end with the process.
+    pub(crate) keeper: Option<Arc<Keeper>>,
     taps: AtomicUsize,
     failed: AtomicBool,
     /// Wills that the full journal did not take; at most one per session.
@@ -112,6 +119,7 @@ pub struct Broker {
 
 struct Threads {
     hub: std::thread::JoinHandle<()>,
+    keeper: Option<std::thread::JoinHandle<()>>,
     sweeper: JoinHandle<()>,
 }
 
@@ -142,8 +150,8 @@ impl Broker {
         settings: Settings,
         store: Metastore,
     ) -> Result<Arc<Broker>> {
-        let retained = retained::Retained::open(store, Arc::clone(&journal), &settings)?;
-        Broker::start(journal, auth, clock, settings, Some(Arc::new(retained)))
+        let retained = retained::Retained::open(store.clone(), Arc::clone(&journal), &settings)?;
+        Broker::start(journal, auth, clock, settings, Some((Arc::new(retained), store)))
     }
 
     fn start(
@@ -151,17 +159,26 @@ impl Broker {
         auth: Arc<dyn Authenticator>,
         clock: Arc<dyn Clock>,
         settings: Settings,
-        retained: Option<Arc<retained::Retained>>,
+        kept: Option<(Arc<retained::Retained>, Metastore)>,
     ) -> Result<Arc<Broker>> {
         settings.check()?;
         let counters = Arc::<Counters>::default();
         let hub = Hub::new(Arc::clone(&journal), Arc::clone(&counters), &settings);
+        let groups = Groups::new(Arc::clone(&hub));
+        let (retained, store) = kept.unzip();
+        let opened = store
+            .map(|store| Keeper::open(store, Arc::clone(&journal), Arc::clone(&counters), &groups));
+        let (keeper, restored) = opened.transpose()?.unzip();
+        if let Some(keeper) = &keeper {
+            groups.keep(keeper);
+        }
         let broker = Arc::new(Broker {
             journal,
             auth,
             clock,
-            sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters)),
-            groups: Groups::new(Arc::clone(&hub)),
+            sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters), keeper.clone()),
+            groups,
+            keeper: keeper.clone(),
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
@@ -177,8 +194,19 @@ impl Broker {
             .name("broker-hub".into())
             .spawn(move || hub.run())
             .map_err(|cause| Error::io("failed to start the broker's hub thread", cause))?;
+        let keeper = keeper.map(|keeper| {
+            std::thread::Builder::new()
+                .name("broker-keeper".into())
+                .spawn(move || keeper.run())
+                .map_err(|cause| Error::io("failed to start the broker's keeper thread", cause))
+        });
+        let now = broker.clock.now();
+        for session in restored.into_iter().flatten() {
+            broker.sessions.restore(session, now);
+        }
         let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker)));
-        *lock(&broker.threads) = Some(Threads { hub, sweeper });
+        let keeper = keeper.transpose()?;
+        *lock(&broker.threads) = Some(Threads { hub, keeper, sweeper });
         Ok(broker)
     }
 
@@ -218,12 +246,18 @@ impl Broker {
     /// delivered; nothing that was acknowledged depends on it.
     pub async fn close(&self) {
         let threads = lock(&self.threads).take();
-        let Some(Threads { hub, sweeper }) = threads else { return };
+        let Some(Threads { hub, keeper, sweeper }) = threads else { return };
         sweeper.abort();
         self.hub.stop();
-        let joined = tokio::task::spawn_blocking(move || hub.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            error!("the broker's hub thread panicked; subscribers missed messages");
+        self.groups.save();
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
+        }
+        let joined = tokio::task::spawn_blocking(move || {
+            (hub.join(), keeper.map_or(Ok(()), std::thread::JoinHandle::join))
+        });
+        if !matches!(joined.await, Ok((Ok(()), Ok(())))) {
+            error!("a thread of the broker panicked; subscribers missed messages");
         }
     }
 
@@ -245,7 +279,7 @@ impl Broker {
             Disconnect::Revoked => Kick::Revoked,
             Disconnect::Administrative => Kick::Administrative,
         };
-        self.sessions.kick_principal(principal, kick)
+        self.sessions.kick_principal(principal, kick, self.clock.now())
     }
 
     /// Has the live connections of these principals (of everybody, for `None`) ask for their
@@ -325,7 +359,8 @@ impl Broker {
             retain: will.retain,
         };
         let mut batch = Batch::new();
-        batch.push(|out| message.encode_with_properties(&will.properties, out))?;
+        let extras = Extras { properties: &will.properties, ..Extras::default() };
+        batch.push(|out| message.encode_with(&extras, out))?;
         self.append(&batch, None, will.retain)?;
         self.counters.logged.one();
         Ok(())
@@ -376,11 +411,28 @@ impl Broker {
 
 /// Expires sessions and publishes wills that are due, for as long as the broker lives.
 async fn sweep(broker: Weak<Broker>) {
+    let mut sweeps = 0_u64;
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(broker) = broker.upgrade() else { return };
-        for (client_id, identity, will) in broker.sessions.sweep(Instant::now()) {
+        let now = broker.clock.now();
+        for (client_id, identity, will) in broker.sessions.sweep(Instant::now(), now) {
             broker.publish_will(&client_id, &identity.principal, will);
+        }
+        broker.groups.save();
+        sweeps += 1;
+        if sweeps.is_multiple_of(SWEEPS_PER_MOVE)
+            && let Some(keeper) = broker.keeper.clone()
+        {
+            // First the log's end, then who has logged: what comes later is behind it.
+            let durable = broker.journal.durable();
+            let complete = broker.sessions.unsaved_from().min(durable);
+            let bytes_max = broker.settings.session_log_bytes_max;
+            let moved =
+                tokio::task::spawn_blocking(move || keeper.move_cursors(complete, bytes_max)).await;
+            if let Ok(Err(cause)) = moved {
+                error!(%cause, "the log is kept longer than sessions need it");
+            }
         }
         broker.retry_wills();
         if let Some(retained) = broker.retained.clone() {
@@ -395,6 +447,10 @@ async fn sweep(broker: Weak<Broker>) {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        // Before the sessions go: they are not over, only the process is.
+        if let Some(keeper) = &self.keeper {
+            keeper.stop();
+        }
         self.hub.stop();
     }
 }

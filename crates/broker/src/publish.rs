@@ -1,6 +1,6 @@
 //! Publishing from inside the program: for HTTP, and for the commands of an operator.
 
-use base::{Error, ErrorKind, MessageRef, Offset, QoS, Result, TopicName};
+use base::{Error, ErrorKind, Extras, MessageRef, Offset, QoS, Result, TopicName};
 use journal::{Batch, Bell};
 
 use crate::Broker;
@@ -121,7 +121,9 @@ impl Broker {
             retain: message.retain,
         };
         let mut batch = Batch::new();
-        batch.push(|out| record.encode_with_properties(&properties, out))?;
+        batch.push(|out| {
+            record.encode_with(&Extras { properties: &properties, ..Extras::default() }, out)
+        })?;
         let bell = Bell::new();
         let appended = self.append(&batch, Some(&bell), message.retain)?;
         bell.past(appended.next()).await?;

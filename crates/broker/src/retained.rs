@@ -325,18 +325,18 @@ pub(crate) fn message(entry: &Entry) -> Option<Message> {
 }
 
 fn expires_at(record: &[u8]) -> Option<Timestamp> {
-    let (message, properties) = MessageRef::decode_with_properties(record).ok()?;
-    let secs = codec::without_expiry(properties, &mut Vec::new())?;
+    let (message, extras) = MessageRef::decode_with(record).ok()?;
+    let secs = codec::without_expiry(extras.properties, &mut Vec::new())?;
     Some(Timestamp(message.received_at.0.saturating_add(i64::from(secs) * 1000)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |at: u8| char::from(DIGITS[usize::from(at)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let pairs = text.as_bytes().chunks(2);
     pairs.map(|pair| Some((digit(*pair.first()?)? << 4) | digit(*pair.get(1)?)?)).collect()

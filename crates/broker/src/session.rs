@@ -5,14 +5,14 @@
 //!   packet id until PUBREL, QoS 1 with DUP by packet id, topic and payload (kept sessions only).
 //! * What is on its way to the client is kept as offsets, never as copies.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hasher};
+use std::hash::Hasher;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Offset, QoS};
+use siphasher::sip::SipHasher13;
 
 use crate::auth::Identity;
 use crate::share::{GroupId, Share};
@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) cursor: Offset,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
+    /// The offset behind the last record of the client that `incoming` knows.
+    pub(crate) until: Offset,
 }
 
 impl Session {
@@ -44,6 +46,7 @@ impl Session {
             cursor: Offset::default(),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
+            until: Offset::default(),
         }
     }
 
@@ -103,6 +106,14 @@ pub(crate) enum Origin {
 }
 
 impl Outgoing {
+    pub(crate) fn restore(in_flight: VecDeque<InFlight>, last_packet_id: u16) -> Outgoing {
+        Outgoing { in_flight, last_packet_id }
+    }
+
+    pub(crate) fn last_packet_id(&self) -> u16 {
+        self.last_packet_id
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.in_flight.len()
     }
@@ -129,14 +140,19 @@ impl Outgoing {
         id
     }
 
-    /// PUBACK: the message is settled. False if the id is not in flight at QoS 1.
-    pub(crate) fn acknowledge(&mut self, packet_id: u16) -> bool {
+    /// PUBACK: the message is settled. `None` if the id is not in flight at QoS 1.
+    pub(crate) fn acknowledge(&mut self, packet_id: u16) -> Option<InFlight> {
         self.settle(packet_id, |found| found.qos == QoS::AtLeastOnce)
     }
 
-    /// PUBREC with an error, or PUBCOMP: the message is settled. False if unknown.
-    pub(crate) fn complete(&mut self, packet_id: u16) -> bool {
+    /// PUBREC with an error, or PUBCOMP: the message is settled. `None` if unknown.
+    pub(crate) fn complete(&mut self, packet_id: u16) -> Option<InFlight> {
         self.settle(packet_id, |found| found.qos == QoS::ExactlyOnce)
+    }
+
+    /// Whether a message of this quality of service is in flight under the id.
+    pub(crate) fn is(&self, packet_id: u16, qos: QoS) -> bool {
+        self.in_flight.iter().any(|found| found.packet_id == packet_id && found.qos == qos)
     }
 
     /// PUBREC: a PUBREL is due. False if the id is not in flight at QoS 2.
@@ -148,13 +164,13 @@ impl Outgoing {
         found.map(|found| found.released = true).is_some()
     }
 
-    fn settle(&mut self, packet_id: u16, matches: impl Fn(&InFlight) -> bool) -> bool {
+    fn settle(&mut self, packet_id: u16, matches: impl Fn(&InFlight) -> bool) -> Option<InFlight> {
         let position =
             self.in_flight.iter().position(|found| found.packet_id == packet_id && matches(found));
         match position {
-            Some(0) => self.in_flight.pop_front().is_some(),
-            Some(at) => self.in_flight.remove(at).is_some(),
-            None => false,
+            Some(0) => self.in_flight.pop_front(),
+            Some(at) => self.in_flight.remove(at),
+            None => None,
         }
     }
 }
@@ -166,7 +182,6 @@ pub(crate) struct Incoming {
     open: HashMap<u16, Offset>,
     /// The last QoS 1 messages logged, oldest first.
     recent: VecDeque<Logged>,
-    hasher: RandomState,
 }
 
 /// A QoS 1 message that was handed to the journal.
@@ -178,6 +193,27 @@ struct Logged {
 }
 
 impl Incoming {
+    pub(crate) fn restore(
+        open: impl Iterator<Item = (u16, Offset)>,
+        recent: Vec<(u16, u64, u64)>,
+    ) -> Incoming {
+        let logged =
+            |(packet_id, fingerprint, next)| Logged { packet_id, fingerprint, next: Offset(next) };
+        Incoming { open: open.collect(), recent: recent.into_iter().map(logged).collect() }
+    }
+
+    /// The open QoS 2 messages, with the offsets behind them.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (u16, Offset)> {
+        self.open.iter().map(|(id, next)| (*id, *next))
+    }
+
+    /// The last QoS 1 messages: packet id, fingerprint and the offset behind each.
+    pub(crate) fn recent(&self, count_max: usize) -> Vec<(u16, u64, u64)> {
+        let skipped = self.recent.len().saturating_sub(count_max);
+        let last = self.recent.iter().skip(skipped);
+        last.map(|logged| (logged.packet_id, logged.fingerprint, logged.next.0)).collect()
+    }
+
     /// How many QoS 2 messages await their PUBREL.
     pub(crate) fn open_count(&self) -> usize {
         self.open.len()
@@ -202,9 +238,10 @@ impl Incoming {
         next
     }
 
-    /// What identifies a QoS 1 message beside its packet id.
-    pub(crate) fn fingerprint(&self, topic: &str, payload: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
+    /// What identifies a QoS 1 message beside its packet id, the same in every run: rows hold
+    /// it. A client that makes two alike cheats itself.
+    pub(crate) fn fingerprint(topic: &str, payload: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new();
         hasher.write(topic.as_bytes());
         // No UTF-8 text holds this byte: it cannot move between topic and payload.
         hasher.write_u8(0xff);
@@ -244,7 +281,7 @@ mod tests {
         assert_eq!(outgoing.send(Offset(0), QoS::AtLeastOnce, Origin::Live), 1);
         assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce, Origin::Live), 2);
         assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce, Origin::Live), 3);
-        assert!(outgoing.acknowledge(3));
+        assert!(outgoing.acknowledge(3).is_some());
         outgoing.last_packet_id = u16::MAX;
         assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce, Origin::Live), 3);
         assert_eq!(outgoing.len(), 3);
@@ -255,27 +292,27 @@ mod tests {
         let mut outgoing = Outgoing::default();
         let one = outgoing.send(Offset(7), QoS::AtLeastOnce, Origin::Live);
         let two = outgoing.send(Offset(8), QoS::ExactlyOnce, Origin::Live);
-        assert!(!outgoing.acknowledge(two));
+        assert!(outgoing.acknowledge(two).is_none());
         assert!(!outgoing.release(one));
         assert!(outgoing.release(two));
         assert!(outgoing.iter().any(|found| found.released && found.offset == Offset(8)));
-        assert!(outgoing.complete(two));
-        assert!(!outgoing.complete(two));
-        assert!(outgoing.acknowledge(one));
-        assert!(!outgoing.acknowledge(one));
+        assert!(outgoing.complete(two).is_some());
+        assert!(outgoing.complete(two).is_none());
+        assert!(outgoing.acknowledge(one).is_some());
+        assert!(outgoing.acknowledge(one).is_none());
         assert_eq!(outgoing.len(), 0);
     }
 
     #[test]
     fn a_resend_is_known_by_id_topic_and_payload() {
         let mut incoming = Incoming::default();
-        let first = incoming.fingerprint("a", b"bc");
+        let first = Incoming::fingerprint("a", b"bc");
         incoming.logged(5, first, Offset(10), 2);
         assert_eq!(incoming.logged_before(5, first), Some(Offset(10)));
         assert_eq!(incoming.logged_before(6, first), None);
-        assert_eq!(incoming.logged_before(5, incoming.fingerprint("ab", b"c")), None);
+        assert_eq!(incoming.logged_before(5, Incoming::fingerprint("ab", b"c")), None);
         // The id was used again: the older message under it is no longer meant.
-        let second = incoming.fingerprint("a", b"other");
+        let second = Incoming::fingerprint("a", b"other");
         incoming.logged(5, second, Offset(11), 2);
         assert_eq!(incoming.logged_before(5, first), None);
         // Bounded.

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base::Timestamp;
+use base::{Offset, Timestamp};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -20,6 +20,7 @@ use crate::auth::Identity;
 use crate::codec::{Version, Will};
 use crate::counters::Counters;
 use crate::hub::{Mailbox, lock};
+use crate::kept::{Extra, Keeper, Restored, SessionRow};
 use crate::session::{Session, same_owner};
 use crate::subscription::Subscriptions;
 
@@ -62,6 +63,10 @@ pub(crate) struct Link {
     stale: AtomicBool,
     /// Told when the session was given back.
     gone: Notify,
+    /// The version of the session that its row holds.
+    saved: AtomicU64,
+    /// Where the client's messages begin that are in no row.
+    unsaved_from: AtomicU64,
 }
 
 impl Link {
@@ -84,6 +89,8 @@ impl Link {
             // What was decided before the client was known here is decided once more.
             stale: AtomicBool::new(true),
             gone: Notify::new(),
+            saved: AtomicU64::new(0),
+            unsaved_from: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -103,6 +110,26 @@ impl Link {
     /// Whether the rights must be asked for again; says so once.
     pub(crate) fn take_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed) && self.stale.swap(false, Ordering::SeqCst)
+    }
+
+    /// The session's row is stable as it was at this version.
+    pub(crate) fn saved(&self, version: u64) {
+        self.saved.fetch_max(version, Ordering::SeqCst);
+    }
+
+    pub(crate) fn saved_version(&self) -> u64 {
+        self.saved.load(Ordering::SeqCst)
+    }
+
+    /// Notes a message that is about to be logged at or behind `from`, and will be in no row yet.
+    pub(crate) fn note_unsaved(&self, from: Offset) {
+        self.unsaved_from.fetch_min(from.0, Ordering::SeqCst);
+    }
+
+    /// Rows hold what was logged before `from`; `None` for everything. Only for the task that
+    /// logs.
+    pub(crate) fn set_unsaved(&self, from: Option<Offset>) {
+        self.unsaved_from.store(from.map_or(u64::MAX, |from| from.0), Ordering::SeqCst);
     }
 
     pub(crate) fn kicked(&self) -> Option<Kick> {
@@ -126,6 +153,8 @@ pub(crate) struct Parked {
     /// A will that waits for its delay.
     will: Option<(Instant, Will)>,
     since: Timestamp,
+    /// After how much silence its client counted as gone.
+    silence: Duration,
 }
 
 impl Parked {
@@ -157,6 +186,8 @@ pub(crate) struct Sessions {
     slots: Mutex<HashMap<Arc<str>, Slot>>,
     count_max: usize,
     counters: Arc<Counters>,
+    /// `None`: sessions end with the process.
+    keeper: Option<Arc<Keeper>>,
 }
 
 /// What is known of one session, for the console and the command line.
@@ -181,8 +212,77 @@ pub struct SessionInfo {
 }
 
 impl Sessions {
-    pub(crate) fn new(count_max: usize, counters: Arc<Counters>) -> Sessions {
-        Sessions { slots: Mutex::default(), count_max, counters }
+    pub(crate) fn new(
+        count_max: usize,
+        counters: Arc<Counters>,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Sessions {
+        Sessions { slots: Mutex::default(), count_max, counters, keeper }
+    }
+
+    /// Takes up a session of the last run. Its client is away: a connection that a kill cut
+    /// ends now, and its will is due when the client could have been found silent.
+    pub(crate) fn restore(&self, restored: Restored, now: Timestamp) {
+        let Restored { client_id, session, left_at, silence, will, grown } = restored;
+        let gone_at = Instant::now();
+        let kept_for = session.kept_for.unwrap_or_default();
+        let left = |time: Duration| {
+            let gone = left_at.map_or(Duration::ZERO, |at| now.since(at));
+            time.saturating_sub(gone)
+        };
+        let expires_at = gone_at.checked_add(left(kept_for));
+        let will = will.map(|(will, due_at)| {
+            let delay = match due_at {
+                Some(at) => at.since(now),
+                None => silence.max(Duration::from_secs(u64::from(will.delay_secs))).min(kept_for),
+            };
+            (gone_at + delay, will)
+        });
+        let since = left_at.unwrap_or(now);
+        let parked = Parked { session, expires_at, will, since, silence };
+        if grown || left_at.is_none() {
+            self.keep(&client_id, &parked, now);
+        }
+        self.counters.sessions.one();
+        lock(&self.slots).insert(client_id, Slot::Offline(Box::new(parked)));
+    }
+
+    /// Has a parked session written.
+    fn keep(&self, client_id: &Arc<str>, parked: &Parked, now: Timestamp) {
+        let Some(keeper) = &self.keeper else { return };
+        let due_at = |at: Instant| {
+            let wait = at.saturating_duration_since(Instant::now());
+            let millis = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+            Timestamp(now.0.saturating_add(millis))
+        };
+        let row = SessionRow::new(
+            &parked.session,
+            &Extra {
+                subscriptions: &parked.session.subscriptions,
+                cursor: parked.session.cursor,
+                silence: parked.silence,
+                will: parked.will.as_ref().map(|(at, will)| (will, Some(due_at(*at)))),
+                left_at: Some(parked.since),
+            },
+        );
+        keeper.put(client_id, Some(row), None);
+    }
+
+    /// Has the row of a session removed that is over.
+    fn forget(&self, client_id: &Arc<str>) {
+        if let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.knows(client_id)) {
+            keeper.put(client_id, None, None);
+        }
+    }
+
+    /// Where the messages of connected clients begin that are in no row.
+    pub(crate) fn unsaved_from(&self) -> Offset {
+        let slots = lock(&self.slots);
+        let online = slots.values().filter_map(|slot| match slot {
+            Slot::Online(link) => Some(link.unsaved_from.load(Ordering::SeqCst)),
+            Slot::Offline(_) => None,
+        });
+        Offset(online.min().unwrap_or(u64::MAX))
     }
 
     /// Makes `link` the owner of its client id and gives the kept session, if there is one and
@@ -252,6 +352,7 @@ impl Sessions {
         link: &Arc<Link>,
         session: Option<Session>,
         will: Option<Will>,
+        silence: Duration,
         now: Timestamp,
     ) -> Option<Will> {
         let mut slots = lock(&self.slots);
@@ -271,13 +372,15 @@ impl Sessions {
                     (None, will.map(|will| (at, will)))
                 };
                 let expires_at = gone_at.checked_add(time);
-                let parked = Parked { session, expires_at, will: later, since: now };
+                let parked = Parked { session, expires_at, will: later, since: now, silence };
+                self.keep(&link.client_id, &parked, now);
                 slots.insert(Arc::clone(&link.client_id), Slot::Offline(Box::new(parked)));
                 now_due
             }
             None => {
                 slots.remove(&link.client_id);
                 self.counters.sessions.less();
+                self.forget(&link.client_id);
                 will
             }
         };
@@ -287,7 +390,11 @@ impl Sessions {
     }
 
     /// Removes expired sessions; gives the wills that are due.
-    pub(crate) fn sweep(&self, now: Instant) -> Vec<(Arc<str>, Arc<Identity>, Will)> {
+    pub(crate) fn sweep(
+        &self,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Vec<(Arc<str>, Arc<Identity>, Will)> {
         let mut due = Vec::new();
         lock(&self.slots).retain(|client_id, slot| {
             let Slot::Offline(parked) = slot else { return true };
@@ -295,8 +402,12 @@ impl Sessions {
             let will = parked.will.take_if(|(at, _)| expired || *at <= now);
             if let Some((_, will)) = will {
                 due.push((Arc::clone(client_id), Arc::clone(&parked.session.identity), will));
+                if !expired {
+                    self.keep(client_id, parked, wall);
+                }
             }
             if expired {
+                self.forget(client_id);
                 self.counters.sessions.less();
                 self.counters.sessions_expired.one();
             }
@@ -307,18 +418,21 @@ impl Sessions {
 
     /// Kicks every connection of `principal` and drops the wills that wait under it; gives
     /// how many connections that were.
-    pub(crate) fn kick_principal(&self, principal: &str, kick: Kick) -> usize {
+    pub(crate) fn kick_principal(&self, principal: &str, kick: Kick, now: Timestamp) -> usize {
         let mut kicked = 0;
         let mut slots = lock(&self.slots);
         #[expect(clippy::iter_over_hash_type, reason = "the order of kicks does not matter")]
-        for slot in slots.values_mut() {
+        for (client_id, slot) in slots.iter_mut() {
             match slot {
                 Slot::Online(link) if link.identity.principal == principal => {
                     link.kick(kick);
                     kicked += 1;
                 }
-                Slot::Offline(parked) if parked.session.identity.principal == principal => {
+                Slot::Offline(parked)
+                    if parked.session.identity.principal == principal && parked.will.is_some() =>
+                {
                     parked.will = None;
+                    self.keep(client_id, parked, now);
                 }
                 _ => {}
             }

@@ -34,6 +34,9 @@ pub struct Settings {
     pub sessions_max: usize,
     /// Seconds a disconnected session is kept at most; MQTT 3.1.1 sessions get all of it.
     pub session_expiry_secs_max: u32,
+    /// Bytes of log beyond which it is not kept for sessions that are absent or slow: they then
+    /// miss the oldest messages.
+    pub session_log_bytes_max: u64,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: usize,
     /// QoS 1 and 2 messages sent to one subscriber and not acknowledged by it.
@@ -73,6 +76,7 @@ impl Default for Settings {
             connect_secs_max: 10,
             sessions_max: 100_000,
             session_expiry_secs_max: 7 * 24 * 3600,
+            session_log_bytes_max: 1024 * 1024 * 1024,
             subscriptions_per_session_max: 1000,
             in_flight_max: 256,
             mailbox_messages_max: 1024,

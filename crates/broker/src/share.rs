@@ -3,7 +3,8 @@
 //! A group is all sessions subscribed to one `$share/NAME/FILTER`. It reads the log with one
 //! feed of its own, in a task of its own, and deals the messages out one by one to the members
 //! that are connected. A member that goes gives back what it did not send; a session that ends
-//! gives back what was not acknowledged. While nobody is connected the group is an offset.
+//! gives back what was not acknowledged. While nobody is connected the group is an offset. Where
+//! sessions are kept over a restart, so is the group: its offset, and what is not settled below.
 //!
 //! Invariants
 //! * Each message is in the hands of one member at a time.
@@ -11,11 +12,11 @@
 //! * At most `INBOX_MAX` messages wait for one member; the rest waits in the log.
 //! * Lock order: names, one group, hub.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
@@ -26,6 +27,7 @@ use tracing::warn;
 
 use crate::feed::{Feed, read_one};
 use crate::hub::{Delivery, Hub, Mailbox, lock};
+use crate::kept::{GroupRow, Keeper};
 use crate::subscription::{Options, Subscription};
 
 /// What the filter of a shared subscription begins with.
@@ -57,6 +59,8 @@ pub(crate) struct Groups {
     hub: Arc<Hub>,
     by_name: Mutex<HashMap<Arc<str>, Arc<Group>>>,
     next: AtomicU32,
+    /// Unset: groups end with the process.
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 #[derive(Debug)]
@@ -75,8 +79,14 @@ struct State {
     next_key: u64,
     /// Who comes first when the next message is dealt out.
     turn: usize,
-    /// Where reading goes on; meaningful while nobody is connected.
+    /// What is below was dealt out.
     cursor: Offset,
+    /// Of that, what was not acknowledged yet, nor sent in QoS 2.
+    unsettled: BTreeSet<Offset>,
+    /// Of what is behind, what members were sent before a restart.
+    held: BTreeSet<Offset>,
+    /// Whether the row is older than this.
+    dirty: bool,
     /// QoS 0 messages before this are not given out: nobody was there to hear them.
     quiet_until: Offset,
     /// What came back: dealt out first, oldest first. Without a record it is read again.
@@ -103,7 +113,84 @@ pub(crate) struct Share {
 
 impl Groups {
     pub(crate) fn new(hub: Arc<Hub>) -> Arc<Groups> {
-        Arc::new(Groups { hub, by_name: Mutex::default(), next: AtomicU32::new(0) })
+        Arc::new(Groups {
+            hub,
+            by_name: Mutex::default(),
+            next: AtomicU32::new(0),
+            keeper: OnceLock::new(),
+        })
+    }
+
+    /// From now on groups are kept.
+    pub(crate) fn keep(&self, keeper: &Arc<Keeper>) {
+        // Set once, by the broker that made both.
+        let _already = self.keeper.set(Arc::clone(keeper));
+    }
+
+    /// Has the rows written of the groups that changed.
+    pub(crate) fn save(&self) {
+        let Some(keeper) = self.keeper.get() else { return };
+        #[expect(clippy::iter_over_hash_type, reason = "the order of groups does not matter")]
+        for group in lock(&self.by_name).values() {
+            let mut state = lock(&group.state);
+            if std::mem::take(&mut state.dirty) {
+                let unsettled = state.unsettled.iter().map(|offset| offset.0).collect();
+                let row = GroupRow { cursor: state.cursor.0, unsettled };
+                keeper.put_group(&group.name, Some(row));
+            }
+        }
+    }
+
+    /// Makes a group of the last run, without members: `held` is what those are about to send
+    /// again.
+    pub(crate) fn restore(&self, full: &str, row: &GroupRow, held: Vec<Offset>) {
+        let Some(filter) = filter(full) else { return };
+        let held: BTreeSet<Offset> = held.into_iter().collect();
+        let mut state = State::new(Offset(row.cursor));
+        state.unsettled = row.unsettled.iter().map(|offset| Offset(*offset)).collect();
+        let free = state.unsettled.iter().filter(|offset| !held.contains(offset));
+        state.returned = free.map(|offset| (*offset, None)).collect();
+        state.held = held;
+        self.insert(&mut lock(&self.by_name), full, filter, state);
+    }
+
+    /// Makes a session of the last run a member again, which is not connected.
+    pub(crate) fn rejoin(self: &Arc<Self>, full: &str, options: Options) -> Option<Share> {
+        let by_name = lock(&self.by_name);
+        let group = Arc::clone(by_name.get(full)?);
+        Some(self.admit(group, options, None))
+    }
+
+    fn insert(
+        &self,
+        by_name: &mut HashMap<Arc<str>, Arc<Group>>,
+        full: &str,
+        filter: TopicFilter,
+        state: State,
+    ) -> Arc<Group> {
+        let name: Arc<str> = full.into();
+        let group = Arc::new(Group {
+            id: GroupId(self.next.fetch_add(1, Ordering::Relaxed)),
+            name: Arc::clone(&name),
+            filter,
+            state: Mutex::new(state),
+            waker: AtomicWaker::new(),
+        });
+        by_name.insert(name, Arc::clone(&group));
+        group
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        group: Arc<Group>,
+        options: Options,
+        mailbox: Option<Arc<Mailbox>>,
+    ) -> Share {
+        let (key, first) = group.admit(options.qos, mailbox, self.hub.journal.durable());
+        if first {
+            tokio::spawn(Reader::new(Arc::clone(&group), Arc::clone(&self.hub)).run());
+        }
+        Share { groups: Arc::clone(self), group, key, options }
     }
 
     /// Makes a connected session a member. A group that is new begins where `options` say.
@@ -116,22 +203,9 @@ impl Groups {
     ) -> Share {
         let mut by_name = lock(&self.by_name);
         let found = by_name.get(full).map(Arc::clone);
-        let group = found.unwrap_or_else(|| {
-            let name: Arc<str> = full.into();
-            let group = Arc::new(Group {
-                id: GroupId(self.next.fetch_add(1, Ordering::Relaxed)),
-                name: Arc::clone(&name),
-                filter,
-                state: Mutex::new(State::new(options.from)),
-                waker: AtomicWaker::new(),
-            });
-            by_name.insert(name, Arc::clone(&group));
-            let reader = Reader::new(Arc::clone(&group), Arc::clone(&self.hub));
-            tokio::spawn(reader.run());
-            group
-        });
-        let key = group.admit(options.qos, mailbox, self.hub.journal.durable());
-        Share { groups: Arc::clone(self), group, key, options }
+        let group = found
+            .unwrap_or_else(|| self.insert(&mut by_name, full, filter, State::new(options.from)));
+        self.admit(group, options, Some(Arc::clone(mailbox)))
     }
 }
 
@@ -144,6 +218,9 @@ impl State {
             cursor: from,
             quiet_until: from,
             returned: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            held: BTreeSet::new(),
+            dirty: true,
         }
     }
 
@@ -167,6 +244,12 @@ impl State {
     fn deal(&mut self, to: usize, delivery: Delivery) {
         let member = &mut self.members[to];
         let qos = delivery.qos.min(member.qos);
+        if qos == QoS::AtMostOnce {
+            self.unsettled.remove(&delivery.offset);
+        } else {
+            self.unsettled.insert(delivery.offset);
+        }
+        self.dirty = true;
         member.inbox.push_back(Delivery { qos, ..delivery });
         if let Some(mailbox) = &member.mailbox {
             mailbox.waker.wake();
@@ -194,18 +277,19 @@ impl State {
 }
 
 impl Group {
-    fn admit(&self, qos: QoS, mailbox: &Arc<Mailbox>, durable: Offset) -> u64 {
+    /// A key for a new member, and whether it is the first.
+    fn admit(&self, qos: QoS, mailbox: Option<Arc<Mailbox>>, durable: Offset) -> (u64, bool) {
         let mut state = lock(&self.state);
-        if !state.members.is_empty() && !state.is_attended() {
+        let first = state.members.is_empty();
+        if !first && !state.is_attended() {
             state.quiet_until = durable;
         }
         let key = state.next_key;
         state.next_key += 1;
-        let mailbox = Some(Arc::clone(mailbox));
         state.members.push(Member { key, qos, mailbox, inbox: VecDeque::new() });
         drop(state);
         self.waker.wake();
-        key
+        (key, first)
     }
 }
 
@@ -259,9 +343,20 @@ impl Share {
         let mut state = lock(&self.group.state);
         let member = state.member(self.key)?;
         let delivery = member.inbox.pop_front_if(|next| fits || next.qos == QoS::AtMostOnce)?;
+        if delivery.qos == QoS::ExactlyOnce {
+            // Nobody else's any more, whatever becomes of it.
+            state.unsettled.remove(&delivery.offset);
+            state.dirty = true;
+        }
         drop(state);
         self.group.waker.wake();
         Some(delivery)
+    }
+
+    /// The member is done with a message.
+    pub(crate) fn settle(&self, offset: Offset) {
+        let mut state = lock(&self.group.state);
+        state.dirty |= state.unsettled.remove(&offset);
     }
 
     /// Has other members send what this session was sent in QoS 1 and did not acknowledge. To
@@ -280,6 +375,9 @@ impl Drop for Share {
         state.members.retain(|member| member.key != self.key);
         if state.members.is_empty() {
             by_name.remove(&self.group.name);
+            if let Some(keeper) = self.groups.keeper.get() {
+                keeper.put_group(&self.group.name, None);
+            }
         }
         drop(state);
         drop(by_name);
@@ -338,6 +436,7 @@ impl Reader {
         if !state.is_attended() {
             if let Some(mut feed) = self.feed.take() {
                 state.cursor = feed.close();
+                state.dirty = true;
                 state.desert();
             }
             return Turn::Waits;
@@ -380,7 +479,11 @@ impl Reader {
             return Turn::Waits;
         }
         if let Some(delivery) = feed.pop() {
-            state.deal(to, delivery);
+            state.cursor = delivery.offset.plus(1);
+            // What a member was sent before a restart it sends again itself.
+            if !state.held.remove(&delivery.offset) {
+                state.deal(to, delivery);
+            }
         }
         Turn::Moved
     }

@@ -8,6 +8,9 @@ use base::{MessageRef, Offset, QoS, TopicFilter};
 /// Deepest topic filter, in levels: bounds the recursion of the subscription trie.
 pub(crate) const FILTER_LEVELS_MAX: usize = 128;
 
+/// Bytes of all topic filters of one session: bounds its row.
+pub(crate) const FILTER_BYTES_MAX: usize = 1024 * 1024;
+
 /// One subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subscription {

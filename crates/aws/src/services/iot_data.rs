@@ -257,14 +257,13 @@ mod tests {
         world.http("iot-data", request).await.unwrap();
         let journal = &world.rooms.journal;
         let records = journal.read(Offset(journal.durable().0 - 1), 1024).unwrap();
-        let (message, properties) =
-            MessageRef::decode_with_properties(&records.items[0].1).unwrap();
+        let (message, extras) = MessageRef::decode_with(&records.items[0].1).unwrap();
         assert_eq!((message.topic, message.payload), ("pollution/data", &b"{\"ozone\":1}"[..]));
         assert_eq!(message.principal, "AROATEST:test");
         let mut expected = vec![1, 1, 3, 0, 16];
         expected.extend(b"application/json");
         expected.extend(b"\x26\x00\x01a\x00\x011\x26\x00\x01a\x00\x012");
-        assert_eq!(properties, expected);
+        assert_eq!(extras.properties, expected);
         let ingest = publish("$aws%2Frules%2FR%2Fx").body(Bytes::new()).unwrap();
         world.http("iot-data", ingest).await.unwrap();
     }

@@ -54,7 +54,7 @@ impl Aliases {
 impl Connection {
     pub(super) fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         let mut moved = false;
-        while !self.closing && self.backlog() < BACKLOG_BYTES_MAX {
+        while !self.closing && self.backlog() < BACKLOG_BYTES_MAX && !self.promises_much() {
             if self.resending.is_some() || !self.resend.is_empty() {
                 if !self.poll_resend(cx)? {
                     break;
@@ -67,7 +67,7 @@ impl Connection {
                     break;
                 }
                 if let Some((delivery, origin)) = self.welcome.pop_front() {
-                    self.deliver(&delivery, origin);
+                    self.deliver(delivery, origin);
                     moved = true;
                 }
                 continue;
@@ -95,7 +95,7 @@ impl Connection {
             return false;
         }
         let Some(delivery) = self.feed.pop() else { return false };
-        self.deliver(&delivery, Origin::Live);
+        self.deliver(delivery, Origin::Live);
         true
     }
 
@@ -108,41 +108,28 @@ impl Connection {
             .find_map(|at| Some((at, shares[at].take(fits)?, Origin::Shared(shares[at].id()))));
         let Some((at, delivery, origin)) = taken else { return false };
         self.share_turn = at + 1;
-        self.deliver(&delivery, origin);
+        self.deliver(delivery, origin);
         true
     }
 
-    fn deliver(&mut self, delivery: &Delivery, origin: Origin) {
+    fn deliver(&mut self, delivery: Delivery, origin: Origin) {
         let packet_id = match delivery.qos {
             QoS::AtMostOnce => 0,
             qos => self.session.outgoing.send(delivery.offset, qos, origin),
         };
-        let sent = self.put_record(delivery, packet_id, false, origin);
-        let counters = &self.broker.counters;
-        match (sent, delivery.qos) {
-            (false, QoS::AtMostOnce) => {}
-            (false, QoS::AtLeastOnce) => {
-                self.session.outgoing.acknowledge(packet_id);
-            }
-            (false, QoS::ExactlyOnce) => {
-                self.session.outgoing.complete(packet_id);
-            }
-            (true, QoS::AtMostOnce) => counters.delivered_qos0.one(),
-            (true, QoS::AtLeastOnce) => counters.delivered_qos1.one(),
-            (true, QoS::ExactlyOnce) => counters.delivered_qos2.one(),
-        }
+        self.send(delivery, packet_id, origin);
     }
 
     /// Writes a logged message, again (`dup`) or for the first time; false if the client must
     /// not get it.
-    fn put_record(
+    pub(super) fn put_record(
         &mut self,
         delivery: &Delivery,
         packet_id: u16,
         dup: bool,
         origin: Origin,
     ) -> bool {
-        let Ok((message, properties)) = MessageRef::decode_with_properties(&delivery.record) else {
+        let Ok((message, extras)) = MessageRef::decode_with(&delivery.record) else {
             self.broker.counters.undelivered_corrupt.one();
             return false;
         };
@@ -151,7 +138,7 @@ impl Connection {
         }
         let counters = &self.broker.counters;
         let mut rest = Vec::new();
-        let mut properties = properties;
+        let mut properties = extras.properties;
         if !properties.is_empty()
             && let Some(secs) = codec::without_expiry(properties, &mut rest)
         {
@@ -272,8 +259,8 @@ impl Connection {
                 false
             }
         };
-        if !sent && !self.session.outgoing.acknowledge(packet_id) {
-            self.session.outgoing.complete(packet_id);
+        if !sent {
+            self.settled(packet_id);
         }
     }
 }

@@ -3,21 +3,22 @@
 use std::mem;
 use std::sync::Arc;
 
-use base::{ErrorKind, MessageRef, Offset, QoS, TopicFilter};
+use base::{ErrorKind, Extras, MessageRef, Offset, QoS, TopicFilter};
 use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, SubackReasonCode};
 use tracing::debug;
 
+use super::stable::Promise;
 use super::{Connection, Due, Ending, Says, Staged, Work};
 use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
 use crate::hub::{Delivery, lock};
 use crate::retained::Retained;
-use crate::session::Origin;
+use crate::session::{Incoming, Origin};
 use crate::sessions::Subscribed;
 use crate::share;
-use crate::subscription::{FILTER_LEVELS_MAX, Options, Subscription};
+use crate::subscription::{FILTER_BYTES_MAX, FILTER_LEVELS_MAX, Options, Subscription};
 
 impl Connection {
     // ---- messages in ----
@@ -186,7 +187,7 @@ impl Connection {
         }
         self.flush(work)?;
         let incoming = &self.session.incoming;
-        let fingerprint = incoming.fingerprint(topic, publish.payload);
+        let fingerprint = Incoming::fingerprint(topic, publish.payload);
         let Some(next) = incoming.logged_before(id, fingerprint) else { return Ok(false) };
         self.broker.counters.repeated.one();
         self.answer_after(next, ack::PUBACK, id);
@@ -206,12 +207,15 @@ impl Connection {
         work.retains |= publish.retain;
         work.properties.clear();
         codec::forwarded_properties(publish.properties, &mut work.properties);
+        let may_return = publish.qos != QoS::AtMostOnce && self.session.kept_for.is_some();
+        let extras = Extras {
+            properties: &work.properties,
+            packet_id: may_return.then_some(publish.packet_id),
+        };
         let batch = work.batch.get_or_insert_with(Batch::new);
-        batch
-            .push(|out| message.encode_with_properties(&work.properties, out))
-            .map_err(Ending::Journal)?;
+        batch.push(|out| message.encode_with(&extras, out)).map_err(Ending::Journal)?;
         let kept = self.session.kept_for.is_some() && publish.qos == QoS::AtLeastOnce;
-        let fingerprint = kept.then(|| self.session.incoming.fingerprint(topic, publish.payload));
+        let fingerprint = kept.then(|| Incoming::fingerprint(topic, publish.payload));
         work.acknowledged += usize::from(publish.qos != QoS::AtMostOnce);
         work.staged.push(Staged { packet_id: publish.packet_id, qos: publish.qos, fingerprint });
         Ok(())
@@ -223,12 +227,15 @@ impl Connection {
         let Some(batch) = work.batch.as_ref().filter(|_| !work.staged.is_empty()) else {
             return Ok(());
         };
+        if work.acknowledged > 0 {
+            self.note_received();
+        }
         let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
         match self.broker.append(batch, bell.map(|bell| &*bell), work.retains) {
             Ok(appended) => {
                 self.held_back = false;
                 self.broker.counters.logged.add(appended.count);
-                self.own_next = appended.next();
+                self.session.until = appended.next();
                 self.note_logged(work, appended.first);
                 work.clear();
                 Ok(())
@@ -284,32 +291,32 @@ impl Connection {
         work: &mut Work,
     ) -> Result<(), Ending> {
         const NOT_FOUND: u8 = 0x92;
-        let outgoing = &mut self.session.outgoing;
         match kind {
             // An unknown id is a late answer to something settled; nothing hangs on it.
-            kind::PUBACK => {
-                outgoing.acknowledge(packet_id);
+            kind::PUBACK if self.session.outgoing.is(packet_id, QoS::AtLeastOnce) => {
+                self.settled(packet_id);
             }
+            kind::PUBCOMP if self.session.outgoing.is(packet_id, QoS::ExactlyOnce) => {
+                self.settled(packet_id);
+            }
+            kind::PUBACK | kind::PUBCOMP => {}
             kind::PUBREC if code >= 0x80 => {
-                outgoing.complete(packet_id);
+                if self.session.outgoing.is(packet_id, QoS::ExactlyOnce) {
+                    self.settled(packet_id);
+                }
             }
             kind::PUBREC => {
-                let known = outgoing.release(packet_id);
-                let code = if known || self.version == Version::V4 { 0 } else { NOT_FOUND };
-                codec::put_ack(&mut self.out, ack::PUBREL, packet_id, code);
-            }
-            kind::PUBCOMP => {
-                outgoing.complete(packet_id);
+                if self.session.outgoing.release(packet_id) {
+                    self.promise(Promise::Pubrel(packet_id));
+                } else {
+                    let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };
+                    codec::put_ack(&mut self.out, ack::PUBREL, packet_id, code);
+                }
             }
             _ => {
                 self.flush(work)?;
                 match self.session.incoming.released(packet_id) {
-                    // A client that releases what was not acknowledged is out of order; even so
-                    // PUBCOMP must not run ahead of the disk.
-                    Some(next) if next > self.known_durable() => {
-                        self.answer_after(next, ack::PUBCOMP, packet_id);
-                    }
-                    Some(_) => codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, 0),
+                    Some(next) => self.promise(Promise::Pubcomp(packet_id, next)),
                     None => {
                         let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };
                         codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, code);
@@ -320,7 +327,7 @@ impl Connection {
         Ok(())
     }
 
-    fn known_durable(&self) -> Offset {
+    pub(super) fn known_durable(&self) -> Offset {
         self.bell
             .as_ref()
             .map_or(Offset::default(), |bell| bell.durable())
@@ -335,7 +342,8 @@ impl Connection {
         self.publish_subscriptions();
         let bytes_max = self.packet_bytes_max;
         let why = why.as_deref().filter(|_| self.says_why);
-        self.out.extend(codec::suback(self.version, packet_id, &codes, why, bytes_max)?);
+        let suback = codec::suback(self.version, packet_id, &codes, why, bytes_max)?;
+        self.promise(Promise::Packet(suback));
         Ok(())
     }
 
@@ -367,9 +375,12 @@ impl Connection {
             false => subscriptions.iter().any(|s| s.filter == filter),
         };
         let count = subscriptions.len() + shares.len();
-        let full = count >= self.broker.settings.subscriptions_per_session_max;
+        let full = count >= self.broker.settings.subscriptions_per_session_max
+            || self.filter_bytes + wanted.filter.len() > FILTER_BYTES_MAX;
         let levels = filter.as_str().split('/').count();
-        if levels > FILTER_LEVELS_MAX || (full && !known) {
+        let name_max = metastore::KEY_BYTES_MAX;
+        let long = shared && wanted.filter.len() > name_max;
+        if levels > FILTER_LEVELS_MAX || (full && !known) || long {
             return SubackReasonCode::QuotaExceeded;
         }
         if shared {
@@ -388,7 +399,7 @@ impl Connection {
 
     /// Joins a shared subscription, or renews it. It brings no retained messages (MQTT 5, 4.8.2).
     fn share(&mut self, wanted: &Wanted, filter: TopicFilter) {
-        let from = self.broker.journal.durable().max(self.own_next);
+        let from = self.broker.journal.durable().max(self.session.until);
         let options = Options { from, ..wanted.options() };
         let shares = &mut self.session.shares;
         if let Some(share) = shares.iter_mut().find(|share| **share.name() == *wanted.filter) {
@@ -411,7 +422,7 @@ impl Connection {
     /// gets what is published.
     fn welcome(&mut self, wanted: &Wanted, filter: &TopicFilter, known: bool) -> Offset {
         let broker = Arc::clone(&self.broker);
-        let from = || broker.journal.durable().max(self.own_next);
+        let from = || broker.journal.durable().max(self.session.until);
         let wild = wanted.filter.contains(['+', '#']);
         let wants = match wanted.retain_handling {
             0 => true,
@@ -440,7 +451,9 @@ impl Connection {
         let subscriptions = Arc::clone(self.feed.subscriptions());
         let shares = &self.session.shares;
         self.identified = subscriptions.iter().any(|s| s.options.identifier.is_some());
-        let shared = shares.iter().map(|share| Arc::clone(share.name())).collect();
+        let shared: Vec<_> = shares.iter().map(|share| Arc::clone(share.name())).collect();
+        self.filter_bytes = subscriptions.iter().map(|s| s.filter.as_str().len()).sum::<usize>()
+            + shared.iter().map(|name| name.len()).sum::<usize>();
         *lock(&self.link.subscribed) = Subscribed { subscriptions, shared };
     }
 }

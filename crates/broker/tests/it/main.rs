@@ -9,6 +9,7 @@ mod hostile;
 mod load;
 mod policy;
 mod raw;
+mod restart;
 mod retained;
 mod sessions;
 mod shared;

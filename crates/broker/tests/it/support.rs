@@ -72,6 +72,13 @@ impl MemoryJournal {
         self.state().full = full;
     }
 
+    /// Loses everything from `next` on, as a power cut does with what was not durable.
+    pub(crate) fn lose_from(&self, next: usize) {
+        let mut state = self.state();
+        state.records.truncate(next);
+        state.durable = state.durable.min(next as u64);
+    }
+
     /// Drops everything below `first`.
     pub(crate) fn trim_to(&self, first: u64) {
         self.state().first = first;
@@ -173,7 +180,7 @@ impl Journal for MemoryJournal {
             first: Offset(state.first),
             durable: Offset(state.durable),
             next: Offset(state.records.len() as u64),
-            bytes: 0,
+            bytes: state.records.iter().map(|record| record.len() as u64).sum(),
             bytes_max: u64::MAX,
             segments: 1,
             failed: state.failed.then(|| "told to".into()),
@@ -199,6 +206,10 @@ impl Authenticator for Everybody {
     }
 }
 
+pub(crate) fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))
+}
+
 /// A running broker.
 pub(crate) struct World {
     pub(crate) journal: Arc<MemoryJournal>,
@@ -215,7 +226,7 @@ impl World {
     }
 
     pub(crate) async fn start_with(settings: Settings, auth: Arc<dyn Authenticator>) -> World {
-        World::build(settings, auth, Arc::default(), None).await
+        World::build(settings, auth, Arc::default(), None, clock()).await
     }
 
     /// A broker that retains, over a log and a store that may have served another one.
@@ -224,7 +235,17 @@ impl World {
         journal: Arc<MemoryJournal>,
         store: &metastore::Metastore,
     ) -> World {
-        World::build(settings, Arc::new(Everybody), journal, Some(store.clone())).await
+        World::reopen(settings, journal, store, clock()).await
+    }
+
+    /// The same, at a time that goes on.
+    pub(crate) async fn reopen(
+        settings: Settings,
+        journal: Arc<MemoryJournal>,
+        store: &metastore::Metastore,
+        clock: Arc<ManualClock>,
+    ) -> World {
+        World::build(settings, Arc::new(Everybody), journal, Some(store.clone()), clock).await
     }
 
     async fn build(
@@ -232,8 +253,8 @@ impl World {
         auth: Arc<dyn Authenticator>,
         journal: Arc<MemoryJournal>,
         store: Option<metastore::Metastore>,
+        clock: Arc<ManualClock>,
     ) -> World {
-        let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
         let as_clock: Arc<dyn Clock> = clock.clone();
         let broker = match store {
             None => Broker::new(journal.clone(), auth, as_clock, settings),
@@ -258,6 +279,12 @@ impl World {
     pub(crate) async fn stop(&mut self) -> Result<()> {
         self.shutdown.send_replace(true);
         self.serving.take().unwrap().await.unwrap()
+    }
+
+    /// Stops it all, as a clean shutdown does.
+    pub(crate) async fn close(mut self) {
+        self.stop().await.unwrap();
+        self.broker.close().await;
     }
 
     /// Waits until `done` holds; panics after ten seconds.

@@ -1,0 +1,249 @@
+//! What must not be said before the session is on disk, and the session's way there.
+//!
+//! A session that outlives its connection changes with every subscription and every step of
+//! QoS 2. The answer to such a change is a promise: it is kept here, in order, until the row
+//! that holds the change is stable. What may be repeated after a kill (the progress of QoS 1)
+//! waits for nothing and is written a moment later.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::time::Duration;
+
+use base::{Offset, QoS};
+use tokio::time::Instant;
+
+use super::{Connection, Ending};
+use crate::codec::{self, ack};
+use crate::hub::Delivery;
+use crate::kept::{Extra, SessionRow};
+use crate::session::Origin;
+
+/// How soon the progress of QoS 1 towards the client is written, and after how many steps at
+/// most: what was sent since comes again after a kill.
+const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_MAX: u32 = 1000;
+
+/// How soon the row has what the client sent: until then the log is read again after a kill.
+const RECEIVED: Duration = Duration::from_secs(60);
+
+/// How old the row of an idle session may be: from there its feed reads after a kill.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// Promises beyond which nothing more is delivered.
+const PROMISES_MAX: usize = 1024;
+
+/// What is said once the session is stable.
+#[derive(Debug)]
+pub(super) enum Promise {
+    /// SUBACK or UNSUBACK.
+    Packet(Vec<u8>),
+    /// A message, its packet id and why it is sent.
+    Message(Delivery, u16, Origin),
+    Pubrel(u16),
+    /// PUBCOMP, which must not run ahead of the record either.
+    Pubcomp(u16, Offset),
+}
+
+/// A session on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Stable {
+    /// Counts the changes, and is that of the last row handed over.
+    version: u64,
+    handed: u64,
+    promises: VecDeque<(u64, Promise)>,
+    /// How many of the promises are messages.
+    messages: usize,
+    /// When the next row is due, if nothing is waiting for it.
+    save_by: Instant,
+    /// Steps of progress since the last one.
+    steps: u32,
+    /// How far the row goes that is on its way: its version, and what the client had sent.
+    until: Option<(u64, Offset)>,
+}
+
+impl Stable {
+    /// The session as it was written with the CONNECT, version 1.
+    pub(super) fn new() -> Stable {
+        Stable {
+            version: 1,
+            handed: 1,
+            promises: VecDeque::new(),
+            messages: 0,
+            save_by: Instant::now() + IDLE,
+            steps: 0,
+            until: None,
+        }
+    }
+
+    fn within(&mut self, time: Duration) {
+        self.save_by = self.save_by.min(Instant::now() + time);
+    }
+}
+
+impl Connection {
+    /// Whether the session outlives connection and process.
+    pub(super) fn keeps(&self) -> bool {
+        self.session.kept_for.is_some() && self.broker.keeper.is_some()
+    }
+
+    /// Says something once the session is stable as it is now; at once if it is not kept.
+    pub(super) fn promise(&mut self, promise: Promise) {
+        if !self.keeps() {
+            return self.perform(promise);
+        }
+        self.stable.version += 1;
+        self.queue(promise);
+    }
+
+    fn queue(&mut self, promise: Promise) {
+        self.stable.messages += usize::from(matches!(promise, Promise::Message(..)));
+        self.stable.promises.push_back((self.stable.version, promise));
+    }
+
+    /// Sends a message: of QoS 2 once its packet id is stable, others at once unless they would
+    /// overtake one.
+    pub(super) fn send(&mut self, delivery: Delivery, packet_id: u16, origin: Origin) {
+        if delivery.qos != QoS::AtMostOnce {
+            self.progressed();
+        }
+        let message = Promise::Message(delivery, packet_id, origin);
+        match &message {
+            Promise::Message(delivery, ..) if delivery.qos == QoS::ExactlyOnce => {
+                self.promise(message);
+            }
+            _ if self.stable.messages > 0 => self.queue(message),
+            _ => self.perform(message),
+        }
+    }
+
+    pub(super) fn promises_much(&self) -> bool {
+        self.stable.promises.len() >= PROMISES_MAX
+    }
+
+    /// Notes that the client took something, or was sent it.
+    pub(super) fn progressed(&mut self) {
+        self.stable.steps = self.stable.steps.saturating_add(1);
+        match self.stable.steps {
+            1 => self.stable.within(PROGRESS),
+            PROGRESS_MAX => self.stable.within(Duration::ZERO),
+            _ => {}
+        }
+    }
+
+    /// To be called before messages of the client are logged that it may send again.
+    pub(super) fn note_received(&mut self) {
+        if self.keeps() {
+            self.link.note_unsaved(self.broker.journal.durable());
+            self.stable.within(RECEIVED);
+        }
+    }
+
+    /// When the row is due.
+    pub(super) fn save_by(&self) -> Option<Instant> {
+        self.keeps().then_some(self.stable.save_by)
+    }
+
+    /// Has the row written that is due, and keeps the promises that may be kept.
+    pub(super) fn poll_stable(&mut self) -> Result<bool, Ending> {
+        if !self.keeps() {
+            return Ok(false);
+        }
+        if let Some(failure) = self.broker.keeper.as_ref().and_then(|keeper| keeper.failure()) {
+            return Err(Ending::Unkept(failure));
+        }
+        let mut moved = false;
+        if self.stable.version > self.stable.handed || Instant::now() >= self.stable.save_by {
+            self.save();
+            moved = true;
+        }
+        let saved = self.link.saved_version();
+        if let Some((version, until)) = self.stable.until
+            && version <= saved
+        {
+            self.stable.until = None;
+            self.link.set_unsaved((self.session.until > until).then_some(until));
+        }
+        while self.stable.promises.front().is_some_and(|(version, _)| *version <= saved) {
+            let Some((_, promise)) = self.stable.promises.pop_front() else { break };
+            self.stable.messages -= usize::from(matches!(promise, Promise::Message(..)));
+            self.perform(promise);
+            moved = true;
+        }
+        if self.stable.promises.is_empty() {
+            self.stable.promises.shrink_to(0);
+        }
+        Ok(moved)
+    }
+
+    fn save(&mut self) {
+        let Some(keeper) = &self.broker.keeper else { return };
+        if self.stable.version == self.stable.handed {
+            self.stable.version += 1;
+        }
+        let row = SessionRow::new(
+            &self.session,
+            &Extra {
+                subscriptions: self.feed.subscriptions(),
+                cursor: self.feed.position(),
+                silence: self.keep_alive,
+                will: self.will.as_ref().map(|will| (will, None)),
+                left_at: None,
+            },
+        );
+        let version = self.stable.version;
+        self.stable.handed = version;
+        self.stable.until = Some((version, self.session.until));
+        self.stable.save_by = Instant::now() + IDLE;
+        self.stable.steps = 0;
+        keeper.put(&self.link.client_id, Some(row), Some((&self.link, version)));
+    }
+
+    fn perform(&mut self, promise: Promise) {
+        match promise {
+            Promise::Packet(packet) => self.out.extend(packet),
+            Promise::Message(delivery, packet_id, origin) => {
+                let sent = self.put_record(&delivery, packet_id, false, origin);
+                self.note_sent(sent, delivery.qos, packet_id);
+            }
+            Promise::Pubrel(packet_id) => {
+                codec::put_ack(&mut self.out, ack::PUBREL, packet_id, 0);
+            }
+            // A client that releases what was not acknowledged is out of order; even so PUBCOMP
+            // must not run ahead of the disk.
+            Promise::Pubcomp(packet_id, next) if next > self.known_durable() => {
+                self.answer_after(next, ack::PUBCOMP, packet_id);
+            }
+            Promise::Pubcomp(packet_id, _) => {
+                codec::put_ack(&mut self.out, ack::PUBCOMP, packet_id, 0);
+            }
+        }
+    }
+
+    fn note_sent(&mut self, sent: bool, qos: QoS, packet_id: u16) {
+        let counters = &self.broker.counters;
+        match (sent, qos) {
+            (true, QoS::AtMostOnce) => counters.delivered_qos0.one(),
+            (true, QoS::AtLeastOnce) => counters.delivered_qos1.one(),
+            (true, QoS::ExactlyOnce) => counters.delivered_qos2.one(),
+            (false, QoS::AtMostOnce) => {}
+            (false, _) => self.settled(packet_id),
+        }
+    }
+
+    /// The client is done with a message, or must not get it.
+    pub(super) fn settled(&mut self, packet_id: u16) {
+        let outgoing = &mut self.session.outgoing;
+        let settled = outgoing.acknowledge(packet_id).or_else(|| outgoing.complete(packet_id));
+        let Some(settled) = settled else { return };
+        self.progressed();
+        if let Origin::Shared(group) = settled.origin {
+            let share = self.session.shares.iter().find(|share| share.id() == group);
+            share.iter().for_each(|share| share.settle(settled.offset));
+        }
+    }
+
+    /// Forgets what was promised: the connection ends.
+    pub(super) fn break_promises(&mut self) {
+        mem::take(&mut self.stable.promises);
+    }
+}
