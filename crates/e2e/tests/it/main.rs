@@ -12,3 +12,4 @@ mod input;
 mod models;
 mod pipeline;
 mod retained;
+mod sessions;
