@@ -38,6 +38,7 @@ use tracing::{debug, error, info};
 use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
+use crate::events::Presence;
 use crate::feed::Feed;
 use crate::hub::Delivery;
 use crate::rights::Held;
@@ -109,6 +110,7 @@ pub(crate) struct Connection {
     aliases: Vec<Option<Arc<str>>>,
     /// Topics that have an alias towards the client; `None` if it takes none.
     aliases_out: Option<Box<Aliases>>,
+    presence: Presence,
     /// Whether any of its subscriptions has an identifier.
     identified: bool,
     /// Bytes of all its filters.
@@ -272,6 +274,7 @@ impl Connection {
         let mut connection = Box::new(Connection {
             says_why: opening.problem_information && broker.settings.refusals_explained,
             aliases_out: (aliases_max > 0).then(|| Box::new(Aliases::new(aliases_max))),
+            presence: broker.presence(),
             identified: false,
             filter_bytes: 0,
             stable: Stable::new(),
@@ -319,6 +322,7 @@ impl Connection {
 
     /// Serves the client until it goes or must go.
     pub(crate) async fn run(mut self: Box<Self>) {
+        self.broker.say_connected(&self.link, self.presence);
         let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
         Box::pin(self.finish(ending)).await;
     }
@@ -573,6 +577,7 @@ impl Connection {
             kind::UNSUBSCRIBE => {
                 let (packet_id, filters) = codec::unsubscribe(self.version, frame)?;
                 let found: Vec<_> = filters.iter().map(|f| self.unsubscribe(f)).collect();
+                self.broker.say_subscribed(&self.link, self.presence, "unsubscribed", &filters);
                 self.publish_subscriptions();
                 let unsuback = codec::unsuback(self.version, packet_id, &found)?;
                 self.promise(Promise::Packet(unsuback));
@@ -722,6 +727,7 @@ impl Connection {
             self.will = None;
         }
         self.break_promises();
+        self.broker.say_disconnected(&self.link, self.presence, &ending);
         let mid_packet = self.out_at > 0;
         if matches!(ending, Ending::Kicked(Kick::Revoked | Kick::NotAllowed)) {
             // Nothing that waits may reach it any more.

@@ -88,6 +88,8 @@ counters! {
     sessions: "broker_sessions", "", "Sessions now, connected or kept.";
     sessions_expired: "broker_sessions_expired_total", "", "Kept sessions that reached their expiry.";
     session_rows: "broker_session_rows_written_total", "", "Rows written of sessions that outlive their connection.";
+    events: "broker_events_total", "outcome=\"published\"", "Lifecycle events, by outcome.";
+    events_left_out: "broker_events_total", "outcome=\"left_out\"", "Lifecycle events, by outcome.";
     wills: "broker_wills_published_total", "", "Will messages published.";
     accept_failed: "broker_accepts_failed_total", "", "Accepts that failed, for instance for want of descriptors.";
 }

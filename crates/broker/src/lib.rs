@@ -32,6 +32,7 @@ mod codec;
 mod connect;
 mod connection;
 mod counters;
+mod events;
 mod feed;
 mod hub;
 mod kept;
@@ -50,7 +51,7 @@ mod trie;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,8 @@ pub struct Broker {
     /// `None`: sessions end with the process.
     pub(crate) keeper: Option<Arc<Keeper>>,
     taps: AtomicUsize,
+    /// The last number given to a connection.
+    pub(crate) presences: AtomicU64,
     failed: AtomicBool,
     /// Wills that the full journal did not take; at most one per session.
     wills: Mutex<VecDeque<(String, String, Will)>>,
@@ -186,6 +189,7 @@ impl Broker {
             counters,
             hub: Arc::clone(&hub),
             taps: AtomicUsize::new(0),
+            presences: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             wills: Mutex::default(),
             threads: Mutex::default(),

@@ -84,14 +84,18 @@ fn put(what: &str, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a topic hands its message to one rule and to nobody else.
+pub(crate) fn is_basic_ingest(topic: &str) -> bool {
+    topic.strip_prefix(BASIC_INGEST).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+}
+
 impl Broker {
     /// Publishes a message and answers with its offset when it is on stable storage, as a
     /// PUBACK would.
     pub async fn publish_outside(&self, message: &Outside<'_>) -> Result<Offset> {
         let topic = TopicName::parse(message.topic)?;
         let topic = topic.as_str();
-        let ingest = topic.strip_prefix(BASIC_INGEST).is_some_and(|rest| !rest.is_empty());
-        if topic.starts_with('$') && !ingest {
+        if topic.starts_with('$') && !is_basic_ingest(topic) {
             return Err(Error::invalid(format!(
                 "topic {topic:?}: topics that start with $ are reserved, but for {BASIC_INGEST}NAME"
             )));

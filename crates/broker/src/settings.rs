@@ -56,6 +56,8 @@ pub struct Settings {
     /// authorized" and, on MQTT 5, which statement it was. If not, it gets "unspecified error";
     /// `forebay why client` and the log say it all the same.
     pub refusals_explained: bool,
+    /// Whether connects, disconnects and subscriptions are published below `$aws/events/`.
+    pub lifecycle_events: bool,
     /// Live taps (`forebay topic tail`) at one time.
     pub taps_max: usize,
     /// Seconds that pending acknowledgements get to leave at shutdown.
@@ -85,6 +87,7 @@ impl Default for Settings {
             retained_bytes_max: 64 * 1024 * 1024,
             retained_wildcards: true,
             refusals_explained: true,
+            lifecycle_events: true,
             taps_max: 64,
             drain_secs_max: 5,
         }

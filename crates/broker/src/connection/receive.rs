@@ -13,7 +13,9 @@ use super::{Connection, Due, Ending, Says, Staged, Work};
 use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
+use crate::events::EVENTS;
 use crate::hub::{Delivery, lock};
+use crate::publish::is_basic_ingest;
 use crate::retained::Retained;
 use crate::session::{Incoming, Origin};
 use crate::sessions::Subscribed;
@@ -38,7 +40,7 @@ impl Connection {
             let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
             return Err(Fault::new(Code::TopicNameInvalid, why).into());
         }
-        if topic.starts_with('$') {
+        if topic.starts_with('$') && !is_basic_ingest(topic) {
             return self.refuse_topic(topic, publish, work);
         }
         if !self.may_publish(topic, publish, work)? {
@@ -202,9 +204,10 @@ impl Connection {
             principal: &self.link.identity.principal,
             received_at: work.now,
             qos: publish.qos,
-            retain: publish.retain,
+            // Nobody can subscribe to what goes to a rule alone.
+            retain: publish.retain && !is_basic_ingest(topic),
         };
-        work.retains |= publish.retain;
+        work.retains |= message.retain;
         work.properties.clear();
         codec::forwarded_properties(publish.properties, &mut work.properties);
         let may_return = publish.qos != QoS::AtMostOnce && self.session.kept_for.is_some();
@@ -338,7 +341,19 @@ impl Connection {
 
     pub(super) fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
         let mut why = None;
-        let codes: Vec<_> = wanted.into_iter().map(|wanted| self.grant(wanted, &mut why)).collect();
+        let mut granted = Vec::new();
+        let codes: Vec<_> = wanted
+            .into_iter()
+            .map(|wanted| {
+                let filter = wanted.filter.clone();
+                let code = self.grant(wanted, &mut why);
+                if (code as u8) < 0x80 {
+                    granted.push(filter);
+                }
+                code
+            })
+            .collect();
+        self.broker.say_subscribed(&self.link, self.presence, "subscribed", &granted);
         self.publish_subscriptions();
         let bytes_max = self.packet_bytes_max;
         let why = why.as_deref().filter(|_| self.says_why);
@@ -356,7 +371,8 @@ impl Connection {
         };
         let Some(filter) = filter else { return SubackReasonCode::TopicFilterInvalid };
         // What a shared subscription selects is what its filter selects.
-        let refused = if filter.as_str().starts_with('$') {
+        let reserved = filter.as_str().starts_with('$') && !filter.as_str().starts_with(EVENTS);
+        let refused = if reserved {
             Some(format!("{filter} is reserved; clients cannot subscribe to $ topics"))
         } else {
             self.may_not_subscribe(filter.as_str())

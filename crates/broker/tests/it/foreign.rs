@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, ManualClock, SystemClock};
-use broker::{Authenticator, Broker, Disconnect, Identity, Refusal, Settings};
+use broker::{Authenticator, Broker, Disconnect, Identity, Refusal};
 use identity::{Authority, Change, Foreign, Registry, Status};
 use metastore::Metastore;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::raw::SOON;
-use crate::support::MemoryJournal;
+use crate::support::{MemoryJournal, quiet};
 
 struct Door(Arc<Registry>);
 
@@ -57,8 +57,7 @@ impl Listener {
         let config = Arc::new(registry.server_config(&[]).unwrap());
         let journal = Arc::<MemoryJournal>::default();
         let door = Arc::new(Door(Arc::clone(&registry)));
-        let broker =
-            Broker::new(journal.clone(), door, clock.clone(), Settings::default()).unwrap();
+        let broker = Broker::new(journal.clone(), door, clock.clone(), quiet()).unwrap();
         let ending = Arc::clone(&broker);
         registry.on_change(move |change: &Change| {
             if change.status != Status::Active {

@@ -239,8 +239,8 @@ async fn answers_to_unknown_ids_are_harmless() {
 async fn reserved_topics_are_refused_by_the_means_of_each_version() {
     let world = World::new().await;
     let mut new = Raw::join(world.address, &Hello::v5("new")).await;
-    new.send(&publish(0x30, "$aws/rules/r", 0, Some(&[]), b"")).await;
-    new.send(&publish(0x32, "$aws/rules/r", 1, Some(&[]), b"")).await;
+    new.send(&publish(0x30, "$aws/things/t", 0, Some(&[]), b"")).await;
+    new.send(&publish(0x32, "$aws/things/t", 1, Some(&[]), b"")).await;
     new.expect(&packet(0x40, &[0, 1, 0x90])).await;
     new.send(&publish(0x34, "$SYS/x", 2, Some(&[]), b"")).await;
     new.expect(&packet(0x50, &[0, 2, 0x90])).await;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{MessageRef, Offset, SystemClock};
+use broker::Broker;
 use broker::bench::{Load, idle, run};
-use broker::{Broker, Settings};
 use journal::{Journal, Options, SegmentLog};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::support::{Everybody, World};
+use crate::support::{Everybody, World, quiet};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_message_is_logged_and_delivered() {
@@ -35,7 +35,7 @@ async fn what_was_acknowledged_is_in_the_segment_log_after_it_is_opened_again() 
     let options = || Options { segment_bytes: 4 << 20, ..Options::default() };
     let log = SegmentLog::open(folder.path(), options()).unwrap();
     let clock = Arc::new(SystemClock);
-    let broker = Broker::new(log, Arc::new(Everybody), clock, Settings::default()).unwrap();
+    let broker = Broker::new(log, Arc::new(Everybody), clock, quiet()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (shutdown, stop) = watch::channel(false);

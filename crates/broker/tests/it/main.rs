@@ -4,6 +4,7 @@
 
 mod clients;
 mod durability;
+mod events;
 mod foreign;
 mod hostile;
 mod load;

@@ -206,6 +206,11 @@ impl Authenticator for Everybody {
     }
 }
 
+/// Says nothing of its own, so that the log holds what the test put there.
+pub(crate) fn quiet() -> Settings {
+    Settings { lifecycle_events: false, ..Settings::default() }
+}
+
 pub(crate) fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))
 }
@@ -226,7 +231,14 @@ impl World {
     }
 
     pub(crate) async fn start_with(settings: Settings, auth: Arc<dyn Authenticator>) -> World {
+        let settings = Settings { lifecycle_events: false, ..settings };
         World::build(settings, auth, Arc::default(), None, clock()).await
+    }
+
+    /// A broker that says who comes and goes; the others keep quiet, so that the log holds what
+    /// the test put there.
+    pub(crate) async fn announcing(auth: Arc<dyn Authenticator>) -> World {
+        World::build(Settings::default(), auth, Arc::default(), None, clock()).await
     }
 
     /// A broker that retains, over a log and a store that may have served another one.
@@ -245,6 +257,7 @@ impl World {
         store: &metastore::Metastore,
         clock: Arc<ManualClock>,
     ) -> World {
+        let settings = Settings { lifecycle_events: false, ..settings };
         World::build(settings, Arc::new(Everybody), journal, Some(store.clone()), clock).await
     }
 

@@ -264,7 +264,7 @@ def named(name):
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
-def publishes(client, certificate, key, topic):
+def publishes(client, certificate, key, topic, payload=b"{}"):
     """Whether a device with this certificate is let in, and its message is acknowledged."""
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, name) for name in ("cert.pem", "private.key")]
@@ -276,7 +276,7 @@ def publishes(client, certificate, key, topic):
         try:
             device.connect("localhost", int(os.environ["MQTTS_PORT"]), 10)
             device.loop_start()
-            sent = device.publish(topic, b"{}", qos=1)
+            sent = device.publish(topic, payload, qos=1)
             sent.wait_for_publish(3)
             return sent.is_published()
         except (OSError, RuntimeError):  # The handshake failed; the connection was ended.
@@ -316,12 +316,20 @@ def certificates_made_elsewhere():
     where = f"arn:aws:iot:{REGION}:{ACCOUNT}:"
     c.create_policy(policyName="elsewhere", policyDocument=json.dumps({"Version": "2012-10-17", "Statement": [
         {"Effect": "Allow", "Action": "iot:Connect", "Resource": where + "client/from-*"},
-        {"Effect": "Allow", "Action": "iot:Publish", "Resource": where + "topic/elsewhere/*"}]}))
+        {"Effect": "Allow", "Action": "iot:Publish", "Resource": [where + "topic/elsewhere/*", where + "topic/$aws/rules/direct/*"]}]}))
+    # What AWS IoT itself says of them goes through a rule, as does what they say to one alone.
+    bucket()
+    stream("presence", "presence/")
+    action = {"firehose": {"deliveryStreamName": "presence", "roleArn": ROLE, "separator": "\n"}}
+    for rule, sql in (("presence", "SELECT * FROM '$aws/events/presence/+/+' WHERE startswith(clientId, 'from-')"),
+                      ("direct", "SELECT ozone, topic() AS via FROM 'nobody/publishes/here'")):
+        c.create_topic_rule(ruleName=rule, topicRulePayload={"sql": sql, "actions": [action], "awsIotSqlVersion": "2016-03-23"})
     for made, certificate, key in ((by_ca, of_ca, of_ca_key), (by_itself, alone, alone_key)):
         client = f"from-{made['certificateId'][:6]}"
         assert not publishes(client, certificate, key, "elsewhere/air"), "published without a policy"
         c.attach_policy(policyName="elsewhere", target=made["certificateArn"])
         assert publishes(client, certificate, key, "elsewhere/air")
+        assert publishes(client, certificate, key, "$aws/rules/direct/air", b'{"ozone": 5, "hidden": 1}')
         assert not publishes(client, certificate, key, "other/air"), "published where no policy allows it"
         c.update_certificate(certificateId=made["certificateId"], newStatus="INACTIVE")
         assert not publishes(client, certificate, key, "elsewhere/air"), "an INACTIVE certificate got in"
@@ -329,6 +337,21 @@ def certificates_made_elsewhere():
         c.delete_certificate(certificateId=made["certificateId"])
     unknown, unknown_key = issuer.device("unknown")
     assert not publishes("from-nowhere", unknown, unknown_key, "elsewhere/air"), "its CA alone got it in"
+
+    def events():
+        found = [json.loads(line) for line in text_below("presence/").splitlines()]
+        return found if len(found) >= 14 else None
+
+    found = until("what was said of them", events)
+    same([one for one in found if "via" in one], [{"ozone": 5, "via": "air"}] * 2, "basic ingest")
+    said = [one for one in found if "eventType" in one and one["clientId"] == f"from-{by_ca['certificateId'][:6]}"]
+    ends = [one.get("disconnectReason") for one in said]
+    same(ends, [None, "CLIENT_INITIATED_DISCONNECT", None, "CLIENT_INITIATED_DISCONNECT", None, "FORBIDDEN_ACCESS"], "how they ended")
+    same({one["principalIdentifier"] for one in said}, {by_ca["certificateId"]})
+    assert all(one["versionNumber"] == two["versionNumber"] for one, two in zip(said[::2], said[1::2])), said
+    for rule in ("presence", "direct"):
+        c.delete_topic_rule(ruleName=rule)
+    aws("firehose").delete_delivery_stream(DeliveryStreamName="presence")
 
     c.delete_policy(policyName="elsewhere")
     refused("CertificateStateException", c.delete_ca_certificate, certificateId=ca["certificateId"])
