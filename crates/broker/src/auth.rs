@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Who is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Hex SHA-256 of the certificate's DER, or `anonymous`.
+    /// Hex SHA-256 of the certificate's DER, the user id of whoever signed, or `anonymous`.
     pub principal: String,
     /// The thing the certificate is attached to.
     pub thing_name: Option<String>,
@@ -38,8 +38,15 @@ pub trait Authenticator: Send + Sync {
     /// authority, or its registration, and in either case that the peer holds its key.
     fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal>;
 
-    /// The identity of a client on a plain listener, if those are allowed.
+    /// The identity of a client without a certificate on a listener that demands none, if those
+    /// are allowed.
     fn anonymous(&self) -> Result<Identity, Refusal>;
+
+    /// The identity behind the signature of a request that asks for a WebSocket; `None` if it
+    /// bears none.
+    fn signed(&self, _request: &http::Request<()>) -> Option<Result<Identity, Refusal>> {
+        None
+    }
 
     /// What a client may do; `None` for everything. Asked when it connects and again after
     /// [`Broker::rights_changed`](crate::Broker::rights_changed).
@@ -142,6 +149,8 @@ impl Remembered {
 pub(crate) enum Credential {
     Anonymous,
     Certificate(Arc<[u8]>),
+    /// The request that asked for the WebSocket.
+    Signed(Arc<http::Request<()>>),
 }
 
 impl Credential {
@@ -149,6 +158,7 @@ impl Credential {
         match self {
             Credential::Anonymous => auth.anonymous(),
             Credential::Certificate(der) => auth.certificate(der),
+            Credential::Signed(request) => auth.signed(request).unwrap_or_else(|| auth.anonymous()),
         }
     }
 }

@@ -48,6 +48,7 @@ mod share;
 mod subscription;
 mod tap;
 mod trie;
+mod websocket;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -57,6 +58,7 @@ use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Extras, Message, MessageRef, Result, TopicFilter};
 use journal::{Appended, Batch, Bell, Journal};
+use listen::Entrance;
 use metastore::Metastore;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -221,7 +223,7 @@ impl Broker {
         listener: TcpListener,
         shutdown: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.serve(listener, None, shutdown).await
+        self.serve(listener, Entrance::Tcp, shutdown).await
     }
 
     /// Serves MQTT over TLS. `tls` must demand client certificates of our authority.
@@ -231,19 +233,31 @@ impl Broker {
         tls: Arc<ServerConfig>,
         shutdown: watch::Receiver<bool>,
     ) -> Result<()> {
-        self.serve(listener, Some(tls), shutdown).await
+        self.serve(listener, Entrance::Tls(tls.into()), shutdown).await
+    }
+
+    /// Serves MQTT over WebSocket, plain and over TLS on one port: the first byte tells. `tls`
+    /// must check the client certificates that it is shown, and may do without. Clients are known
+    /// by their certificate, by the signature of their request, or are anonymous.
+    pub async fn serve_websocket(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<()> {
+        self.serve(listener, Entrance::WebSocket(tls.into()), shutdown).await
     }
 
     async fn serve(
         self: &Arc<Self>,
         listener: TcpListener,
-        tls: Option<Arc<ServerConfig>>,
+        entrance: Entrance,
         shutdown: watch::Receiver<bool>,
     ) -> Result<()> {
         if let Ok(address) = listener.local_addr() {
-            info!(%address, tls = tls.is_some(), "listening for MQTT");
+            info!(%address, over = entrance.name(), "listening for MQTT");
         }
-        listen::serve(self, listener, tls, shutdown).await
+        listen::serve(self, listener, entrance, shutdown).await
     }
 
     /// Ends the hub and the sweeper, after the listeners have ended. Messages are no longer

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,12 +20,37 @@ use tracing::{debug, error, info, warn};
 use crate::Broker;
 use crate::auth::Credential;
 use crate::connect::{Peer, admit};
-use crate::connection::Connection;
+use crate::connection::{Connection, Transport};
 use crate::sessions::Kick;
+use crate::websocket::{self, Below};
 
 /// Pause after a failed accept; doubled while it goes on failing.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// TLS's first byte: a handshake record. Nothing that HTTP begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What a listener speaks.
+#[derive(Clone)]
+pub(crate) enum Entrance {
+    /// MQTT itself.
+    Tcp,
+    /// MQTT over mutual TLS.
+    Tls(TlsAcceptor),
+    /// MQTT over WebSocket, over TLS or not.
+    WebSocket(TlsAcceptor),
+}
+
+impl Entrance {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Entrance::Tcp => "TCP",
+            Entrance::Tls(_) => "mutual TLS",
+            Entrance::WebSocket(_) => "WebSocket",
+        }
+    }
+}
 
 /// One place at the table; free again when dropped.
 struct Seat(Arc<Broker>);
@@ -55,10 +79,9 @@ impl Drop for Seat {
 pub(crate) async fn serve(
     broker: &Arc<Broker>,
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    entrance: Entrance,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    let acceptor = tls.map(TlsAcceptor::from);
     let mut tasks = JoinSet::new();
     let mut pause = PAUSE_MIN;
     loop {
@@ -78,7 +101,7 @@ pub(crate) async fn serve(
                     debug!(peer = %address, "connection refused: connections_max is reached");
                     continue;
                 };
-                tasks.spawn(serve_one(seat, stream, address, acceptor.clone(), shutdown.clone()));
+                tasks.spawn(serve_one(seat, stream, address, entrance.clone(), shutdown.clone()));
             }
             Err(cause) => {
                 broker.counters.accept_failed.one();
@@ -122,13 +145,13 @@ async fn serve_one(
     seat: Seat,
     stream: TcpStream,
     address: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
+    entrance: Entrance,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let broker = &seat.0;
     let connection = tokio::select! {
         // Boxed: what it needs is gone before the connection's long life begins.
-        connection = Box::pin(begin(broker, stream, address, acceptor)) => connection,
+        connection = Box::pin(begin(broker, stream, address, entrance)) => connection,
         // Whoever has not finished CONNECT has nothing to lose.
         _ = shutdown.wait_for(|stop| *stop) => return,
     };
@@ -139,12 +162,12 @@ async fn serve_one(
     connection.run().await;
 }
 
-/// TLS and CONNECT, under one deadline.
+/// TLS, WebSocket and CONNECT, under one deadline.
 async fn begin(
     broker: &Arc<Broker>,
     stream: TcpStream,
     address: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
+    entrance: Entrance,
 ) -> Option<Box<Connection>> {
     // Without it an acknowledgement waits for Nagle, 40 ms at a time.
     if let Err(cause) = stream.set_nodelay(true) {
@@ -156,22 +179,55 @@ async fn begin(
         broker.counters.refused_limit.one();
         return None;
     };
-    let Some(acceptor) = acceptor else {
-        let identity = broker.auth.anonymous();
-        let credential = Credential::Anonymous;
-        let stream = Box::new(stream);
-        return admit(broker, Peer { stream, address, credential, identity, deadline }).await;
+    let (stream, credential) = match entrance {
+        Entrance::Tcp => {
+            let stream: Box<dyn Transport> = Box::new(stream);
+            (stream, Credential::Anonymous)
+        }
+        Entrance::Tls(acceptor) => {
+            let (stream, credential) = secure(broker, stream, address, acceptor, deadline).await?;
+            let Some(credential) = credential else {
+                broker.counters.refused_identity.one();
+                error!(peer = %address, "the TLS configuration does not demand client certificates");
+                return None;
+            };
+            (stream, credential)
+        }
+        Entrance::WebSocket(acceptor) => {
+            let mut first = [0];
+            let looked = timeout_at(deadline, stream.peek(&mut first)).await;
+            if !matches!(looked, Ok(Ok(1))) {
+                broker.counters.refused_handshake.one();
+                return None;
+            }
+            let is_tls = first[0] == TLS_HANDSHAKE;
+            let (stream, certificate) = if is_tls {
+                secure(broker, stream, address, acceptor, deadline).await?
+            } else {
+                let stream: Box<dyn Transport> = Box::new(stream);
+                (stream, None)
+            };
+            let below = Below { stream, is_tls, certificate };
+            websocket::upgrade(broker, below, address, deadline).await?
+        }
     };
-    secure(broker, stream, address, acceptor, deadline).await
+    let identity = credential.check(&*broker.auth);
+    if let (Err(refusal), false) = (&identity, matches!(credential, Credential::Anonymous)) {
+        broker.counters.refused_identity.one();
+        warn!(peer = %address, reason = refusal.reason, why = %refusal, "a client was refused");
+        return None;
+    }
+    admit(broker, Peer { stream, address, credential, identity, deadline }).await
 }
 
+/// The TLS handshake, and the certificate that the peer showed.
 async fn secure(
     broker: &Arc<Broker>,
     stream: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
     deadline: Instant,
-) -> Option<Box<Connection>> {
+) -> Option<(Box<dyn Transport>, Option<Credential>)> {
     let stream = match timeout_at(deadline, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(cause)) => {
@@ -186,20 +242,6 @@ async fn secure(
         }
     };
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let Some(leaf) = leaf else {
-        broker.counters.refused_identity.one();
-        error!(peer = %address, "the TLS configuration does not demand client certificates");
-        return None;
-    };
-    let credential = Credential::Certificate(leaf.as_ref().into());
-    let identity = match credential.check(&*broker.auth) {
-        Ok(identity) => Ok(identity),
-        Err(refusal) => {
-            broker.counters.refused_identity.one();
-            warn!(peer = %address, reason = refusal.reason, why = %refusal, "certificate refused");
-            return None;
-        }
-    };
-    let stream = Box::new(stream);
-    admit(broker, Peer { stream, address, credential, identity, deadline }).await
+    let credential = leaf.map(|leaf| Credential::Certificate(leaf.as_ref().into()));
+    Some((Box::new(stream), credential))
 }

@@ -58,6 +58,12 @@ pub struct Settings {
     pub refusals_explained: bool,
     /// Whether connects, disconnects and subscriptions are published below `$aws/events/`.
     pub lifecycle_events: bool,
+    /// Origins of web pages whose scripts may open a WebSocket without signing the request, as
+    /// `https://example.org`; `*` for any. A browser lends every page the certificate of its
+    /// user and the way to loopback, so there are none unless somebody names them. What calls
+    /// itself a page of this very server, as some clients do, needs no entry over TLS, nor where
+    /// it is addressed by number or as localhost.
+    pub websocket_origins: Vec<String>,
     /// Live taps (`forebay topic tail`) at one time.
     pub taps_max: usize,
     /// Seconds that pending acknowledgements get to leave at shutdown.
@@ -88,6 +94,7 @@ impl Default for Settings {
             retained_wildcards: true,
             refusals_explained: true,
             lifecycle_events: true,
+            websocket_origins: Vec::new(),
             taps_max: 64,
             drain_secs_max: 5,
         }

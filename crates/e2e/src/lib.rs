@@ -77,6 +77,8 @@ pub struct Server {
     pub mqtt: SocketAddr,
     /// MQTT over mutual TLS.
     pub mqtts: SocketAddr,
+    /// MQTT over WebSocket.
+    pub mqtt_ws: SocketAddr,
 }
 
 impl Server {
@@ -102,20 +104,22 @@ impl Server {
     /// Starts the server anew on the same data directory and addresses, after its end.
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "the server still runs");
-        let ports = [self.http, self.mqtt, self.mqtts];
+        let ports = [self.http, self.mqtt, self.mqtts, self.mqtt_ws];
         *self = Server::start_at(&self.data_dir, ports, &[], &[])
             .unwrap_or_else(|said| panic!("{said}"));
     }
 
     fn start_at(
         data_dir: &Path,
-        [http, mqtt, mqtts]: [SocketAddr; 3],
+        [http, mqtt, mqtts, mqtt_ws]: [SocketAddr; 4],
         flags: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Server, String> {
         let mut command = Command::new(binary());
         command.arg("serve").arg("--data-dir").arg(data_dir);
-        for (flag, addr) in [("--http", http), ("--mqtt", mqtt), ("--mqtts", mqtts)] {
+        let flags_of =
+            [("--http", http), ("--mqtt", mqtt), ("--mqtts", mqtts), ("--mqtt-ws", mqtt_ws)];
+        for (flag, addr) in flags_of {
             command.arg(flag).arg(addr.to_string());
         }
         command.args(flags).envs(environment.iter().copied());
@@ -127,7 +131,8 @@ impl Server {
             .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         collect(child.stderr.take().unwrap(), log.clone());
-        let mut server = Server { child, log, data_dir: data_dir.to_owned(), http, mqtt, mqtts };
+        let data_dir = data_dir.to_owned();
+        let mut server = Server { child, log, data_dir, http, mqtt, mqtts, mqtt_ws };
         let deadline = Instant::now() + Duration::from_secs(60);
         while http_get(server.http, "/readyz").is_none_or(|(status, _)| status != 200) {
             if let Some(status) = server.child.try_wait().unwrap() {

@@ -130,7 +130,7 @@ pub(crate) struct Serve {
     /// MQTT over mutual TLS (default 0.0.0.0:8883).
     #[arg(long, value_name = "ADDR")]
     pub(crate) mqtts: Option<SocketAddr>,
-    /// MQTT over WebSocket; not supported yet.
+    /// MQTT over WebSocket, plain and over TLS (default 127.0.0.1:8083).
     #[arg(long, value_name = "ADDR")]
     pub(crate) mqtt_ws: Option<SocketAddr>,
     /// Most bytes the log keeps before publishers are held back.

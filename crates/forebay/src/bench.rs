@@ -137,7 +137,7 @@ async fn idle_bytes(server: &Server, count: usize) -> Result<Option<f64>> {
 
 fn start_forebay() -> Result<Server> {
     let folder = scratch("forebay")?;
-    let [http, mqtt, mqtts] = free_ports()?;
+    let [http, mqtt, mqtts, ws] = free_ports()?;
     let child = Command::new(control::program()?)
         .arg("serve")
         .arg("--data-dir")
@@ -149,6 +149,8 @@ fn start_forebay() -> Result<Server> {
             &mqtt.to_string(),
             "--mqtts",
             &mqtts.to_string(),
+            "--mqtt-ws",
+            &ws.to_string(),
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

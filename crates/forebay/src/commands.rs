@@ -69,9 +69,6 @@ async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
     if args.console.is_some() {
         return Err(Error::unsupported("not supported yet: --console").into());
     }
-    if args.mqtt_ws.is_some() {
-        return Err(Error::unsupported("not supported yet: --mqtt-ws").into());
-    }
     let mut changes = Vec::new();
     let mut change = |setting: &str, value: Option<String>| {
         changes.extend(value.map(|value| format!("{setting}={value}")));
@@ -79,6 +76,7 @@ async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
     change("http.addr", args.http.map(|addr| addr.to_string()));
     change("mqtt.addr", args.mqtt.map(|addr| addr.to_string()));
     change("mqtt.tls_addr", args.mqtts.map(|addr| addr.to_string()));
+    change("mqtt.websocket_addr", args.mqtt_ws.map(|addr| addr.to_string()));
     change("journal.bytes_max", args.journal_max_bytes.map(|bytes| bytes.to_string()));
     match args.mqtt_anonymous_policy.as_deref() {
         None => {}
@@ -92,10 +90,11 @@ async fn serve(global: &Global, args: Serve, printer: Printer) -> Result<()> {
     let shown = serde_json::to_value(addresses)?;
     printer.answer(&shown, || {
         format!(
-            "API http://{}   MQTT {}   MQTT over mutual TLS {}\nCtrl-C ends it; data in {}",
+            "API http://{}   MQTT {}   over mutual TLS {}   over WebSocket {}\nCtrl-C ends it; data in {}",
             addresses.http,
             addresses.mqtt,
             addresses.mqtts,
+            addresses.mqtt_ws,
             data_dir(global).display()
         )
     });

@@ -102,6 +102,7 @@ fn ports(global: &Global) -> Vec<Check> {
         ("API port", settings.http.addr),
         ("MQTT port", settings.mqtt.addr),
         ("MQTT TLS port", settings.mqtt.tls_addr),
+        ("MQTT WebSocket port", settings.mqtt.websocket_addr),
     ];
     let check = |(name, addr)| match TcpListener::bind(addr) {
         Ok(_free) => Check { name, ok: true, detail: format!("{addr} is free") },

@@ -135,7 +135,11 @@ pub struct Keys {
     /// Taken around "store, then map".
     changing: Mutex<()>,
     known: RwLock<HashMap<String, Arc<KeyRow>>>,
+    listeners: RwLock<Vec<Listener>>,
 }
+
+/// Told for whom keys have stopped counting.
+type Listener = Box<dyn Fn(&Principal) + Send + Sync>;
 
 impl Keys {
     /// Reads the keys into memory. `account_id` is whom the owner's keys speak for.
@@ -148,7 +152,33 @@ impl Keys {
             account_id: account_id.to_owned(),
             changing: Mutex::new(()),
             known: RwLock::new(known),
+            listeners: RwLock::default(),
         }))
+    }
+
+    /// Calls `listener` for everybody one of whose keys was deleted or made inactive, on the
+    /// thread that did it. It must be quick and must not change the keys.
+    pub fn on_end(&self, listener: impl Fn(&Principal) + Send + Sync + 'static) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    /// Tells whoever wants to know that these keys no longer count.
+    fn announce_end(&self, mut principals: Vec<Principal>) {
+        principals.sort_by(|a, b| a.user_id.cmp(&b.user_id));
+        principals.dedup();
+        for listener in &*self.listeners.read().unwrap_or_else(PoisonError::into_inner) {
+            principals.iter().for_each(listener);
+        }
+    }
+
+    /// One of the owner's keys and the sessions that go back to it, with whom they speak for.
+    fn family(&self, id: &str) -> Vec<(String, Principal)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let sessions = known.iter().filter_map(|(child, row)| {
+            let session = row.session.as_ref().filter(|session| session.parent == id)?;
+            Some((child.clone(), session.principal.clone()))
+        });
+        std::iter::once((id.to_owned(), self.owner())).chain(sessions).collect()
     }
 
     /// The account.
@@ -271,6 +301,11 @@ impl Keys {
         self.store.put(id, &row)?;
         tracing::info!(access_key_id = %id, %status, "an access key's status changed");
         self.believe(id.to_owned(), row);
+        if status != KeyStatus::Active {
+            self.announce_end(
+                self.family(id).into_iter().map(|(_, principal)| principal).collect(),
+            );
+        }
         Ok(())
     }
 
@@ -278,18 +313,11 @@ impl Keys {
     pub fn delete(&self, id: &str) -> Result<()> {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.lasting(id)?;
-        let mut gone = vec![id.to_owned()];
-        {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            let children = known
-                .iter()
-                .filter(|(_, row)| row.session.as_ref().is_some_and(|s| s.parent == id))
-                .map(|(child, _)| child.clone());
-            gone.extend(children);
-        }
+        let (gone, principals): (Vec<String>, Vec<Principal>) = self.family(id).into_iter().unzip();
         self.store.transact(|transaction| remove(transaction, &gone))?;
         tracing::info!(access_key_id = %id, "an access key was deleted");
         self.forget(&gone);
+        self.announce_end(principals);
         Ok(())
     }
 
@@ -488,11 +516,18 @@ mod tests {
         let session = second.session.unwrap();
         assert_eq!(session.parent, root);
         let admitted = || keys.admit(&second.id, Some(session.token.expose())).map(|key| key.id);
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let note = ended.clone();
+        keys.on_end(move |principal| note.lock().unwrap().push(principal.clone()));
+        let mut both = [keys.owner(), guest()];
+        both.sort_by(|a, b| a.user_id.cmp(&b.user_id));
         keys.set_status(&root, KeyStatus::Inactive).unwrap();
+        assert_eq!(*ended.lock().unwrap(), both);
         assert_eq!(admitted(), Err(KeyRefusal::Inactive));
         keys.set_status(&root, KeyStatus::Active).unwrap();
         assert!(admitted().is_ok());
         keys.delete(&root).unwrap();
+        assert_eq!(ended.lock().unwrap().len(), 4);
         assert_eq!(admitted(), Err(KeyRefusal::Unknown));
         assert!(Keys::open(store, clock, "1").unwrap().known.read().unwrap().is_empty());
     }

@@ -42,6 +42,22 @@ impl Registry {
     /// in the authority's folder, and made anew when the names change or its end is near, also
     /// while the server runs.
     pub fn server_config(self: &Arc<Self>, host_names: &[String]) -> Result<ServerConfig> {
+        self.listener_config(host_names, true)
+    }
+
+    /// The same for MQTT over WebSocket, where a client may do without a certificate and sign
+    /// its request instead. One that it shows has to hold all the same.
+    pub fn websocket_config(self: &Arc<Self>, host_names: &[String]) -> Result<ServerConfig> {
+        let mut config = self.listener_config(host_names, false)?;
+        config.alpn_protocols.insert(0, b"http/1.1".to_vec());
+        Ok(config)
+    }
+
+    fn listener_config(
+        self: &Arc<Self>,
+        host_names: &[String],
+        mandatory: bool,
+    ) -> Result<ServerConfig> {
         let authority = self.authority();
         let own = Arc::new(OwnCertificate::load(Arc::clone(authority), host_names)?);
         let mut roots = RootCertStore::empty();
@@ -51,7 +67,7 @@ impl Registry {
             .map_err(|cause| {
                 Error::internal("failed to verify against our root").with_source(cause)
             })?;
-        let verifier = Arc::new(Devices { ours, registry: Arc::clone(self) });
+        let verifier = Arc::new(Devices { ours, registry: Arc::clone(self), mandatory });
         let time = Arc::new(OurTime(Arc::clone(&authority.clock)));
         let mut config = ServerConfig::builder_with_details(provider(), time)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -72,9 +88,15 @@ impl Registry {
 struct Devices {
     ours: Arc<dyn ClientCertVerifier>,
     registry: Arc<Registry>,
+    /// Whether a client has to show one.
+    mandatory: bool,
 }
 
 impl ClientCertVerifier for Devices {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
     fn verify_client_cert(
         &self,
         leaf: &CertificateDer<'_>,

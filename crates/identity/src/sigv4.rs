@@ -36,6 +36,10 @@ pub const SKEW_SECS: i64 = 15 * 60;
 /// Longest life of a presigned address, in seconds: a week.
 pub const EXPIRES_SECS_MAX: i64 = 7 * 24 * 3600;
 
+/// The service that requests for MQTT over WebSocket are signed for. Theirs may lack
+/// `X-Amz-Expires`; they are then good for as long as a signature in headers.
+pub const MQTT_SERVICE: &str = "iotdevicegateway";
+
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const TERMINATOR: &str = "aws4_request";
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
@@ -179,7 +183,9 @@ pub struct Claim {
     date: String,
     /// The same, in seconds since 1970.
     at_secs: i64,
-    /// For a presigned address, how long it lives.
+    /// Whether the address is signed rather than the headers.
+    presigned: bool,
+    /// How long it lives, where the signer said so.
     expires_secs: Option<i64>,
     signed_headers: Vec<String>,
     signature: Vec<u8>,
@@ -231,7 +237,7 @@ impl Claim {
         };
         // Some signers add the token to the query afterwards, as IoT's WebSocket demands. It is
         // compared with the session's own in any case.
-        if signed(true) || (self.token.is_some() && self.expires_secs.is_some() && signed(false)) {
+        if signed(true) || (self.token.is_some() && self.presigned && signed(false)) {
             return Ok(());
         }
         Err(Refusal::Mismatch)
@@ -302,9 +308,7 @@ impl Claim {
                     ))),
                 }
             }
-            None if rules.unsigned_payload && self.expires_secs.is_some() => {
-                Ok(UNSIGNED.to_owned())
-            }
+            None if rules.unsigned_payload && self.presigned => Ok(UNSIGNED.to_owned()),
             None => Ok(hex(digest::digest(&digest::SHA256, request.body).as_ref())),
             Some(named) => {
                 let real = hex(digest::digest(&digest::SHA256, request.body).as_ref());
@@ -322,7 +326,7 @@ impl Claim {
 }
 
 /// Whether a query carries a signature of version 4.
-fn presigned(query: &str) -> bool {
+pub fn presigned(query: &str) -> bool {
     query.split('&').any(|pair| {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
         name == "X-Amz-Algorithm" || name == "X-Amz-Signature" || name == "X-Amz-Credential"
@@ -377,7 +381,7 @@ fn from_headers(request: &Request<'_>, authorization: &str) -> Result<Claim, Ref
         return Err(Refusal::Incomplete(missing.join(" ")));
     };
     let token = request.header("x-amz-security-token")?.map(str::to_owned);
-    claim(credential, date, signed_headers, signature, token, None)
+    claim(credential, date, signed_headers, signature, token)
 }
 
 fn from_query(request: &Request<'_>) -> Result<Claim, Refusal> {
@@ -408,26 +412,34 @@ fn from_query(request: &Request<'_>) -> Result<Claim, Refusal> {
             "X-Amz-Algorithm is {algorithm:?}; only {ALGORITHM:?} is supported."
         )));
     }
-    let expires = required("X-Amz-Expires")?;
-    let expires_secs = expires.parse().ok().filter(|secs| (1..=EXPIRES_SECS_MAX).contains(secs));
-    let Some(expires_secs) = expires_secs else {
-        return Err(Refusal::Incomplete(format!(
-            "X-Amz-Expires is {expires:?}; it must be a number of seconds from 1 to a week, \
-             {EXPIRES_SECS_MAX}."
-        )));
-    };
     let token = match value("X-Amz-Security-Token")? {
         Some(token) => Some(token),
         None => request.header("x-amz-security-token")?.map(str::to_owned),
     };
-    claim(
+    let claim = claim(
         &required("X-Amz-Credential")?,
         &required("X-Amz-Date")?,
         &required("X-Amz-SignedHeaders")?,
         &required("X-Amz-Signature")?,
         token,
-        Some(expires_secs),
-    )
+    )?;
+    let expires = match value("X-Amz-Expires")? {
+        None if claim.scope.service == MQTT_SERVICE => None,
+        None => Some(required("X-Amz-Expires")?),
+        expires => expires,
+    };
+    let expires_secs = expires.map(|expires| life(&expires)).transpose()?;
+    Ok(Claim { presigned: true, expires_secs, ..claim })
+}
+
+fn life(expires: &str) -> Result<i64, Refusal> {
+    let secs = expires.parse().ok().filter(|secs| (1..=EXPIRES_SECS_MAX).contains(secs));
+    secs.ok_or_else(|| {
+        Refusal::Incomplete(format!(
+            "X-Amz-Expires is {expires:?}; it must be a number of seconds from 1 to a week, \
+             {EXPIRES_SECS_MAX}."
+        ))
+    })
 }
 
 fn claim(
@@ -436,7 +448,6 @@ fn claim(
     signed_headers: &str,
     signature: &str,
     token: Option<String>,
-    expires_secs: Option<i64>,
 ) -> Result<Claim, Refusal> {
     let incomplete = |why: String| Err(Refusal::Incomplete(why));
     let Some(scope) = Scope::read(credential) else {
@@ -475,7 +486,8 @@ fn claim(
         return incomplete("The signature is not 64 hexadecimal digits.".to_owned());
     };
     let date = date.to_owned();
-    Ok(Claim { scope, token, date, at_secs, expires_secs, signed_headers, signature })
+    let (presigned, expires_secs) = (false, None);
+    Ok(Claim { scope, token, date, at_secs, presigned, expires_secs, signed_headers, signature })
 }
 
 fn string_to_sign(date: &str, scope: &Scope, canonical: &str) -> String {

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use base::{Error, Result};
+use base::{Clock, Error, Result};
 use broker::{Action, Client, Explanation, Identity, Refusal};
-use identity::{Gate, Registry, Visitor, policy};
+use identity::sigv4::{self, Claim};
+use identity::{Gate, KeyRefusal, Keys, Registry, Visitor, policy};
 
 use crate::Settings;
 
 /// The principal of clients without a certificate.
 const ANONYMOUS: &str = "anonymous";
 
-/// Registered active certificates under their policies, and on the plain port whom the settings
-/// allow.
+/// Registered active certificates under their policies, whoever signs with an access key, and
+/// without either whom the settings allow.
 pub(crate) struct Door {
     registry: Arc<Registry>,
+    keys: Arc<Keys>,
+    clock: Arc<dyn Clock>,
     gate: Gate,
     anonymous: bool,
 }
@@ -22,7 +25,12 @@ pub(crate) struct Door {
 impl Door {
     /// The door that the settings ask for. A policy file that cannot be read or is malformed
     /// refuses the start: guessing would open or lock it.
-    pub(crate) fn new(registry: Arc<Registry>, settings: &Settings) -> Result<Door> {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        keys: Arc<Keys>,
+        clock: Arc<dyn Clock>,
+        settings: &Settings,
+    ) -> Result<Door> {
         let aws = &settings.aws;
         let mut gate = Gate::new(registry.clone(), &aws.region, &aws.account_id);
         if let Some(path) = &settings.mqtt.anonymous_policy {
@@ -34,8 +42,39 @@ impl Door {
                 .with_anonymous_policy(&name, &text)
                 .map_err(|error| error.context(format!("mqtt.anonymous_policy {shown}")))?;
         }
-        Ok(Door { registry, gate, anonymous: settings.mqtt.anonymous })
+        Ok(Door { registry, keys, clock, gate, anonymous: settings.mqtt.anonymous })
     }
+
+    /// Who signed a request, or why nobody did; in words for the log and the client alike.
+    fn signer(&self, request: &sigv4::Request<'_>) -> Result<Identity, String> {
+        let claim = Claim::read(request).map_err(|refusal| refusal.to_string())?;
+        let service = &claim.scope.service;
+        if service != sigv4::MQTT_SERVICE {
+            return Err(format!(
+                "Credential should be scoped to correct service: {:?}, not {service:?}.",
+                sigv4::MQTT_SERVICE
+            ));
+        }
+        let id = &claim.scope.access_key_id;
+        let key = self.keys.admit(id, claim.token.as_deref()).map_err(|refusal| match refusal {
+            KeyRefusal::Unknown | KeyRefusal::Inactive => {
+                "The security token included in the request is invalid.".to_owned()
+            }
+            KeyRefusal::Expired => {
+                "The security token included in the request is expired.".to_owned()
+            }
+        })?;
+        claim
+            .verify(request, &key.secret, self.clock.now(), sigv4::SERVICE)
+            .map_err(|refusal| refusal.to_string())?;
+        Ok(Identity { principal: key.principal.user_id, thing_name: None })
+    }
+}
+
+/// Whether a principal is known by an access key: its user id is `ROLE:SESSION`, while
+/// certificates have hexadecimal names.
+fn signs(principal: &str) -> bool {
+    principal.contains(':')
 }
 
 impl broker::Authenticator for Door {
@@ -58,8 +97,29 @@ impl broker::Authenticator for Door {
         Err(Refusal { reason: "anonymous", message })
     }
 
+    fn signed(&self, request: &http::Request<()>) -> Option<Result<Identity, Refusal>> {
+        let query = request.uri().query().unwrap_or_default();
+        if !sigv4::presigned(query) && !request.headers().contains_key("authorization") {
+            return None;
+        }
+        let headers = request.headers().iter();
+        let request = sigv4::Request {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query,
+            headers: headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            body: &[],
+        };
+        let refused = |message| Refusal { reason: "signature", message };
+        Some(self.signer(&request).map_err(refused))
+    }
+
     fn rights(&self, client: &Client<'_>) -> Option<Arc<dyn broker::Rights>> {
         let principal = client.identity.principal.as_str();
+        if signs(principal) {
+            // The account's own; its IAM policies are kept and not enforced, here as anywhere.
+            return None;
+        }
         let visitor = Visitor {
             certificate_id: (principal != ANONYMOUS).then_some(principal),
             client_id: Some(client.client_id),

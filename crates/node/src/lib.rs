@@ -58,6 +58,8 @@ pub struct Addresses {
     pub mqtt: SocketAddr,
     /// MQTT over mutual TLS.
     pub mqtts: SocketAddr,
+    /// MQTT over WebSocket.
+    pub mqtt_ws: SocketAddr,
     /// The server's process.
     pub pid: u32,
 }
@@ -171,15 +173,20 @@ impl Node {
     pub async fn serve(self: &Arc<Self>) -> Result<Addresses> {
         let mqtt = bind("mqtt.addr", self.settings.mqtt.addr).await?;
         let mqtts = bind("mqtt.tls_addr", self.settings.mqtt.tls_addr).await?;
+        let ws = bind("mqtt.websocket_addr", self.settings.mqtt.websocket_addr).await?;
         let http = bind("http.addr", self.settings.http.addr).await?;
         let addresses = Addresses {
             http: local_addr(&http)?,
             mqtt: local_addr(&mqtt)?,
             mqtts: local_addr(&mqtts)?,
+            mqtt_ws: local_addr(&ws)?,
             pid: std::process::id(),
         };
         let tls = self.registry.server_config(&self.settings.mqtt.host_names)?;
-        let door = Arc::new(door::Door::new(self.registry.clone(), &self.settings)?);
+        let ws_tls = self.registry.websocket_config(&self.settings.mqtt.host_names)?;
+        let (registry, keys) = (self.registry.clone(), self.keys.clone());
+        let door = door::Door::new(registry, keys, self.clock.clone(), &self.settings)?;
+        let door = Arc::new(door);
         let (journal, clock) = (self.journal.clone(), self.clock.clone());
         let (settings, store) = (self.settings.broker.clone(), self.metastore.clone());
         // Reads what is retained from the disk.
@@ -201,11 +208,23 @@ impl Node {
                 ended("mqtts", broker.serve_tls(mqtts, Arc::new(tls), stopped).await)
             })
         };
+        let websocket = {
+            let (broker, stopped) = (broker.clone(), stopped.clone());
+            tokio::spawn(async move {
+                let served = broker.serve_websocket(ws, Arc::new(ws_tls), stopped).await;
+                ended("mqtt over websocket", served)
+            })
+        };
         let web = self.web(&broker)?;
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
-        let tasks =
-            vec![("mqtt", plain), ("mqtts", secure), ("api", api), ("housekeeping", keeper)];
+        let tasks = vec![
+            ("mqtt", plain),
+            ("mqtts", secure),
+            ("mqtt over websocket", websocket),
+            ("api", api),
+            ("housekeeping", keeper),
+        ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Running { shutdown, tasks });
         self.write_addresses(&addresses)?;
@@ -346,6 +365,13 @@ impl Node {
         self.registry.policies().on_change(move |change| {
             if let Some(broker) = weak.upgrade() {
                 broker.rights_changed(Some(&change.certificates));
+            }
+        });
+        let weak = Arc::downgrade(broker);
+        self.keys.on_end(move |principal| {
+            if let Some(broker) = weak.upgrade() {
+                let closed = broker.disconnect_principal(&principal.user_id, Disconnect::Revoked);
+                tracing::info!(user_id = %principal.user_id, closed, "an access key ended");
             }
         });
         let broker = Arc::downgrade(broker);

@@ -56,7 +56,10 @@ pub struct Mqtt {
     pub addr: SocketAddr,
     /// Mutual TLS; open to the network, since it demands a registered certificate.
     pub tls_addr: SocketAddr,
-    /// Whether clients without a certificate may connect to the plain port.
+    /// WebSocket, plain and over TLS on one port. Clients are known by their certificate or by
+    /// the signature of their request; beyond loopback it demands `anonymous = false`.
+    pub websocket_addr: SocketAddr,
+    /// Whether clients without a certificate may connect to the plain and the WebSocket port.
     pub anonymous: bool,
     /// An IoT policy document that clients without a certificate are bound to; everything is
     /// allowed to them without one.
@@ -70,6 +73,7 @@ impl Default for Mqtt {
         Mqtt {
             addr: SocketAddr::from(([127, 0, 0, 1], 1883)),
             tls_addr: SocketAddr::from(([0, 0, 0, 0], 8883)),
+            websocket_addr: SocketAddr::from(([127, 0, 0, 1], 8083)),
             anonymous: true,
             anonymous_policy: None,
             host_names: Vec::new(),
@@ -175,12 +179,16 @@ impl Settings {
             )));
         }
         let unbound = self.mqtt.anonymous && self.mqtt.anonymous_policy.is_none();
-        if !self.mqtt.addr.ip().is_loopback() && unbound {
-            return Err(Error::invalid(format!(
-                "mqtt.addr {} is open to the network while clients need no certificate; give \
-                 them a policy with --mqtt-anonymous-policy FILE, refuse them with none, or use mutual TLS on {}",
-                self.mqtt.addr, self.mqtt.tls_addr
-            )));
+        let ports = [("addr", self.mqtt.addr), ("websocket_addr", self.mqtt.websocket_addr)];
+        for (name, addr) in ports {
+            if !addr.ip().is_loopback() && unbound {
+                return Err(Error::invalid(format!(
+                    "mqtt.{name} {addr} is open to the network while clients need no \
+                     certificate; give them a policy with --mqtt-anonymous-policy FILE, refuse \
+                     them with none, or use mutual TLS on {}",
+                    self.mqtt.tls_addr
+                )));
+            }
         }
         Ok(())
     }
@@ -235,7 +243,9 @@ mod tests {
 
     #[test]
     fn nothing_opens_to_the_network_by_accident() {
-        assert!(load(&["mqtt.addr=0.0.0.0:1883"]).is_err());
-        assert!(load(&["mqtt.addr=0.0.0.0:1883", "mqtt.anonymous=false"]).is_ok());
+        for open in ["mqtt.addr=0.0.0.0:1883", "mqtt.websocket_addr=0.0.0.0:8083"] {
+            assert!(load(&[open]).is_err(), "{open}");
+            assert!(load(&[open, "mqtt.anonymous=false"]).is_ok(), "{open}");
+        }
     }
 }

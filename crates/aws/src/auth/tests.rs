@@ -206,7 +206,7 @@ async fn a_presigned_address_is_served_until_it_ends() {
     };
     let bare = HttpRequest::get("/boil").header("host", "h").body(Bytes::new()).unwrap();
     let (parts, body) = bare.into_parts();
-    let query = signer.query(&request(&parts, &body), clock.now(), 60);
+    let query = signer.query(&request(&parts, &body), clock.now(), Some(60));
     let knock = |query: String| {
         let request = HttpRequest::get(format!("/boil?{query}")).header("host", "h");
         world.knock(request.body(Bytes::new()).unwrap())

@@ -17,3 +17,4 @@ mod shared;
 mod subscribers;
 mod support;
 mod tls;
+mod websocket;

@@ -129,6 +129,7 @@ fn devices_publish(place: &Place, user: &User) -> usize {
         let few = [&ours, "--topic", "roof/roof-1", "--port", &port, "--count", "20"];
         ends_with(&user.node(&program, &few), word);
     }
+    over_websocket(place);
     let mut published = READINGS + 20;
     if let Some(device) = shared_client("device.js") {
         let count = 30;
@@ -149,6 +150,17 @@ fn devices_publish(place: &Place, user: &User) -> usize {
         published += count;
     }
     published
+}
+
+/// Both SDKs without a certificate: they sign the request for a WebSocket.
+fn over_websocket(place: &Place) {
+    let (port, root_ca) = (place.server.mqtt_ws.port().to_string(), place.root_ca());
+    // The older one knows no way to name a root for WebSockets.
+    let user = place.user("browser").with("NODE_EXTRA_CA_CERTS", &root_ca);
+    let few = [&root_ca, "--port", &port, "--topic", "roof/page", "--count", "20"];
+    ends_with(&user.node(&example("device-v2/websocket.js"), &few), "DEVICE OK websocket 20");
+    let older = repository().join("crates/e2e/tests/js/websocket_v1.js");
+    ends_with(&user.node(&older, &[&port]), "WEBSOCKET V1 HOLDS");
 }
 
 /// The notebook's user: only what `forebay notebook` wrote, and the article's constants. The

@@ -24,7 +24,6 @@ fn exit_codes_and_messages_are_those_of_the_contract() {
         &["bench", "etl"],
         &["bench", "train"],
         &["serve", "--console", "127.0.0.1:0"],
-        &["serve", "--mqtt-ws", "127.0.0.1:0"],
     ] {
         let (code, message) = refused(args);
         assert_eq!(code, 1, "{args:?}: {message}");

@@ -288,10 +288,10 @@ fn lying_library() -> Option<String> {
 fn a_second_server_on_the_same_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path());
-    let [http, mqtt, mqtts] = e2e::free_ports().map(|addr| addr.to_string());
+    let [http, mqtt, mqtts, ws] = e2e::free_ports().map(|addr| addr.to_string());
     let (code, message) = e2e::refusal(
         folder.path(),
-        &["serve", "--http", &http, "--mqtt", &mqtt, "--mqtts", &mqtts],
+        &["serve", "--http", &http, "--mqtt", &mqtt, "--mqtts", &mqtts, "--mqtt-ws", &ws],
     );
     assert_eq!(code, 5, "{message}");
     assert!(message.contains("another running process"), "the message does not say why: {message}");

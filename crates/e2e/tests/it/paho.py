@@ -3,11 +3,11 @@
 import sys, threading, time
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-host, port, version = "127.0.0.1", int(sys.argv[1]), sys.argv[2]
+host, port, version, transport = "127.0.0.1", int(sys.argv[1]), sys.argv[2], sys.argv[3]
 protocol = {"3.1.1": MQTTProtocolVersion.MQTTv311, "5": MQTTProtocolVersion.MQTTv5}[version]
 
 def client(name):
-    c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol)
+    c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, transport=transport)
     c.ready, c.granted, c.seen = threading.Event(), threading.Event(), []
     def on_connect(c, userdata, flags, reason, properties):
         assert reason == 0, reason
@@ -85,10 +85,10 @@ def kept():
         from paho.mqtt.packettypes import PacketTypes
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = 300
-        c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="kept-5", protocol=protocol)
+        c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="kept-5", protocol=protocol, transport=transport)
         how = dict(clean_start=False, properties=properties)
     else:
-        c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="kept-3", protocol=protocol, clean_session=False)
+        c = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="kept-3", protocol=protocol, clean_session=False, transport=transport)
         how = {}
     c.ready, c.seen, c.present, c.granted = threading.Event(), [], None, threading.Event()
     def on_connect(c, userdata, flags, reason, properties):

@@ -111,7 +111,7 @@ def main(forebay, s3s_fs, rounds=3):
             raise AssertionError(told.stderr)
 
         servers = [
-            Server("forebay", [forebay, "serve", "--data-dir", data, "--http", f"127.0.0.1:{ours}", "--mqtt", "127.0.0.1:0", "--mqtts", "127.0.0.1:0"], ours, keys),
+            Server("forebay", [forebay, "serve", "--data-dir", data, "--http", f"127.0.0.1:{ours}", "--mqtt", "127.0.0.1:0", "--mqtts", "127.0.0.1:0", "--mqtt-ws", "127.0.0.1:0"], ours, keys),
             Server("s3s-fs", [s3s_fs, "--host", "127.0.0.1", "--port", str(theirs), "--access-key", "bench", "--secret-key", "bench-secret", files], theirs, lambda: ("bench", "bench-secret")),
         ]
         try:

@@ -142,7 +142,9 @@ async fn start_node(
     let timer = Timer::start("start");
     let mut settings = control::settings(global, &[])?;
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    for addr in [&mut settings.http.addr, &mut settings.mqtt.addr, &mut settings.mqtt.tls_addr] {
+    let mqtt = &mut settings.mqtt;
+    let own = [&mut mqtt.addr, &mut mqtt.tls_addr, &mut mqtt.websocket_addr];
+    for addr in own.into_iter().chain([&mut settings.http.addr]) {
         if args.exit || std::net::TcpListener::bind(*addr).is_err() {
             *addr = loopback;
         }

@@ -59,8 +59,14 @@ impl Signer<'_> {
         added
     }
 
-    /// The whole query of a presigned address that lives for `expires_secs`.
-    pub fn query(&self, request: &Request<'_>, now: Timestamp, expires_secs: u32) -> String {
+    /// The whole query of a presigned address that lives for `expires_secs`, which the services
+    /// other than MQTT's demand.
+    pub fn query(
+        &self,
+        request: &Request<'_>,
+        now: Timestamp,
+        expires_secs: Option<u32>,
+    ) -> String {
         let date = amz_date(now);
         let scope = self.scope(&date);
         let signed_headers = names(request);
@@ -70,11 +76,14 @@ impl Signer<'_> {
             given => format!("{given}&"),
         };
         query.push_str(&format!(
-            "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={}&X-Amz-Date={date}\
-             &X-Amz-Expires={expires_secs}&X-Amz-SignedHeaders={}",
+            "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={}&X-Amz-Date={date}",
             quoted(credential.as_bytes(), false),
-            quoted(signed_headers.join(";").as_bytes(), false),
         ));
+        if let Some(expires_secs) = expires_secs {
+            query.push_str(&format!("&X-Amz-Expires={expires_secs}"));
+        }
+        query.push_str("&X-Amz-SignedHeaders=");
+        query.push_str(&quoted(signed_headers.join(";").as_bytes(), false));
         if let Some(token) = self.token {
             query.push_str("&X-Amz-Security-Token=");
             query.push_str(&quoted(token.as_bytes(), false));

@@ -54,7 +54,7 @@ fn a_presigned_address_counts_for_its_own_life() {
     let secret = secret();
     for (token, rules) in [(None, SERVICE), (Some("to/ken+"), S3)] {
         let unsigned = request(&[], "k=v", b"");
-        let query = signer(&secret, token, rules).query(&unsigned, NOW, 1800);
+        let query = signer(&secret, token, rules).query(&unsigned, NOW, Some(1800));
         let signed = Request { query: &query, ..unsigned };
         assert_eq!(verify(&signed, after(1799), rules), Ok(()));
         assert_eq!(Claim::read(&signed).unwrap().token.as_deref(), token);
@@ -72,10 +72,31 @@ fn a_presigned_address_counts_for_its_own_life() {
 }
 
 #[test]
+fn for_mqtt_alone_a_query_may_leave_out_its_life() {
+    let secret = secret();
+    let unsigned = request(&[], "", b"");
+    for (service, right) in [(MQTT_SERVICE, true), ("iot", false)] {
+        let signer = Signer { service, ..signer(&secret, None, SERVICE) };
+        let query = signer.query(&unsigned, NOW, None);
+        let signed = Request { query: &query, ..unsigned.clone() };
+        if !right {
+            let refused = Claim::read(&signed).unwrap_err().to_string();
+            assert!(refused.contains("'X-Amz-Expires'"), "{refused}");
+            continue;
+        }
+        // As if it were signed in its headers.
+        assert_eq!(verify(&signed, after(900), SERVICE), Ok(()));
+        assert!(matches!(verify(&signed, after(901), SERVICE), Err(Refusal::OutOfTime(_))));
+        let query = format!("{query}&X-Amz-Security-Token=t");
+        assert_eq!(verify(&Request { query: &query, ..signed }, NOW, SERVICE), Ok(()));
+    }
+}
+
+#[test]
 fn a_token_may_be_added_to_the_query_afterwards() {
     let secret = secret();
     let unsigned = request(&[], "", b"");
-    let query = signer(&secret, None, SERVICE).query(&unsigned, NOW, 60);
+    let query = signer(&secret, None, SERVICE).query(&unsigned, NOW, Some(60));
     let query = format!("{query}&X-Amz-Security-Token=t");
     let signed = Request { query: &query, ..unsigned };
     assert_eq!(Claim::read(&signed).unwrap().token.as_deref(), Some("t"));
@@ -179,7 +200,7 @@ fn nothing_secret_is_shown() {
     let secret = secret();
     let unsigned = request(&[], "", b"");
     let signer = signer(&secret, Some("a-token"), SERVICE);
-    let query = signer.query(&unsigned, NOW, 60);
+    let query = signer.query(&unsigned, NOW, Some(60));
     let claim = Claim::read(&Request { query: &query, ..unsigned }).unwrap();
     let shown = format!("{claim:?} {signer:?} {}", Refusal::Mismatch);
     let signature = query.rsplit('=').next().unwrap();
@@ -206,7 +227,7 @@ proptest::proptest! {
         let mut unsigned = request(&[("x-amz-meta-a", value.as_bytes())], &query, &body);
         unsigned.path = &path;
 
-        let presigned = signer.query(&unsigned, NOW, 60);
+        let presigned = signer.query(&unsigned, NOW, Some(60));
         let signed = Request { query: &presigned, ..unsigned.clone() };
         proptest::prop_assert_eq!(verify(&signed, NOW, rules), Ok(()));
 

@@ -202,7 +202,7 @@ impl Suite {
         let (_, authorization) = headers.last().expect("an authorization");
         let expected = self.text("header-signature.txt");
         assert!(authorization.ends_with(&expected), "{}: {authorization}", self.name);
-        let query = signer.query(&request, self.now, 3600);
+        let query = signer.query(&request, self.now, Some(3600));
         assert!(query.ends_with(&self.text("query-signature.txt")), "{}: {query}", self.name);
     }
 }
