@@ -35,7 +35,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{debug, error, info};
 
-use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::events::Presence;
@@ -45,6 +44,7 @@ use crate::rights::Held;
 use crate::session::{InFlight, Origin, Session};
 use crate::sessions::{Kick, Link};
 use crate::share::Share;
+use crate::{Broker, Concern};
 use deliver::Aliases;
 use stable::{Promise, Stable};
 
@@ -164,8 +164,8 @@ pub(crate) struct Work {
     staged: Vec<Staged>,
     /// How many of `staged` want an acknowledgement.
     acknowledged: usize,
-    /// Whether any of `staged` is to be retained.
-    retains: bool,
+    /// Whom `staged` concerns.
+    concern: Concern,
     properties: Vec<u8>,
     /// When the read arrived.
     now: Timestamp,
@@ -178,7 +178,7 @@ impl Work {
         }
         self.staged.clear();
         self.acknowledged = 0;
-        self.retains = false;
+        self.concern = Concern::default();
     }
 }
 

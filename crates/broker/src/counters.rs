@@ -88,6 +88,9 @@ counters! {
     sessions: "broker_sessions", "", "Sessions now, connected or kept.";
     sessions_expired: "broker_sessions_expired_total", "", "Kept sessions that reached their expiry.";
     session_rows: "broker_session_rows_written_total", "", "Rows written of sessions that outlive their connection.";
+    shadows_accepted: "broker_shadow_requests_total", "outcome=\"accepted\"", "Requests to device shadows, by outcome.";
+    shadows_rejected: "broker_shadow_requests_total", "outcome=\"rejected\"", "Requests to device shadows, by outcome.";
+    shadows_said: "broker_shadow_messages_total", "", "Messages published about device shadows.";
     events: "broker_events_total", "outcome=\"published\"", "Lifecycle events, by outcome.";
     events_left_out: "broker_events_total", "outcome=\"left_out\"", "Lifecycle events, by outcome.";
     wills: "broker_wills_published_total", "", "Will messages published.";

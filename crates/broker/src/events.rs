@@ -11,9 +11,9 @@ use serde::Serialize;
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::Broker;
 use crate::connection::Ending;
 use crate::sessions::{Kick, Link};
+use crate::{Broker, Concern};
 
 /// Below this clients may subscribe.
 pub(crate) const EVENTS: &str = "$aws/events/";
@@ -157,7 +157,7 @@ impl Broker {
         let mut batch = Batch::new();
         let said = batch
             .push(|out| message.encode_into(out))
-            .and_then(|()| self.append(&batch, None, false));
+            .and_then(|()| self.append(&batch, None, Concern::default()));
         match said {
             Ok(_) => self.counters.events.one(),
             Err(cause) => {

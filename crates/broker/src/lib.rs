@@ -1,4 +1,4 @@
-//! MQTT 3.1.1 and 5 over TCP and mutual TLS; acknowledges when the journal says durable.
+//! MQTT 3.1.1 and 5 over TCP, mutual TLS and WebSocket; acknowledges when the journal says durable.
 //!
 //! What it promises:
 //!
@@ -20,11 +20,8 @@
 //!   identity            acknowledgements       └──────── reads ─────────┘
 //! ```
 //!
-//! Retained messages need a metastore ([`Broker::open`]).
-//!
-//! Not supported, and said so to clients: shared subscriptions, subscription
-//! identifiers, enhanced authentication. Sessions live as long as the process; after a restart
-//! CONNACK says so.
+//! Retained messages, shadows, and sessions that outlive the process need a metastore
+//! ([`Broker::open`]). Enhanced authentication is not supported, and clients are told so.
 
 mod auth;
 pub mod bench;
@@ -44,6 +41,7 @@ mod rights;
 mod session;
 mod sessions;
 mod settings;
+mod shadows;
 mod share;
 mod subscription;
 mod tap;
@@ -73,6 +71,7 @@ pub use refusals::{Refusals, Refused};
 pub use retained::RetainedSummary;
 pub use sessions::SessionInfo;
 pub use settings::Settings;
+pub use shadows::{ShadowAction, ShadowName, ShadowRefusal};
 pub use tap::{Tap, Tapped};
 
 use codec::Will;
@@ -80,6 +79,7 @@ use counters::Counters;
 use hub::{Hub, lock};
 use kept::Keeper;
 use sessions::{Kick, Sessions};
+use shadows::Shadows;
 use share::Groups;
 
 /// How often sessions are looked through for those that expired and wills that are due.
@@ -113,6 +113,8 @@ pub struct Broker {
     pub(crate) retained: Option<Arc<retained::Retained>>,
     /// `None`: sessions end with the process.
     pub(crate) keeper: Option<Arc<Keeper>>,
+    /// `None`: shadows are not kept, and their topics are refused.
+    pub(crate) shadows: Option<Arc<Shadows>>,
     taps: AtomicUsize,
     /// The last number given to a connection.
     pub(crate) presences: AtomicU64,
@@ -122,9 +124,19 @@ pub struct Broker {
     threads: Mutex<Option<Threads>>,
 }
 
+/// Whom messages concern beside the log's readers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Concern {
+    /// Some of them are to be retained.
+    pub(crate) retained: bool,
+    /// Some of them ask something of shadows.
+    pub(crate) shadows: bool,
+}
+
 struct Threads {
     hub: std::thread::JoinHandle<()>,
     keeper: Option<std::thread::JoinHandle<()>>,
+    shadows: Option<std::thread::JoinHandle<()>>,
     sweeper: JoinHandle<()>,
 }
 
@@ -171,6 +183,12 @@ impl Broker {
         let hub = Hub::new(Arc::clone(&journal), Arc::clone(&counters), &settings);
         let groups = Groups::new(Arc::clone(&hub));
         let (retained, store) = kept.unzip();
+        let shadows = store.clone().map(|store| {
+            let (journal, clock) = (Arc::clone(&journal), Arc::clone(&clock));
+            let (counters, most) = (Arc::clone(&counters), settings.shadow_bytes_max);
+            Shadows::open(store, journal, clock, counters, most)
+        });
+        let shadows = shadows.transpose()?;
         let opened = store
             .map(|store| Keeper::open(store, Arc::clone(&journal), Arc::clone(&counters), &groups));
         let (keeper, restored) = opened.transpose()?.unzip();
@@ -184,6 +202,7 @@ impl Broker {
             sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters), keeper.clone()),
             groups,
             keeper: keeper.clone(),
+            shadows: shadows.clone(),
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
@@ -206,13 +225,19 @@ impl Broker {
                 .spawn(move || keeper.run())
                 .map_err(|cause| Error::io("failed to start the broker's keeper thread", cause))
         });
+        let shadows = shadows.map(|shadows| {
+            std::thread::Builder::new()
+                .name("broker-shadows".into())
+                .spawn(move || shadows.run())
+                .map_err(|cause| Error::io("failed to start the broker's shadow thread", cause))
+        });
         let now = broker.clock.now();
         for session in restored.into_iter().flatten() {
             broker.sessions.restore(session, now);
         }
         let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker)));
-        let keeper = keeper.transpose()?;
-        *lock(&broker.threads) = Some(Threads { hub, keeper, sweeper });
+        let (keeper, shadows) = (keeper.transpose()?, shadows.transpose()?);
+        *lock(&broker.threads) = Some(Threads { hub, keeper, shadows, sweeper });
         Ok(broker)
     }
 
@@ -264,17 +289,21 @@ impl Broker {
     /// delivered; nothing that was acknowledged depends on it.
     pub async fn close(&self) {
         let threads = lock(&self.threads).take();
-        let Some(Threads { hub, keeper, sweeper }) = threads else { return };
+        let Some(Threads { hub, keeper, shadows, sweeper }) = threads else { return };
         sweeper.abort();
         self.hub.stop();
         self.groups.save();
         if let Some(keeper) = &self.keeper {
             keeper.stop();
         }
+        if let Some(shadows) = &self.shadows {
+            shadows.stop();
+        }
         let joined = tokio::task::spawn_blocking(move || {
-            (hub.join(), keeper.map_or(Ok(()), std::thread::JoinHandle::join))
+            let threads = [Some(hub), keeper, shadows];
+            threads.into_iter().flatten().map(std::thread::JoinHandle::join).all(|j| j.is_ok())
         });
-        if !matches!(joined.await, Ok((Ok(()), Ok(())))) {
+        if !matches!(joined.await, Ok(true)) {
             error!("a thread of the broker panicked; subscribers missed messages");
         }
     }
@@ -379,13 +408,30 @@ impl Broker {
         let mut batch = Batch::new();
         let extras = Extras { properties: &will.properties, ..Extras::default() };
         batch.push(|out| message.encode_with(&extras, out))?;
-        self.append(&batch, None, will.retain)?;
+        self.append(&batch, None, Concern { retained: will.retain, shadows: false })?;
         self.counters.logged.one();
         Ok(())
     }
 
-    /// Hands messages to the journal; with `retains`, also to the index of retained messages.
+    /// Hands messages to the journal, and to those whom they concern.
     pub(crate) fn append(
+        &self,
+        batch: &Batch,
+        bell: Option<&Arc<Bell>>,
+        concern: Concern,
+    ) -> Result<Appended> {
+        let Some(shadows) = self.shadows.as_ref().filter(|_| concern.shadows) else {
+            return self.append_retained(batch, bell, concern.retained);
+        };
+        let mut queue = shadows.hold();
+        let appended = self.append_retained(batch, bell, concern.retained)?;
+        queue.push(appended.first, appended.next());
+        drop(queue);
+        shadows.wake();
+        Ok(appended)
+    }
+
+    fn append_retained(
         &self,
         batch: &Batch,
         bell: Option<&Arc<Bell>>,
@@ -468,6 +514,9 @@ impl Drop for Broker {
         // Before the sessions go: they are not over, only the process is.
         if let Some(keeper) = &self.keeper {
             keeper.stop();
+        }
+        if let Some(shadows) = &self.shadows {
+            shadows.stop();
         }
         self.hub.stop();
     }

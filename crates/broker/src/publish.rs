@@ -3,7 +3,7 @@
 use base::{Error, ErrorKind, Extras, MessageRef, Offset, QoS, Result, TopicName};
 use journal::{Batch, Bell};
 
-use crate::Broker;
+use crate::{Broker, Concern, shadows};
 
 /// Topics below it go to the rule they name.
 const BASIC_INGEST: &str = "$aws/rules/";
@@ -11,7 +11,8 @@ const BASIC_INGEST: &str = "$aws/rules/";
 /// A message of a publisher that has no MQTT connection.
 #[derive(Clone, Debug, Default)]
 pub struct Outside<'a> {
-    /// The topic; of the reserved ones only `$aws/rules/NAME/...` is allowed.
+    /// The topic; of the reserved ones only `$aws/rules/NAME/...` and the requests to shadows are
+    /// allowed.
     pub topic: &'a str,
     /// The bytes.
     pub payload: &'a [u8],
@@ -95,9 +96,11 @@ impl Broker {
     pub async fn publish_outside(&self, message: &Outside<'_>) -> Result<Offset> {
         let topic = TopicName::parse(message.topic)?;
         let topic = topic.as_str();
-        if topic.starts_with('$') && !is_basic_ingest(topic) {
+        let for_shadow = self.shadows.is_some() && shadows::request(topic).is_some();
+        if topic.starts_with('$') && !is_basic_ingest(topic) && !for_shadow {
             return Err(Error::invalid(format!(
-                "topic {topic:?}: topics that start with $ are reserved, but for {BASIC_INGEST}NAME"
+                "topic {topic:?}: topics that start with $ are reserved, but for \
+                 {BASIC_INGEST}NAME and the requests to shadows"
             )));
         }
         let (bytes, limit) = (message.payload.len(), self.settings.payload_bytes_max);
@@ -129,7 +132,8 @@ impl Broker {
             record.encode_with(&Extras { properties: &properties, ..Extras::default() }, out)
         })?;
         let bell = Bell::new();
-        let appended = self.append(&batch, Some(&bell), message.retain)?;
+        let concern = Concern { retained: message.retain, shadows: for_shadow };
+        let appended = self.append(&batch, Some(&bell), concern)?;
         bell.past(appended.next()).await?;
         self.counters.logged.one();
         Ok(appended.first)

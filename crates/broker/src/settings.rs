@@ -64,6 +64,8 @@ pub struct Settings {
     /// itself a page of this very server, as some clients do, needs no entry over TLS, nor where
     /// it is addressed by number or as localhost.
     pub websocket_origins: Vec<String>,
+    /// Bytes of the state of a device shadow, without its metadata.
+    pub shadow_bytes_max: usize,
     /// Live taps (`forebay topic tail`) at one time.
     pub taps_max: usize,
     /// Seconds that pending acknowledgements get to leave at shutdown.
@@ -95,6 +97,7 @@ impl Default for Settings {
             refusals_explained: true,
             lifecycle_events: true,
             websocket_origins: Vec::new(),
+            shadow_bytes_max: 8192,
             taps_max: 64,
             drain_secs_max: 5,
         }
@@ -127,6 +130,12 @@ impl Settings {
             return Err(Error::invalid(format!(
                 "broker.connect_bytes_max is {}; a CONNECT needs at least 256",
                 self.connect_bytes_max
+            )));
+        }
+        if !(1..=64 * 1024).contains(&self.shadow_bytes_max) {
+            return Err(Error::invalid(format!(
+                "broker.shadow_bytes_max is {}; give 1 to 65536",
+                self.shadow_bytes_max
             )));
         }
         // MQTT's own bound on a packet is 256 MiB.

@@ -129,20 +129,12 @@ pub fn retained(
     filter: &str,
 ) -> std::io::Result<Vec<(String, Vec<u8>)>> {
     let mut session = Session::plain(broker, client_id)?;
-    let mut subscribe = vec![0, 1];
-    subscribe.extend(string(filter));
-    subscribe.push(0);
-    session.send(&packet(0x82, &subscribe))?;
+    session.send(&subscribe_packet(filter))?;
     session.send(&[0xc0, 0])?;
     let (mut found, mut heard) = (Vec::new(), false);
     loop {
         match session.packet() {
-            Ok((0x31, body)) => {
-                let (len, rest) = body.split_at(2);
-                let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
-                let topic = String::from_utf8_lossy(&rest[..len]).into_owned();
-                found.push((topic, rest[len..].to_vec()));
-            }
+            Ok((0x31, body)) => found.push(message(&body)),
             Ok((0x90, body)) if body == [0, 1, 0] => {}
             // Messages may be lined up behind it: what is silent from here on has said all.
             Ok((0xd0, _)) => {
@@ -160,6 +152,42 @@ pub fn retained(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The first message under `filter` once `payload` was published to `topic`.
+pub fn answer(
+    broker: SocketAddr,
+    client_id: &str,
+    filter: &str,
+    (topic, payload): (&str, &[u8]),
+) -> std::io::Result<(String, Vec<u8>)> {
+    let mut session = Session::plain(broker, client_id)?;
+    session.send(&subscribe_packet(filter))?;
+    session.send(&publish_packet(topic, 1, payload))?;
+    loop {
+        match session.packet()? {
+            (0x30, body) => return Ok(message(&body)),
+            (0x90 | 0x40, _) => {}
+            (first, body) => {
+                return Err(std::io::Error::other(format!("packet {first:#x} of {body:?}")));
+            }
+        }
+    }
+}
+
+/// A SUBSCRIBE at QoS 0.
+fn subscribe_packet(filter: &str) -> Vec<u8> {
+    let mut body = vec![0, 1];
+    body.extend(string(filter));
+    body.push(0);
+    packet(0x82, &body)
+}
+
+/// Topic and payload of a QoS 0 PUBLISH.
+fn message(body: &[u8]) -> (String, Vec<u8>) {
+    let (len, rest) = body.split_at(2);
+    let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
+    (String::from_utf8_lossy(&rest[..len]).into_owned(), rest[len..].to_vec())
 }
 
 fn string(text: &str) -> Vec<u8> {

@@ -1,9 +1,9 @@
-//! IoT Core's data plane: publishing over HTTP, and what topics retain.
+//! IoT Core's data plane: publishing over HTTP, what topics retain, and device shadows.
 
 use std::sync::Arc;
 
 use base::{ErrorKind, QoS};
-use broker::{Outside, Properties};
+use broker::{Outside, Properties, ShadowAction, ShadowName, ShadowRefusal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -30,12 +30,31 @@ pub(crate) static SERVICE: Service = Service {
     operations: OPERATIONS,
 };
 
+/// Most names of a page of named shadows, AWS's bound.
+const SHADOWS_PAGE_MAX: usize = 100;
+
 static OPERATIONS: &[Operation] = &[
+    operation!(
+        "DeleteThingShadow",
+        delete_thing_shadow,
+        route!("DELETE", "/things/{thingName}/shadow", query: [("name", Kind::Text)])
+    ),
     operation!(
         "GetRetainedMessage",
         get_retained_message,
         route!("GET", "/retainedMessage/{topic}"),
         differs: "without the user properties of MQTT 5"
+    ),
+    operation!(
+        "GetThingShadow",
+        get_thing_shadow,
+        route!("GET", "/things/{thingName}/shadow", query: [("name", Kind::Text)])
+    ),
+    operation!(
+        "ListNamedShadowsForThing",
+        list_named_shadows_for_thing,
+        route!("GET", "/api/things/shadow/ListNamedShadowsForThing/{thingName}",
+            query: [("nextToken", Kind::Text), ("pageSize", Kind::Integer)])
     ),
     operation!(
         "ListRetainedMessages",
@@ -60,6 +79,11 @@ static OPERATIONS: &[Operation] = &[
             ("x-amz-mqtt5-correlation-data", "correlationData"),
         ],
         raw: true)
+    ),
+    operation!(
+        "UpdateThingShadow",
+        update_thing_shadow,
+        route!("POST", "/things/{thingName}/shadow", query: [("name", Kind::Text)], raw: true)
     ),
 ];
 
@@ -163,6 +187,65 @@ async fn list_retained_messages(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         })
         .collect();
     let mut answer = json!({ "retainedTopics": topics });
+    if let Some(next) = next {
+        answer["nextToken"] = json!(next);
+    }
+    Ok(answer.into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Shadow {
+    thing_name: String,
+    name: Option<String>,
+}
+
+async fn get_thing_shadow(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    shadow(rooms, call, ShadowAction::Get, &[]).await
+}
+
+async fn update_thing_shadow(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    shadow(rooms, call, ShadowAction::Update, &call.body).await
+}
+
+async fn delete_thing_shadow(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    shadow(rooms, call, ShadowAction::Delete, &[]).await
+}
+
+async fn shadow(rooms: &Arc<Rooms>, call: &Call, action: ShadowAction, payload: &[u8]) -> Outcome {
+    let Shadow { thing_name, name } = call.input()?;
+    let shadow = ShadowName { thing: &thing_name, name: name.as_deref() };
+    let document = rooms.broker.shadow(shadow, action, payload).await?.map_err(refused)?;
+    Ok(Reply::raw(document.to_string(), "application/json"))
+}
+
+fn refused(refusal: ShadowRefusal) -> Fault {
+    let code = match refusal.code {
+        404 => "ResourceNotFoundException",
+        409 => "ConflictException",
+        413 => "RequestEntityTooLargeException",
+        415 => "UnsupportedDocumentEncodingException",
+        _ => "InvalidRequestException",
+    };
+    Fault::named(code, refusal.code, refusal.message)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ListNamedShadows {
+    thing_name: String,
+    next_token: Option<String>,
+    page_size: Option<usize>,
+}
+
+async fn list_named_shadows_for_thing(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: ListNamedShadows = call.input()?;
+    ShadowName { thing: &input.thing_name, name: None }.check().map_err(refused)?;
+    let names = rooms.broker.shadow_names(&input.thing_name).await?;
+    let token = input.next_token.as_deref();
+    let (names, next) = page(names, String::clone, token, input.page_size, SHADOWS_PAGE_MAX)?;
+    let timestamp = rooms.clock.now().millis().div_euclid(1000);
+    let mut answer = json!({"results": names, "timestamp": timestamp});
     if let Some(next) = next {
         answer["nextToken"] = json!(next);
     }
@@ -288,6 +371,44 @@ mod tests {
         let request = publish("c?retain=true").body(Bytes::new()).unwrap();
         world.http("iot-data", request).await.unwrap();
         assert_eq!(get("/retainedMessage/c").await.unwrap_err().0, 404);
+    }
+
+    #[tokio::test]
+    async fn shadows_are_made_told_listed_and_deleted() {
+        let world = World::new();
+        let call = |method: &str, path: &str, body: &'static [u8]| {
+            let request = Request::builder().method(method).uri(path);
+            world.http("iot-data", request.body(Bytes::from_static(body)).unwrap())
+        };
+        let path = "/things/lamp/shadow";
+        let (status, code, message) = call("GET", path, b"").await.unwrap_err();
+        assert_eq!((status, code.as_str()), (404, "ResourceNotFoundException"));
+        assert_eq!(message, "No shadow exists with name: 'lamp'");
+        let wish = br#"{"state": {"desired": {"on": true}}}"#;
+        for path in [path, "/things/lamp/shadow?name=b", "/things/lamp/shadow?name=a"] {
+            let accepted = call("POST", path, wish).await.unwrap();
+            assert_eq!(accepted["version"], 1, "{path}");
+        }
+        let told = call("GET", path, b"").await.unwrap();
+        assert_eq!(told["state"]["delta"]["on"], true);
+        let list = "/api/things/shadow/ListNamedShadowsForThing/lamp";
+        let first = call("GET", &format!("{list}?pageSize=1"), b"").await.unwrap();
+        assert_eq!(first["results"], serde_json::json!(["a"]));
+        let token = first["nextToken"].as_str().unwrap();
+        let rest = call("GET", &format!("{list}?nextToken={token}"), b"").await.unwrap();
+        assert_eq!(rest["results"], serde_json::json!(["b"]));
+        assert_eq!(call("DELETE", path, b"").await.unwrap()["version"], 1);
+        for (path, body, expected) in [
+            (path, &b"{"[..], (400, "InvalidRequestException")),
+            (path, br#"{"state": {}, "version": 9}"#, (409, "ConflictException")),
+            (path, b"\xff", (415, "UnsupportedDocumentEncodingException")),
+            ("/things/l%20mp/shadow", wish, (400, "InvalidRequestException")),
+            ("/things/lamp/shadow?name=a%2Fb", wish, (400, "InvalidRequestException")),
+        ] {
+            let (status, code, message) = call("POST", path, body).await.unwrap_err();
+            assert_eq!((status, code.as_str()), expected, "{path}: {message}");
+        }
+        assert_eq!(call("DELETE", path, b"").await.unwrap_err().0, 404);
     }
 
     #[tokio::test]

@@ -19,8 +19,8 @@ use crate::publish::is_basic_ingest;
 use crate::retained::Retained;
 use crate::session::{Incoming, Origin};
 use crate::sessions::Subscribed;
-use crate::share;
 use crate::subscription::{FILTER_BYTES_MAX, FILTER_LEVELS_MAX, Options, Subscription};
+use crate::{shadows, share};
 
 impl Connection {
     // ---- messages in ----
@@ -40,7 +40,7 @@ impl Connection {
             let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
             return Err(Fault::new(Code::TopicNameInvalid, why).into());
         }
-        if topic.starts_with('$') && !is_basic_ingest(topic) {
+        if topic.starts_with('$') && !is_basic_ingest(topic) && !self.asks_shadow(topic) {
             return self.refuse_topic(topic, publish, work);
         }
         if !self.may_publish(topic, publish, work)? {
@@ -102,6 +102,10 @@ impl Connection {
         }
         self.aliases[at] = Some(publish.topic.into());
         Ok(None)
+    }
+
+    fn asks_shadow(&self, topic: &str) -> bool {
+        self.broker.shadows.is_some() && shadows::request(topic).is_some()
     }
 
     /// `$` topics are the broker's own (MQTT 5, 4.7.2).
@@ -204,10 +208,11 @@ impl Connection {
             principal: &self.link.identity.principal,
             received_at: work.now,
             qos: publish.qos,
-            // Nobody can subscribe to what goes to a rule alone.
-            retain: publish.retain && !is_basic_ingest(topic),
+            // What goes to a rule or a shadow is news for nobody who comes later.
+            retain: publish.retain && !topic.starts_with('$'),
         };
-        work.retains |= message.retain;
+        work.concern.retained |= message.retain;
+        work.concern.shadows |= topic.starts_with(shadows::THINGS);
         work.properties.clear();
         codec::forwarded_properties(publish.properties, &mut work.properties);
         let may_return = publish.qos != QoS::AtMostOnce && self.session.kept_for.is_some();
@@ -234,7 +239,7 @@ impl Connection {
             self.note_received();
         }
         let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
-        match self.broker.append(batch, bell.map(|bell| &*bell), work.retains) {
+        match self.broker.append(batch, bell.map(|bell| &*bell), work.concern) {
             Ok(appended) => {
                 self.held_back = false;
                 self.broker.counters.logged.add(appended.count);
@@ -371,7 +376,9 @@ impl Connection {
         };
         let Some(filter) = filter else { return SubackReasonCode::TopicFilterInvalid };
         // What a shared subscription selects is what its filter selects.
-        let reserved = filter.as_str().starts_with('$') && !filter.as_str().starts_with(EVENTS);
+        let text = filter.as_str();
+        let open = text.starts_with(EVENTS) || text.starts_with(shadows::THINGS);
+        let reserved = text.starts_with('$') && !open;
         let refused = if reserved {
             Some(format!("{filter} is reserved; clients cannot subscribe to $ topics"))
         } else {

@@ -13,6 +13,7 @@ mod raw;
 mod restart;
 mod retained;
 mod sessions;
+mod shadows;
 mod shared;
 mod subscribers;
 mod support;

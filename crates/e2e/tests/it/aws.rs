@@ -161,6 +161,8 @@ fn over_websocket(place: &Place) {
     ends_with(&user.node(&example("device-v2/websocket.js"), &few), "DEVICE OK websocket 20");
     let older = repository().join("crates/e2e/tests/js/websocket_v1.js");
     ends_with(&user.node(&older, &[&port]), "WEBSOCKET V1 HOLDS");
+    let shadows = repository().join("crates/e2e/tests/js/shadow_v1.js");
+    ends_with(&user.node(&shadows, &[&port]), "SHADOW V1 HOLDS");
 }
 
 /// The notebook's user: only what `forebay notebook` wrote, and the article's constants. The

@@ -13,3 +13,4 @@ mod models;
 mod pipeline;
 mod retained;
 mod sessions;
+mod shadows;

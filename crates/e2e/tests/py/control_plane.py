@@ -207,6 +207,27 @@ def iot():
     aws("iot-data").publish(topic=f"control/{kind}/kept", qos=1, retain=True, payload=b"")
     refused("ResourceNotFoundException", aws("iot-data").get_retained_message, topic=f"control/{kind}/kept")
 
+    # A thing's shadows: what is wished, what is, and what is between them.
+    data, thing = aws("iot-data"), f"{kind}-lamp"
+    refused("ResourceNotFoundException", data.get_thing_shadow, "No shadow exists", thingName=thing)
+    shadow = lambda answer: json.loads(answer["payload"].read())
+    wish = json.dumps({"state": {"desired": {"colour": {"r": 255, "g": 0}}}, "clientToken": "t"})
+    accepted = shadow(data.update_thing_shadow(thingName=thing, payload=wish))
+    same((accepted["version"], accepted["clientToken"]), (1, "t"))
+    report = json.dumps({"state": {"reported": {"colour": {"r": 255}}}, "version": 1})
+    data.update_thing_shadow(thingName=thing, payload=report)
+    refused("ConflictException", data.update_thing_shadow, "Version conflict", thingName=thing, payload=report)
+    told = shadow(data.get_thing_shadow(thingName=thing))
+    same((told["version"], told["state"]["delta"]), (2, {"colour": {"g": 0}}))
+    assert told["metadata"]["desired"]["colour"]["g"]["timestamp"] <= told["timestamp"]
+    data.update_thing_shadow(thingName=thing, shadowName="night", payload=wish)
+    same(data.list_named_shadows_for_thing(thingName=thing)["results"], ["night"])
+    refused("InvalidRequestException", data.update_thing_shadow, "Missing required node", thingName=thing, payload="{}")
+    refused("RequestEntityTooLargeException", data.update_thing_shadow, thingName=thing, payload=json.dumps({"state": {"desired": {"x": "y" * 9000}}}))
+    for which in ({}, {"shadowName": "night"}):
+        data.delete_thing_shadow(thingName=thing, **which)
+        refused("ResourceNotFoundException", data.get_thing_shadow, thingName=thing, **which)
+
     # The rule rules: published through the API, selected by SQL, delivered by the stream.
     bucket()
     stream(kind, "ruled/")
