@@ -8,6 +8,7 @@ mod error;
 pub mod limits;
 mod message;
 mod offset;
+mod properties;
 mod topic;
 pub mod usage;
 
@@ -15,4 +16,5 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error::{Error, ErrorKind, Result};
 pub use message::{Extras, Message, MessageRef, QoS};
 pub use offset::Offset;
+pub use properties::Properties;
 pub use topic::{TopicFilter, TopicName};

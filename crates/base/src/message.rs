@@ -71,11 +71,11 @@ pub struct MessageRef<'a> {
     pub retain: bool,
 }
 
-/// What a record holds beside its message; only the broker reads it.
+/// What a record holds beside its message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras<'a> {
     /// The properties of an MQTT 5 PUBLISH that its receivers must get unaltered, as they stood
-    /// on the wire.
+    /// on the wire; [`Properties`](crate::Properties) reads them.
     pub properties: &'a [u8],
     /// The packet id under which it came, if it may come again under the same.
     pub packet_id: Option<u16>,

@@ -54,7 +54,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use base::{Clock, Error, ErrorKind, Extras, Message, MessageRef, Result, TopicFilter};
+use base::{Clock, Error, ErrorKind, Extras, Message, MessageRef, Properties, Result, TopicFilter};
 use journal::{Appended, Batch, Bell, Journal};
 use listen::Entrance;
 use metastore::Metastore;
@@ -66,7 +66,7 @@ use tracing::{error, info};
 
 pub use auth::{Action, Authenticator, Client, Explanation, Identity, Refusal, Rights};
 pub use counters::{Metric, Stats};
-pub use publish::{Outside, Properties};
+pub use publish::Outside;
 pub use refusals::{Refusals, Refused};
 pub use retained::RetainedSummary;
 pub use sessions::SessionInfo;
@@ -453,8 +453,8 @@ impl Broker {
         self.retained.is_some()
     }
 
-    /// The message retained under a topic.
-    pub fn retained_get(&self, topic: &str) -> Option<Message> {
+    /// The message retained under a topic, with its properties.
+    pub fn retained_get(&self, topic: &str) -> Option<(Message, Properties)> {
         let entry = self.retained.as_ref()?.get(topic, self.clock.now())?;
         retained::message(&entry)
     }

@@ -15,7 +15,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use base::{Error, Message, MessageRef, Offset, QoS, Result, Timestamp, TopicFilter};
+use base::{Error, Message, MessageRef, Offset, Properties, QoS, Result, Timestamp, TopicFilter};
 use bytes::Bytes;
 use journal::Journal;
 use metastore::{Metastore, Row};
@@ -320,8 +320,10 @@ impl Index {
 }
 
 /// The message of a record, for those who ask for it by topic.
-pub(crate) fn message(entry: &Entry) -> Option<Message> {
-    Message::decode(&entry.record).ok()
+pub(crate) fn message(entry: &Entry) -> Option<(Message, Properties)> {
+    let (_, extras) = MessageRef::decode_with(&entry.record).ok()?;
+    let properties = Properties::decode(extras.properties).unwrap_or_default();
+    Some((Message::decode(&entry.record).ok()?, properties))
 }
 
 fn expires_at(record: &[u8]) -> Option<Timestamp> {

@@ -30,8 +30,8 @@ impl Engine<'_> {
     pub(crate) fn take(&self, batch: &mut Batch, offset: Offset, record: &[u8], view: &View) {
         batch.next = offset.plus(1);
         batch.tally.read += 1;
-        let message = match MessageRef::decode(record) {
-            Ok(message) => message,
+        let (message, extras) = match MessageRef::decode_with(record) {
+            Ok(decoded) => decoded,
             Err(error) => {
                 // The checksum was right, so these bytes were written by something else.
                 tracing::error!(stream = self.row.name, %offset, %error, "log record is not a message");
@@ -49,28 +49,41 @@ impl Engine<'_> {
             return;
         }
         for rule in view.matching(message.topic, offset) {
-            self.apply(batch, offset, &message, rule);
+            let context = Context {
+                offset,
+                log_id: self.log_id,
+                rule_name: &rule.rule,
+                rule_version: rule.version,
+                account_id: self.account_id,
+                properties: extras.properties,
+            };
+            self.apply(batch, &message, rule, &context);
         }
     }
 
     /// Evaluates a rule once and hands its output to each of its actions on this stream.
-    fn apply(&self, batch: &mut Batch, offset: Offset, message: &MessageRef<'_>, rule: &InForce) {
-        let mine = rule.actions.iter().filter_map(|action| {
-            let Action::Firehose { stream, separator, batch_mode } = action;
-            (*stream == self.row.name).then_some((separator.as_deref(), *batch_mode))
+    fn apply(
+        &self,
+        batch: &mut Batch,
+        message: &MessageRef<'_>,
+        rule: &InForce,
+        context: &Context<'_>,
+    ) {
+        // A template that fails names no stream; the republisher reports that.
+        let is_mine = |index: usize| match rule.constant_stream(index) {
+            Some(stream) => stream == self.row.name,
+            None => rule.stream(index, message, context).is_ok_and(|name| name == self.row.name),
+        };
+        let mine = rule.actions.iter().enumerate().filter_map(|(index, action)| {
+            let Action::Firehose { separator, batch_mode, .. } = action;
+            is_mine(index).then_some((separator.as_deref(), *batch_mode))
         });
         let mut mine = mine.peekable();
         if mine.peek().is_none() {
             return;
         }
-        let context = Context {
-            offset,
-            log_id: self.log_id,
-            rule_name: &rule.rule,
-            rule_version: rule.version,
-            account_id: self.account_id,
-        };
-        let outcome = rule.sql.evaluate(message, &context);
+        let offset = context.offset;
+        let outcome = rule.sql.evaluate(message, context);
         if outcome == Evaluated::NoMatch {
             return;
         }

@@ -45,3 +45,4 @@ pub use stream::{
     Compression, DIRECT_PUT_PREFIX, Decision, NewStream, ObjectPlan, StreamRow, StreamState, Tally,
 };
 pub use streams::{Settings, StreamStatus, Streams};
+pub use worker::Publisher;

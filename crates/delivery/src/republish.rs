@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::{Error, ErrorKind, MessageRef, Offset, QoS, Result};
+use base::{Error, ErrorKind, Extras, MessageRef, Offset, Result};
 use journal::Batch;
 use metastore::Row;
-use rules::{Action, Context, Evaluated, InForce, View, base64};
+use rules::{Action, Context, Evaluated, InForce, Target, View, base64};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -252,56 +252,48 @@ impl Republisher {
         streams: &BTreeMap<String, Offset>,
         output: &mut Output,
     ) -> Result<()> {
-        let Ok(message) = MessageRef::decode(record) else { return Ok(()) };
+        let Ok((message, extras)) = MessageRef::decode_with(record) else { return Ok(()) };
         if message.topic.starts_with(DIRECT_PUT_PREFIX) {
             return Ok(());
         }
-        let at = At { offset, message: &message, streams };
         for rule in view.matching(message.topic, offset) {
-            if concerns(rule, streams) || rule.actions.iter().any(|a| at.misses(a)) {
-                self.apply(&at, rule, output)?;
+            let context = Context {
+                offset,
+                log_id: self.shared.journal.id(),
+                rule_name: &rule.rule,
+                rule_version: rule.version,
+                account_id: &self.shared.account_id,
+                properties: extras.properties,
+            };
+            let at = At { message: &message, streams, rule, context };
+            if concerns(rule, streams) || (0..rule.actions.len()).any(|a| at.miss(a).is_some()) {
+                self.apply(&at, output)?;
             }
         }
         Ok(())
     }
 
-    fn apply(&self, at: &At<'_>, rule: &InForce, output: &mut Output) -> Result<()> {
-        let context = Context {
-            offset: at.offset,
-            log_id: self.shared.journal.id(),
-            rule_name: &rule.rule,
-            rule_version: rule.version,
-            account_id: &self.shared.account_id,
-        };
-        let Evaluated::Pass(result) = rule.sql.evaluate(at.message, &context) else {
+    fn apply(&self, at: &At<'_>, output: &mut Output) -> Result<()> {
+        let (rule, offset) = (at.rule, at.context.offset);
+        let Evaluated::Pass(result) = rule.sql.evaluate(at.message, &at.context) else {
             // As on AWS, a statement that fails is no failed action.
             return Ok(());
         };
         let hops = Origin::read(at.message.principal).map_or(0, |origin| origin.hops) + 1;
         if hops > HOPS_MAX {
             tracing::warn!(
-                rule = rule.rule, offset = %at.offset, topic = at.message.topic,
+                rule = rule.rule, %offset, topic = at.message.topic,
                 "a message was republished {HOPS_MAX} times and is not any more"
             );
             output.totals.looped += 1;
             return Ok(());
         }
-        let mut failures = at.failures(rule, &result);
+        let mut failures = at.failures(&result);
         for (index, target) in rule.republish.iter().enumerate() {
-            if result.len() > PAYLOAD_BYTES_MAX {
-                failures.push(Failure {
-                    action: "RepublishAction",
-                    resource: target.topic.clone(),
-                    message: format!(
-                        "the output has {} bytes; at most {PAYLOAD_BYTES_MAX} are allowed",
-                        result.len()
-                    ),
-                });
-                continue;
-            }
-            let origin = Origin { rule: &rule.rule, offset: at.offset, action: index, hops };
-            if self.push(&origin, (&target.topic, target.qos()), &result, output)? {
-                output.totals.outputs += 1;
+            let origin = Origin { rule: &rule.rule, offset, action: index, hops };
+            match self.push(&origin, (at, target), &result, output)? {
+                Ok(pushed) => output.totals.outputs += u64::from(pushed),
+                Err(failure) => failures.push(failure),
             }
         }
         if failures.is_empty() {
@@ -310,23 +302,29 @@ impl Republisher {
         output.totals.failures += failures.len() as u64;
         for failure in &failures {
             tracing::debug!(
-                rule = rule.rule, offset = %at.offset, resource = failure.resource,
+                rule = rule.rule, %offset, resource = failure.resource,
                 message = failure.message, "an action failed"
             );
         }
         if let Some(target) = &rule.on_error {
-            let report = self.report(at, rule, &failures).to_string();
-            let origin = Origin { rule: &rule.rule, offset: at.offset, action: REPORT, hops };
-            let to = (target.topic.as_str(), target.qos());
-            if self.push(&origin, to, report.as_bytes(), output)? {
-                output.totals.reports += 1;
+            let report = self.report(at, &failures).to_string();
+            let origin = Origin { rule: &rule.rule, offset, action: REPORT, hops };
+            match self.push(&origin, (at, target), report.as_bytes(), output)? {
+                Ok(pushed) => output.totals.reports += u64::from(pushed),
+                Err(failure) => {
+                    let (resource, message) = (failure.resource, failure.message);
+                    tracing::warn!(
+                        rule = rule.rule, %offset, resource, message,
+                        "a failed action cannot be reported"
+                    );
+                }
             }
         }
         Ok(())
     }
 
     /// AWS's document about failed actions.
-    fn report(&self, at: &At<'_>, rule: &InForce, failures: &[Failure]) -> Value {
+    fn report(&self, at: &At<'_>, failures: &[Failure]) -> Value {
         let failures: Vec<Value> = failures
             .iter()
             .map(|failure| {
@@ -342,39 +340,61 @@ impl Republisher {
             client => client,
         };
         json!({
-            "ruleName": rule.rule,
+            "ruleName": at.rule.rule,
             "topic": rules::without_basic_ingest(at.message.topic),
-            "cloudwatchTraceId": rules::sql::trace_id(self.shared.journal.id(), at.offset),
+            "cloudwatchTraceId": rules::sql::trace_id(self.shared.journal.id(), at.context.offset),
             "clientId": client,
             "base64OriginalPayload": base64::encode(at.message.payload),
             "failures": failures,
         })
     }
 
-    /// Adds a message to the batch, unless an earlier run appended it.
+    /// Adds a message to the batch, unless an earlier run appended it; or says why it cannot be.
     fn push(
         &self,
         origin: &Origin<'_>,
-        (topic, qos): (&str, QoS),
+        (at, target): (&At<'_>, &Target),
         payload: &[u8],
         output: &mut Output,
-    ) -> Result<bool> {
+    ) -> Result<std::result::Result<bool, Failure>> {
         let key = (origin.rule.to_owned(), origin.offset.0, origin.action);
         if self.done.contains(&key) {
-            return Ok(false);
+            return Ok(Ok(false));
         }
+        let failure = |resource: &str, message: String| {
+            let (action, resource) = ("RepublishAction", resource.to_owned());
+            Ok(Err(Failure { action, resource, message }))
+        };
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            let bytes = payload.len();
+            let message =
+                format!("the output has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
+            return failure(&target.given.topic, message);
+        }
+        let (topic, properties) = match target.fill(&at.rule.sql, at.message, &at.context) {
+            Ok(filled) => filled,
+            Err(why) => return failure(&target.given.topic, why),
+        };
+        if let Some(why) = self.shared.publisher().refuses(&topic) {
+            return failure(&topic, why);
+        }
+        let properties = match properties.encode() {
+            Ok(properties) => properties,
+            Err(error) => return failure(&topic, error.to_string()),
+        };
         let principal = origin.to_string();
         let message = MessageRef {
-            topic,
+            topic: &topic,
             payload,
             client_id: "",
             principal: &principal,
             received_at: self.shared.clock.now(),
-            qos,
+            qos: target.given.qos(),
             retain: false,
         };
-        output.batch.push(|out| message.encode_into(out))?;
-        Ok(true)
+        let extras = Extras { properties: &properties, ..Extras::default() };
+        output.batch.push(|out| message.encode_with(&extras, out))?;
+        Ok(Ok(true))
     }
 
     /// Appends, waits until that is durable, and moves the cursor.
@@ -384,7 +404,7 @@ impl Republisher {
             self.state.totals.add(output.totals);
             return self.settle();
         }
-        let appended = self.shared.journal.append(&output.batch, None)?;
+        let appended = self.shared.publisher().append(&output.batch)?;
         let end = appended.next();
         let last = Offset(end.0.saturating_sub(1));
         while self.shared.journal.wait_durable(last, IDLE_WAIT) < end {
@@ -443,41 +463,49 @@ impl RepublishTotals {
 
 /// Whether a rule may have something to republish, or an action that fails.
 fn concerns(rule: &InForce, streams: &BTreeMap<String, Offset>) -> bool {
-    let missing = rule.actions.iter().any(|action| {
-        let Action::Firehose { stream, .. } = action;
-        !streams.contains_key(stream)
+    let missing = (0..rule.actions.len()).any(|action| {
+        rule.constant_stream(action).is_none_or(|stream| !streams.contains_key(stream))
     });
     !rule.republish.is_empty() || rule.on_error.is_some() || missing
 }
 
-/// A record and what there was when it arrived.
+/// A record, what there was when it arrived, and a rule that looks at it.
 struct At<'a> {
-    offset: Offset,
     message: &'a MessageRef<'a>,
     streams: &'a BTreeMap<String, Offset>,
+    rule: &'a InForce,
+    context: Context<'a>,
 }
 
 impl At<'_> {
-    /// Whether the action's stream did not look at this record.
-    fn misses(&self, action: &Action) -> bool {
-        let Action::Firehose { stream, .. } = action;
-        self.streams.get(stream).is_none_or(|from| *from > self.offset)
+    /// Why no stream looked at this record for an action, with the name that the action gives.
+    fn miss(&self, action: usize) -> Option<(String, String)> {
+        let stream = match self.rule.stream(action, self.message, &self.context) {
+            Ok(stream) => stream,
+            Err(why) => {
+                let Action::Firehose { stream, .. } = self.rule.actions.get(action)?;
+                return Some((stream.clone(), why));
+            }
+        };
+        if self.streams.get(&stream).is_some_and(|from| *from <= self.context.offset) {
+            return None;
+        }
+        let why = format!("delivery stream {stream} does not exist");
+        Some((stream, why))
     }
 
     /// The actions on streams that failed.
-    fn failures(&self, rule: &InForce, result: &[u8]) -> Vec<Failure> {
-        let of_action = |action: &Action| {
+    fn failures(&self, result: &[u8]) -> Vec<Failure> {
+        let of_action = |(index, action): (usize, &Action)| {
             let Action::Firehose { stream, batch_mode, .. } = action;
-            let message = match () {
-                () if self.misses(action) => {
-                    format!("delivery stream {stream} does not exist")
-                }
-                () if *batch_mode => split(result).err()?.1,
-                () => return None,
+            let (resource, message) = match self.miss(index) {
+                Some(missed) => missed,
+                None if *batch_mode => (stream.clone(), split(result).err()?.1),
+                None => return None,
             };
-            Some(Failure { action: "FirehoseAction", resource: stream.clone(), message })
+            Some(Failure { action: "FirehoseAction", resource, message })
         };
-        rule.actions.iter().filter_map(of_action).collect()
+        self.rule.actions.iter().enumerate().filter_map(of_action).collect()
     }
 }
 

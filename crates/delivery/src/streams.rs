@@ -1,7 +1,7 @@
 //! All streams: making, describing and deleting them, and their workers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::prefix::{Kind, Prefixes};
 use crate::republish::{self, RepublishTotals, Republisher};
 use crate::shelf::{BucketShelf, Shelf};
 use crate::stream::{NewStream, StreamRow, StreamState, Tally};
-use crate::worker::{Backoff, Shared, Worker, consumer, state_of};
+use crate::worker::{Backoff, Publisher, Shared, Worker, consumer, state_of};
 
 /// Most streams (AWS's bound per account and region).
 const STREAMS_MAX: usize = 50;
@@ -109,6 +109,7 @@ impl Streams {
             clock,
             account_id: settings.account_id,
             backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
+            publisher: OnceLock::new(),
             #[cfg(test)]
             crash_after: Mutex::new(None),
         };
@@ -281,6 +282,13 @@ impl Streams {
             .map_err(|cause| Error::io(format!("failed to start stream {name:?}"), cause))?;
         running.insert(name.to_owned(), Running { live, thread });
         Ok(())
+    }
+
+    /// Has what is republished go through `publisher`. To be said before republishing starts.
+    pub fn publish_through(&self, publisher: Arc<dyn Publisher>) {
+        if self.shared.publisher.set(publisher).is_err() {
+            tracing::error!("republished messages go another way already");
+        }
     }
 
     /// Starts republishing; nothing happens if it runs.

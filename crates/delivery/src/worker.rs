@@ -8,11 +8,12 @@
 //! * The steps of a delivery happen in the order of [`Step`]; each is durable before the next.
 //! * A batch begins where the last one ended.
 
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Offset, Result};
-use journal::{Journal, Records};
+use journal::{Appended, Journal, Records};
 use metastore::Metastore;
 use rules::{RuleBook, View};
 
@@ -44,9 +45,40 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) account_id: String,
     pub(crate) backoff: Backoff,
+    /// Whoever republished messages go through; the log itself where nobody wants to know.
+    pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
     /// Tests stop a worker here as a crash would.
     #[cfg(test)]
     pub(crate) crash_after: std::sync::Mutex<Option<Step>>,
+}
+
+/// Takes messages that rules make back into the log.
+pub trait Publisher: Debug + Send + Sync {
+    /// Why nothing may be published on a topic.
+    fn refuses(&self, topic: &str) -> Option<String>;
+
+    /// Appends a batch of messages to the log.
+    fn append(&self, batch: &journal::Batch) -> Result<Appended>;
+}
+
+/// The log alone, where reserved topics mean nothing.
+#[derive(Debug)]
+struct Plain(Arc<dyn Journal>);
+
+impl Publisher for Plain {
+    fn refuses(&self, topic: &str) -> Option<String> {
+        topic.starts_with('$').then(|| format!("{topic:?} is a reserved topic"))
+    }
+
+    fn append(&self, batch: &journal::Batch) -> Result<Appended> {
+        self.0.append(batch, None)
+    }
+}
+
+impl Shared {
+    pub(crate) fn publisher(&self) -> &dyn Publisher {
+        &**self.publisher.get_or_init(|| Arc::new(Plain(Arc::clone(&self.journal))))
+    }
 }
 
 /// Pauses between attempts.

@@ -209,6 +209,7 @@ fn rule_try(node: &Node, input: Value) -> Result<Value> {
         at = records.next;
         for (offset, record) in records.items {
             let message = Message::decode(&record)?;
+            let (_, extras) = MessageRef::decode_with(&record)?;
             let selected = sql.topic_filter().is_none_or(|filter| filter.matches(&message.topic));
             if !selected {
                 no_match += 1;
@@ -220,6 +221,7 @@ fn rule_try(node: &Node, input: Value) -> Result<Value> {
                 rule_name: "try",
                 rule_version: 0,
                 account_id: &node.settings.aws.account_id,
+                properties: extras.properties,
             };
             let mut row = message_as_json(offset, &message);
             match sql.evaluate(&message.as_ref(), &context) {

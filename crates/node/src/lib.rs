@@ -196,6 +196,7 @@ impl Node {
         if self.broker.set(broker.clone()).is_err() {
             return Err(Error::internal("this node serves already"));
         }
+        self.streams.publish_through(Arc::new(Republished(broker.clone())));
         self.streams.start_all()?;
         let (shutdown, stopped) = watch::channel(false);
         let plain = {
@@ -389,6 +390,20 @@ impl Node {
         let path = self.data_dir.join(ADDRESS_FILE);
         let text = serde_json::to_string(addresses).map_err(|e| Error::internal(e.to_string()))?;
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+}
+
+/// What rules publish, by way of the broker.
+#[derive(Debug)]
+struct Republished(Arc<Broker>);
+
+impl delivery::Publisher for Republished {
+    fn refuses(&self, topic: &str) -> Option<String> {
+        self.0.refuses_topic(topic)
+    }
+
+    fn append(&self, batch: &journal::Batch) -> Result<journal::Appended> {
+        self.0.append_outside(batch)
     }
 }
 

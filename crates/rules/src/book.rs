@@ -13,11 +13,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use base::{Error, ErrorKind, Offset, Result, Timestamp};
+use base::{Error, ErrorKind, MessageRef, Offset, Result, Timestamp};
 use metastore::Metastore;
 
-use crate::rule::{Action, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion};
-use crate::sql::Sql;
+use crate::rule::{Action, NewRule, Republishing, RuleRow, RuleState, RuleVersion, Target};
+use crate::sql::{Context, Sql, Template};
 
 /// Most rules that are not deleted (AWS's bound per account).
 const RULES_MAX: usize = 1_000;
@@ -38,16 +38,57 @@ pub struct InForce {
     pub sql: Sql,
     /// What is done with the output.
     pub actions: Vec<Action>,
+    /// The name of each action's stream.
+    streams: Vec<Template>,
     /// Topics that get the output.
-    pub republish: Vec<Republish>,
+    pub republish: Vec<Target>,
     /// The topic that gets a report when an action failed.
-    pub on_error: Option<Republish>,
+    pub on_error: Option<Target>,
     from: Offset,
     /// Exclusive; `None` for the newest version.
     until: Option<Offset>,
 }
 
 impl InForce {
+    fn read(rule: &str, version: &RuleVersion, until: Option<Offset>) -> Result<InForce> {
+        let sql = Sql::parse(&version.sql)?;
+        let stream = |action: &Action| {
+            let Action::Firehose { stream, .. } = action;
+            Template::parse(stream, &sql)
+        };
+        let streams = version.actions.iter().map(stream).collect::<Result<_>>()?;
+        let target = |republish| Target::read(republish, &sql);
+        let republish = version.republish.iter().map(target).collect::<Result<_>>()?;
+        let on_error = version.on_error.as_ref().map(target).transpose()?;
+        Ok(InForce {
+            rule: rule.to_owned(),
+            version: version.version,
+            actions: version.actions.clone(),
+            streams,
+            republish,
+            on_error,
+            from: version.from_offset,
+            until,
+            sql,
+        })
+    }
+
+    /// The stream of an action, by its place, if it is the same for every message.
+    pub fn constant_stream(&self, action: usize) -> Option<&str> {
+        self.streams.get(action)?.constant()
+    }
+
+    /// The stream that an action hands a message to; the error says for people why there is none.
+    pub fn stream(
+        &self,
+        action: usize,
+        message: &MessageRef<'_>,
+        context: &Context<'_>,
+    ) -> std::result::Result<String, String> {
+        let template = self.streams.get(action).ok_or("there is no such action")?;
+        template.fill(&self.sql, message, context)
+    }
+
     fn applies_at(&self, offset: Offset) -> bool {
         self.from <= offset && self.until.is_none_or(|until| offset < until)
     }
@@ -281,20 +322,12 @@ impl Rules {
                 if version.state != RuleState::Enabled {
                     continue;
                 }
-                let sql = Sql::parse(&version.sql).map_err(|error| {
+                let until = row.versions.get(index + 1).map(|next| next.from_offset);
+                let read = InForce::read(&row.name, version, until).map_err(|error| {
                     let message = format!("stored rule {:?} cannot be read: {error}", row.name);
                     Error::new(ErrorKind::Corrupt, message).with_source(error)
                 })?;
-                rules.push(InForce {
-                    rule: row.name.clone(),
-                    version: version.version,
-                    sql,
-                    actions: version.actions.clone(),
-                    republish: version.republish.clone(),
-                    on_error: version.on_error.clone(),
-                    from: version.from_offset,
-                    until: row.versions.get(index + 1).map(|next| next.from_offset),
-                });
+                rules.push(read);
             }
         }
         rules.rows = rows;

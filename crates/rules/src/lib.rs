@@ -19,5 +19,7 @@ pub mod sql;
 pub mod value;
 
 pub use book::{InForce, RuleBook, View, without_basic_ingest};
-pub use rule::{Action, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion};
-pub use sql::{Context, Evaluated, Sql};
+pub use rule::{
+    Action, Headers, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion, Target,
+};
+pub use sql::{Context, Evaluated, Sql, Template};

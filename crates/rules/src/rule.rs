@@ -1,10 +1,11 @@
 //! A rule as it is kept: a name and its versions, each in force from an offset on.
 
-use base::{Error, Offset, QoS, Result, Timestamp, TopicName};
+use base::{Error, MessageRef, Offset, Properties, QoS, Result, Timestamp, TopicName};
 use metastore::Row;
 use serde::{Deserialize, Serialize};
 
-use crate::sql::Sql;
+use crate::base64;
+use crate::sql::{Context, Sql, Template};
 
 /// Longest name of a rule.
 const NAME_BYTES_MAX: usize = 128;
@@ -21,7 +22,7 @@ const SEPARATORS: [&str; 4] = ["\n", "\t", "\r\n", ","];
 pub enum Action {
     /// Hands the output to a delivery stream.
     Firehose {
-        /// The stream's name.
+        /// The stream's name, which may hold substitution templates.
         stream: String,
         /// Appended to each record: a newline, a tab, a Windows newline or a comma.
         separator: Option<String>,
@@ -31,13 +32,9 @@ pub enum Action {
 }
 
 impl Action {
-    fn check(&self) -> Result<()> {
+    fn check(&self, sql: &Sql) -> Result<()> {
         let Action::Firehose { stream, separator, .. } = self;
-        if stream.contains("${") {
-            return Err(Error::unsupported(format!(
-                "a substitution template in the stream name {stream:?} is not supported yet"
-            )));
-        }
+        Template::parse(stream, sql)?;
         if let Some(separator) = separator
             && !SEPARATORS.contains(&separator.as_str())
         {
@@ -50,34 +47,166 @@ impl Action {
 }
 
 /// Publishes the output, or the report of a failure, on a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Republish {
-    /// The topic; not a reserved one.
+    /// The topic, which may hold substitution templates. Of the reserved ones only requests to
+    /// shadows are allowed; they begin with `$$`, since one `$` begins a template.
     pub topic: String,
     /// 0 or 1.
     pub qos: u8,
+    /// What goes along.
+    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers,
+}
+
+/// Properties of MQTT 5 for a message that is republished; each may hold substitution templates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Headers {
+    /// `UNSPECIFIED_BYTES` or `UTF8_DATA`.
+    pub payload_format_indicator: Option<String>,
+    /// What the payload is.
+    pub content_type: Option<String>,
+    /// Where an answer is expected.
+    pub response_topic: Option<String>,
+    /// What the answer should carry, in base64.
+    pub correlation_data: Option<String>,
+    /// How long the message is worth something, in seconds.
+    pub message_expiry: Option<String>,
+    /// Names and values of the user's own.
+    pub user_properties: Vec<(String, String)>,
+}
+
+impl Headers {
+    /// Whether nothing is to go along.
+    pub fn is_empty(&self) -> bool {
+        *self == Headers::default()
+    }
+}
+
+/// A republishing with its templates read.
+#[derive(Debug)]
+pub struct Target {
+    /// As it was given.
+    pub given: Republish,
+    topic: Template,
+    payload_format_indicator: Option<Template>,
+    content_type: Option<Template>,
+    response_topic: Option<Template>,
+    correlation_data: Option<Template>,
+    message_expiry: Option<Template>,
+    user_properties: Vec<(Template, Template)>,
+}
+
+impl Target {
+    /// Reads the templates. What is the same for every message is checked now.
+    pub(crate) fn read(given: &Republish, sql: &Sql) -> Result<Target> {
+        if given.qos > 1 {
+            return Err(Error::invalid(format!("qos {} is neither 0 nor 1", given.qos)));
+        }
+        let template = |text: &String| Template::parse(text, sql);
+        let optional = |text: &Option<String>| text.as_ref().map(template).transpose();
+        let Headers {
+            payload_format_indicator,
+            content_type,
+            response_topic,
+            correlation_data,
+            message_expiry,
+            user_properties,
+        } = &given.headers;
+        let user = user_properties.iter();
+        let target = Target {
+            given: given.clone(),
+            topic: template(&given.topic)?,
+            payload_format_indicator: optional(payload_format_indicator)?,
+            content_type: optional(content_type)?,
+            response_topic: optional(response_topic)?,
+            correlation_data: optional(correlation_data)?,
+            message_expiry: optional(message_expiry)?,
+            user_properties: user
+                .map(|(name, value)| Ok((template(name)?, template(value)?)))
+                .collect::<Result<_>>()?,
+        };
+        target.check().map_err(Error::invalid)?;
+        Ok(target)
+    }
+
+    /// Checks what does not depend on a message.
+    fn check(&self) -> std::result::Result<(), String> {
+        if let Some(topic) = self.topic.constant() {
+            check_topic(topic)?;
+        }
+        let constant = |template: &Option<Template>| -> Option<String> {
+            template.as_ref()?.constant().map(str::to_owned)
+        };
+        let properties = Properties {
+            utf8: constant(&self.payload_format_indicator).map(|text| utf8(&text)).transpose()?,
+            expiry_secs: constant(&self.message_expiry).map(|text| secs(&text)).transpose()?,
+            response_topic: constant(&self.response_topic),
+            ..Properties::default()
+        };
+        constant(&self.correlation_data).map(|text| binary(&text)).transpose()?;
+        properties.encode().map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Topic and properties for a message; the error says for people why there are none.
+    pub fn fill(
+        &self,
+        sql: &Sql,
+        message: &MessageRef<'_>,
+        context: &Context<'_>,
+    ) -> std::result::Result<(String, Properties), String> {
+        let fill = |template: &Template| template.fill(sql, message, context);
+        let optional = |template: &Option<Template>| template.as_ref().map(fill).transpose();
+        let topic = fill(&self.topic)?;
+        check_topic(&topic)?;
+        let properties = Properties {
+            utf8: optional(&self.payload_format_indicator)?.map(|text| utf8(&text)).transpose()?,
+            expiry_secs: optional(&self.message_expiry)?.map(|text| secs(&text)).transpose()?,
+            content_type: optional(&self.content_type)?,
+            response_topic: optional(&self.response_topic)?,
+            correlation_data: optional(&self.correlation_data)?
+                .map(|text| binary(&text))
+                .transpose()?,
+            user: self
+                .user_properties
+                .iter()
+                .map(|(name, value)| Ok((fill(name)?, fill(value)?)))
+                .collect::<std::result::Result<_, String>>()?,
+        };
+        Ok((topic, properties))
+    }
+}
+
+fn check_topic(topic: &str) -> std::result::Result<(), String> {
+    if topic.starts_with('$') && !topic.starts_with("$aws/things/") {
+        return Err(format!(
+            "{topic:?} is a reserved topic; of those only $aws/things/... can be republished on"
+        ));
+    }
+    TopicName::parse(topic).map(drop).map_err(|error| error.to_string())
+}
+
+fn utf8(text: &str) -> std::result::Result<bool, String> {
+    match text {
+        "UTF8_DATA" => Ok(true),
+        "UNSPECIFIED_BYTES" => Ok(false),
+        _ => Err(format!(
+            "payloadFormatIndicator {text:?} is neither UNSPECIFIED_BYTES nor UTF8_DATA"
+        )),
+    }
+}
+
+fn secs(text: &str) -> std::result::Result<u32, String> {
+    text.parse()
+        .map_err(|_not_a_number| format!("messageExpiry {text:?} is not a whole number of seconds"))
+}
+
+fn binary(text: &str) -> std::result::Result<Vec<u8>, String> {
+    base64::decode(text).ok_or_else(|| format!("correlationData {text:?} is not base64"))
 }
 
 impl Republish {
-    fn check(&self) -> Result<()> {
-        let topic = &self.topic;
-        if topic.contains("${") {
-            return Err(Error::unsupported(format!(
-                "a substitution template in the topic {topic:?} is not supported yet"
-            )));
-        }
-        if topic.starts_with('$') {
-            return Err(Error::unsupported(format!(
-                "republishing on the reserved topic {topic:?} is not supported"
-            )));
-        }
-        TopicName::parse(topic)?;
-        if self.qos > 1 {
-            return Err(Error::invalid(format!("qos {} is neither 0 nor 1", self.qos)));
-        }
-        Ok(())
-    }
-
     /// The quality of service.
     pub fn qos(&self) -> QoS {
         if self.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce }
@@ -130,13 +259,14 @@ impl NewRule {
             )));
         }
         let of_rule = |error: Error| error.context(format!("rule {name:?}"));
+        let sql = Sql::parse(&self.sql).map_err(of_rule)?;
         for action in &self.actions {
-            action.check().map_err(of_rule)?;
+            action.check(&sql).map_err(of_rule)?;
         }
         for republish in republishing.output.iter().chain(&republishing.on_error) {
-            republish.check().map_err(of_rule)?;
+            Target::read(republish, &sql).map_err(of_rule)?;
         }
-        Sql::parse(&self.sql).map_err(of_rule)
+        Ok(sql)
     }
 }
 

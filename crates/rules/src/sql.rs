@@ -9,12 +9,14 @@ mod eval;
 mod functions;
 mod lex;
 mod parse;
+mod template;
 mod time;
 
 use base::{MessageRef, Offset, Result, TopicFilter};
 use bytes::Bytes;
 
 pub use functions::{names as function_names, trace_id_of as trace_id};
+pub use template::Template;
 pub use time::{TimePattern, zone_offset_secs};
 
 use crate::json;
@@ -29,6 +31,7 @@ pub struct Sql {
     statement: Statement,
     /// The whole list is `*`: the payload passes as it is.
     passes: bool,
+    /// SET or WHERE does.
     filter_reads_json: bool,
     list_reads_json: bool,
 }
@@ -47,6 +50,8 @@ pub struct Context<'c> {
     pub rule_version: u64,
     /// The account, for `accountid()`.
     pub account_id: &'c str,
+    /// The properties of MQTT 5 that came with the message, as they stand in its record.
+    pub properties: &'c [u8],
 }
 
 /// What became of a message.
@@ -68,15 +73,17 @@ impl Sql {
     pub fn parse(text: &str) -> Result<Sql> {
         let statement = parse::statement(text)?;
         let reads_json = |expr: &Expr| expr.reads_json();
+        let select = &statement.select;
         let passes = matches!(
-            statement.items.as_slice(),
+            select.items.as_slice(),
             [ast::Item { expr: Expr::Star, path }] if path.is_empty()
         );
         Ok(Sql {
             text: text.to_owned(),
             passes,
-            filter_reads_json: statement.filter.as_ref().is_some_and(reads_json),
-            list_reads_json: statement.items.iter().any(|item| reads_json(&item.expr)),
+            filter_reads_json: select.filter.as_ref().is_some_and(reads_json)
+                || statement.variables.iter().any(|(_, expr)| reads_json(expr)),
+            list_reads_json: select.items.iter().any(|item| reads_json(&item.expr)),
             statement,
         })
     }
@@ -88,7 +95,7 @@ impl Sql {
 
     /// The topics of FROM. Without FROM the rule is for basic ingest only.
     pub fn topic_filter(&self) -> Option<&TopicFilter> {
-        self.statement.from.as_ref()
+        self.statement.select.from.as_ref()
     }
 
     /// Evaluates a message that the topic filter selects.
@@ -105,13 +112,15 @@ impl Sql {
     }
 
     fn run(&self, message: &MessageRef<'_>, context: &Context<'_>) -> Evaluation<Option<Bytes>> {
-        let env = Env::new(message, context);
+        let mut env = Env::new(message, context);
+        let select = &self.statement.select;
         let not_json = |why: String| eval::Failure::new(format!("the payload is not JSON: {why}"));
         let mut root = Value::Undefined;
         if self.filter_reads_json {
             root = json::parse(message.payload).map_err(not_json)?;
         }
-        if !eval::selects(&env, self.statement.filter.as_ref(), &root)? {
+        env.set(&self.statement.variables, &root)?;
+        if !eval::selects(&env, select.filter.as_ref(), &root)? {
             return Ok(None);
         }
         if self.passes {
@@ -123,7 +132,7 @@ impl Sql {
         if self.list_reads_json && !self.filter_reads_json {
             root = json::parse(message.payload).map_err(not_json)?;
         }
-        let output = eval::select(&env, self.statement.value, &self.statement.items, &root)?;
+        let output = eval::select(&env, select.value, &select.items, &root)?;
         if output == Value::Undefined {
             return Err(eval::Failure::new("SELECT VALUE gave no value for this message"));
         }

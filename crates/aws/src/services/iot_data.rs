@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use base::{ErrorKind, QoS};
-use broker::{Outside, Properties, ShadowAction, ShadowName, ShadowRefusal};
+use base::{ErrorKind, Properties, QoS};
+use broker::{Outside, ShadowAction, ShadowName, ShadowRefusal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -42,8 +42,7 @@ static OPERATIONS: &[Operation] = &[
     operation!(
         "GetRetainedMessage",
         get_retained_message,
-        route!("GET", "/retainedMessage/{topic}"),
-        differs: "without the user properties of MQTT 5"
+        route!("GET", "/retainedMessage/{topic}")
     ),
     operation!(
         "GetThingShadow",
@@ -149,16 +148,23 @@ struct GetRetainedMessage {
 
 async fn get_retained_message(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let GetRetainedMessage { topic } = call.input()?;
-    let message = rooms.broker.retained_get(&topic).ok_or_else(|| {
+    let (message, properties) = rooms.broker.retained_get(&topic).ok_or_else(|| {
         Fault::not_found(format!("no message is retained under the topic {topic:?}"))
     })?;
-    Ok(json!({
+    let mut answer = json!({
         "topic": message.topic,
         "payload": rules::base64::encode(&message.payload),
         "qos": message.qos as u8,
         "lastModifiedTime": message.received_at.millis(),
-    })
-    .into())
+    });
+    if !properties.user.is_empty() {
+        let user = properties.user.into_iter();
+        let user: Vec<Map<String, Value>> =
+            user.map(|(name, value)| Map::from_iter([(name, Value::String(value))])).collect();
+        let text = json!(user).to_string();
+        answer["userProperties"] = json!(rules::base64::encode(text.as_bytes()));
+    }
+    Ok(answer.into())
 }
 
 #[derive(Deserialize)]
@@ -359,12 +365,16 @@ mod tests {
             world.http("iot-data", request)
         };
         for topic in ["a%2Fb", "c"] {
-            let request = publish(&format!("{topic}?retain=true&qos=1"));
+            let user = rules::base64::encode(br#"[{"a":"1"},{"a":"2"}]"#);
+            let request = publish(&format!("{topic}?retain=true&qos=1"))
+                .header("x-amz-mqtt5-user-properties", user);
             world.http("iot-data", request.body(Bytes::from_static(b"x")).unwrap()).await.unwrap();
         }
         let seen = get("/retainedMessage/a%2Fb").await.unwrap();
         assert_eq!((&seen["topic"], &seen["payload"]), (&"a/b".into(), &"eA==".into()));
         assert_eq!(seen["qos"], 1);
+        let user = rules::base64::decode(seen["userProperties"].as_str().unwrap()).unwrap();
+        assert_eq!(user, br#"[{"a":"1"},{"a":"2"}]"#);
         let page = get("/retainedMessage?maxResults=1").await.unwrap();
         assert_eq!(page["retainedTopics"][0]["topic"], "a/b");
         assert!(page["nextToken"].is_string());

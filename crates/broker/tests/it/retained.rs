@@ -63,7 +63,7 @@ async fn the_last_one_of_each_topic_is_delivered_with_the_flag_and_survives_a_re
         assert_eq!(retained(&world, "s2", "+/x").await, ["a/x2"]);
         assert_eq!(retained(&world, "s3", "ab").await, ["ab4"]);
         assert!(retained(&world, "s4", "b").await.is_empty());
-        assert_eq!(&world.broker.retained_get("a/x").unwrap().payload[..], b"2");
+        assert_eq!(&world.broker.retained_get("a/x").unwrap().0.payload[..], b"2");
         assert!(world.broker.retained_get("b").is_none());
         assert_eq!(world.broker.retained_list().len(), 4);
         if round == 1 {

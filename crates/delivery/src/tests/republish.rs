@@ -1,6 +1,7 @@
 //! Outputs and reports back into the log: what, once, and with an end.
 
-use rules::{Republish, Republishing};
+use base::Properties;
+use rules::{Headers, Republish, Republishing};
 use serde_json::Value;
 
 use super::*;
@@ -10,7 +11,7 @@ use crate::republish::{HOPS_MAX, Republisher};
 const WAIT: Duration = Duration::from_secs(5);
 
 fn to(topic: &str) -> Republish {
-    Republish { topic: topic.to_owned(), qos: 1 }
+    Republish { topic: topic.to_owned(), qos: 1, ..Republish::default() }
 }
 
 fn make(world: &World, name: &str, from: &str, streams: &[&str], to: Republishing) {
@@ -106,6 +107,99 @@ fn an_action_on_a_stream_that_is_not_there_is_reported() {
     assert_eq!(settle(&world).reports, 1);
     assert!(world.run("later", None));
     assert_eq!(world.streams().describe("later").unwrap().1.totals.records, 1);
+}
+
+#[test]
+fn topics_and_streams_are_filled_from_the_message() {
+    let world = World::new();
+    settle(&world);
+    for stream in ["odd", "even"] {
+        world.stream(stream, |_| {});
+    }
+    let by_name = Republish {
+        headers: Headers {
+            content_type: Some("application/json".into()),
+            message_expiry: Some("${n * 10}".into()),
+            user_properties: vec![("from".into(), "${clientid()}".into())],
+            ..Headers::default()
+        },
+        ..to("copy/${topic(1)}/${get_or_default(p, n)}")
+    };
+    let all = Republishing { output: vec![by_name], on_error: Some(to("errors/${topic(1)}")) };
+    make(&world, "r", "a", &["${stream}"], all);
+    for (n, stream) in [(1, "odd"), (2, "even"), (3, "neither"), (4, "even")] {
+        world.publish("a", format!("{{\"n\": {n}, \"stream\": \"{stream}\"}}"));
+    }
+    // No stream, a topic with a wildcard, an expiry that is no number.
+    world.publish("a", "{\"n\": 5}");
+    world.publish("a", "{\"n\": 6, \"p\": \"+\", \"stream\": \"odd\"}");
+    world.publish("a", "{\"n\": 0.25, \"stream\": \"odd\"}");
+    let totals = settle(&world);
+    for (stream, records) in [("odd", 3), ("even", 2)] {
+        assert!(world.run(stream, None));
+        let tally = world.streams().describe(stream).unwrap().1.totals;
+        assert_eq!((tally.records, tally.matched), (records, records), "{stream}");
+    }
+    for n in [1, 2, 3, 4, 5] {
+        assert_eq!(on(&world, &format!("copy/a/{n}")).len(), 1, "{n}");
+    }
+    let record = world.log.inner.lock().unwrap().records.iter().flatten().find_map(|record| {
+        let (message, extras) = MessageRef::decode_with(record).unwrap();
+        (message.topic == "copy/a/2").then(|| Properties::decode(extras.properties).unwrap())
+    });
+    let expected = Properties {
+        content_type: Some("application/json".into()),
+        expiry_secs: Some(20),
+        user: vec![("from".into(), "dev-1".into())],
+        ..Properties::default()
+    };
+    assert_eq!(record, Some(expected));
+    let why: Vec<String> = on(&world, "errors/a")
+        .iter()
+        .map(|report| report["failures"][0]["errorMessage"].as_str().unwrap().to_owned())
+        .collect();
+    let words = ["neither does not exist", "${stream} has no value", "wildcard", "\"2.5\""];
+    assert_eq!(why.len(), words.len(), "{why:?}");
+    for (why, word) in why.iter().zip(words) {
+        assert!(why.contains(word), "{why}");
+    }
+    assert_eq!((totals.outputs, totals.failures, totals.reports), (5, 4, 4));
+}
+
+#[test]
+fn what_cannot_be_republished_is_refused_when_the_rule_is_made() {
+    let world = World::new();
+    let refused = |target: Republish| {
+        let new = NewRule {
+            name: "r".into(),
+            description: String::new(),
+            sql: "SELECT * FROM 'a'".into(),
+            actions: Vec::new(),
+            enabled: true,
+        };
+        let to = Republishing { output: vec![target], on_error: None };
+        let now = Timestamp(START);
+        world.rules.create_with(&new, &to, now, || Offset(0)).unwrap_err().to_string()
+    };
+    let with = |headers: Headers| Republish { headers, ..to("a") };
+    let some = |text: &str| Some(text.to_owned());
+    for (target, word) in [
+        (to("$$aws/events/x"), "reserved"),
+        (to("$SYS/x"), "reserved"),
+        (to("a/#"), "wildcards"),
+        (to("a/${topic("), "does not end"),
+        (Republish { qos: 2, ..to("a") }, "qos 2"),
+        (with(Headers { message_expiry: some("soon"), ..Headers::default() }), "messageExpiry"),
+        (with(Headers { correlation_data: some("?"), ..Headers::default() }), "base64"),
+        (with(Headers { response_topic: some("+"), ..Headers::default() }), "response topic"),
+        (
+            with(Headers { payload_format_indicator: some("UTF"), ..Headers::default() }),
+            "UTF8_DATA",
+        ),
+    ] {
+        let why = refused(target);
+        assert!(why.contains(word), "{why}");
+    }
 }
 
 #[test]

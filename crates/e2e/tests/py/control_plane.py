@@ -42,6 +42,13 @@ def same(left, right, what=""):
     assert left == right, f"{what}: {left!r} is not {right!r}"
 
 
+def shadow_or_none(data, thing):
+    try:
+        return json.loads(data.get_thing_shadow(thingName=thing)["payload"].read())
+    except ClientError:
+        return None
+
+
 def refused(code, call, *words, **arguments):
     """The call fails with this code, and its message says these words."""
     try:
@@ -239,6 +246,22 @@ def iot():
     same(sorted(lines), ['{"ozone":0}', '{"ozone":1}', '{"ozone":2}'], "what the rule selected")
     c.delete_topic_rule(ruleName=rule)
     aws("firehose").delete_delivery_stream(DeliveryStreamName=kind)
+
+    # A rule that names topic and headers by the message, and one that reports into a shadow.
+    to_shadow, data = f"{rule}_shadow", aws("iot-data")
+    c.create_topic_rule(ruleName=to_shadow, topicRulePayload={
+        "sql": f"SET @o = ozone SELECT @o AS state.reported.ozone FROM 'sensors/{kind}/+'", "awsIotSqlVersion": "2016-03-23",
+        "actions": [
+            {"republish": {"topic": "$$aws/things/${topic(3)}/shadow/update", "qos": 1, "roleArn": ROLE}},
+            {"republish": {"topic": f"copies/{kind}/${{@o}}", "roleArn": ROLE, "headers": {"contentType": "${topic(3)}", "userProperties": [{"key": "from", "value": "${clientid()}"}]}}},
+        ]})
+    kept = c.get_topic_rule(ruleName=to_shadow)["rule"]["actions"][1]["republish"]
+    same(kept["headers"]["userProperties"], [{"key": "from", "value": "${clientid()}"}])
+    data.publish(topic=f"sensors/{kind}/{kind}-roof", qos=1, payload=b'{"ozone": 7}')
+    reported = until("the shadow of the rule", lambda: shadow_or_none(data, f"{kind}-roof"))
+    same(reported["state"]["reported"], {"ozone": 7})
+    refused("InvalidRequestException", c.create_topic_rule, "substitution template", ruleName=f"{rule}_bad", topicRulePayload={"sql": "SELECT * FROM 'a'", "actions": [{"republish": {"topic": "a/${topic(", "roleArn": ROLE}}]})
+    c.delete_topic_rule(ruleName=to_shadow)
 
     refused("DeleteConflictException", c.delete_policy, policyName=name)
     refused("CertificateStateException", c.delete_certificate, certificateId=identity_)

@@ -7,7 +7,16 @@ use crate::sql::functions::Function;
 use crate::sql::time::TimePattern;
 use crate::value::Value;
 
-/// A whole statement, or a nested one.
+/// The statement of a rule.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// What SET sets, with the names, in order; each may use those before it.
+    pub(crate) variables: Vec<(String, Expr)>,
+    /// Without FROM it is for basic ingest only.
+    pub(crate) select: Select<Option<TopicFilter>>,
+}
+
+/// A SELECT, the statement's own or a nested one.
 #[derive(Debug)]
 pub(crate) struct Select<F> {
     /// `SELECT VALUE`: the result is the one item itself, not an object of items.
@@ -16,9 +25,6 @@ pub(crate) struct Select<F> {
     pub(crate) from: F,
     pub(crate) filter: Option<Expr>,
 }
-
-/// The statement of a rule; without FROM it is for basic ingest only.
-pub(crate) type Statement = Select<Option<TopicFilter>>;
 
 /// `(SELECT ... FROM arrayOrObject ...)`: its source is a path.
 pub(crate) type Nested = Select<Expr>;
@@ -35,6 +41,8 @@ pub(crate) struct Item {
 #[derive(Debug)]
 pub(crate) enum Expr {
     Literal(Value),
+    /// What SET set, by its place there.
+    Variable(usize),
     /// The payload, or within a nested SELECT the element.
     Star,
     /// `a.b.c` from the payload or element.
@@ -113,7 +121,8 @@ impl Expr {
     pub(crate) fn reads_json(&self) -> bool {
         match self {
             Expr::Star | Expr::Path(_) => true,
-            Expr::Literal(_) | Expr::EncodePayload => false,
+            // A variable was worked out before.
+            Expr::Literal(_) | Expr::EncodePayload | Expr::Variable(_) => false,
             Expr::Member(inner, _)
             | Expr::Not(inner)
             | Expr::Negate(inner)

@@ -51,11 +51,26 @@ pub(crate) struct Env<'m> {
     pub(crate) context: &'m Context<'m>,
     steps: Cell<usize>,
     draws: Cell<u64>,
+    /// What SET set.
+    variables: Vec<Value>,
 }
 
 impl<'m> Env<'m> {
     pub(crate) fn new(message: &'m MessageRef<'m>, context: &'m Context<'m>) -> Env<'m> {
-        Env { message, context, steps: Cell::new(0), draws: Cell::new(0) }
+        let (steps, draws) = (Cell::new(0), Cell::new(0));
+        Env { message, context, steps, draws, variables: Vec::new() }
+    }
+
+    /// Works out the variables of a statement over `root`.
+    pub(crate) fn set(&mut self, variables: &[(String, Expr)], root: &Value) -> Evaluation<()> {
+        for (_, expr) in variables {
+            let value = {
+                let result = eval(self, expr, root)?;
+                self.own(result)?
+            };
+            self.variables.push(value);
+        }
+        Ok(())
     }
 
     /// Pays for `steps` steps.
@@ -190,11 +205,18 @@ fn put(env: &Env<'_>, output: &mut Object, path: &[String], value: Value) -> Eva
 }
 
 /// The value of `expr` where `*` is `root`.
-fn eval<'v>(env: &'v Env<'_>, expr: &'v Expr, root: &'v Value) -> Evaluation<Cow<'v, Value>> {
+pub(crate) fn eval<'v>(
+    env: &'v Env<'_>,
+    expr: &'v Expr,
+    root: &'v Value,
+) -> Evaluation<Cow<'v, Value>> {
     env.spend(1)?;
     let truth = |bool: Option<bool>| bool.map_or(Value::Undefined, Value::Bool);
     let computed = match expr {
         Expr::Literal(value) => return Ok(Cow::Borrowed(value)),
+        Expr::Variable(index) => {
+            return Ok(Cow::Borrowed(env.variables.get(*index).unwrap_or(&Value::Undefined)));
+        }
         Expr::Star => return Ok(Cow::Borrowed(root)),
         Expr::Path(names) => return walk(env, root, names).map(Cow::Borrowed),
         Expr::Member(inner, names) => match eval(env, inner, root)? {

@@ -154,7 +154,7 @@ const fn prepared(prepare: Prepare, function: Function) -> Function {
 /// Most arguments of `concat`.
 const CONCAT_ARGS_MAX: usize = 1_000;
 
-static FUNCTIONS: [Function; 67] = [
+static FUNCTIONS: [Function; 74] = [
     function("abs", 1, 1, number::abs),
     function("accountid", 0, 0, message::account_id),
     function("acos", 1, 1, number::acos),
@@ -177,6 +177,9 @@ static FUNCTIONS: [Function; 67] = [
     function("exp", 1, 1, number::exp),
     function("floor", 1, 1, number::floor),
     function("get", 2, 2, structure::get),
+    function("get_mqtt_property", 1, 1, message::get_mqtt_property),
+    function("get_or_default", 1, 2, structure::get_or_default),
+    function("get_user_properties", 0, 1, message::get_user_properties),
     function("indexof", 2, 2, text::index_of),
     function("isNull", 1, 1, structure::is_null),
     function("isUndefined", 1, 1, structure::is_undefined),
@@ -186,6 +189,8 @@ static FUNCTIONS: [Function; 67] = [
     function("lower", 1, 1, text::lower),
     function("lpad", 2, 2, text::lpad),
     function("ltrim", 1, 1, text::ltrim),
+    function("md2", 1, 1, text::md2),
+    function("md5", 1, 1, text::md5),
     function("mod", 2, 2, number::modulo),
     function("nanvl", 2, 2, number::nanvl),
     function("newuuid", 0, 0, message::new_uuid),
@@ -202,6 +207,7 @@ static FUNCTIONS: [Function; 67] = [
     function("round", 1, 1, number::round),
     function("rpad", 2, 2, text::rpad),
     function("rtrim", 1, 1, text::rtrim),
+    function("sha1", 1, 1, text::sha1),
     function("sha224", 1, 1, text::sha224),
     function("sha256", 1, 1, text::sha256),
     function("sha384", 1, 1, text::sha384),
@@ -219,24 +225,19 @@ static FUNCTIONS: [Function; 67] = [
     function("timestamp", 0, 0, message::timestamp),
     function("topic", 0, 1, message::topic),
     function("traceid", 0, 0, message::trace_id),
+    function("transform", 3, 3, structure::transform),
     function("trim", 1, 1, text::trim),
     function("trunc", 2, 2, number::trunc),
     function("upper", 1, 1, text::upper),
 ];
 
 /// Functions of IoT SQL that are refused by name.
-const UNSUPPORTED: [&str; 13] = [
+const UNSUPPORTED: [&str; 7] = [
     "aws_lambda",
     "get_dynamodb",
-    "get_mqtt_property",
     "get_registry_data",
     "get_secret",
     "get_thing_shadow",
-    "get_user_properties",
     "machinelearning_predict",
-    "md2",
-    "md5",
-    "sha1",
     "sourceip",
-    "transform",
 ];

@@ -34,6 +34,8 @@ impl Place {
 pub(crate) enum Kind {
     /// A key word or name.
     Word(String),
+    /// `@name`, what SET has set.
+    Variable(String),
     /// A number.
     Number(Value),
     /// Text in single or double quotes.
@@ -55,6 +57,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Word(word) => write!(f, "{word:?}"),
+            Kind::Variable(name) => write!(f, "\"@{name}\""),
             Kind::Number(number) => {
                 write!(f, "the number {}", number.to_text().unwrap_or_default())
             }
@@ -64,6 +67,9 @@ impl fmt::Display for Kind {
         }
     }
 }
+
+/// Longest name of a variable, AWS's bound.
+const VARIABLE_CHARS_MAX: usize = 64;
 
 /// Longer symbols first, so that `<=` is not read as `<`.
 const SYMBOLS: [&str; 20] = [
@@ -121,10 +127,19 @@ impl<'s> Lexer<'s> {
         if first.is_ascii_digit() {
             return self.number();
         }
+        let is_name = |c: char| c.is_alphanumeric() || c == '_';
         if first.is_alphabetic() || first == '_' {
-            let is_name = |c: char| c.is_alphanumeric() || c == '_';
             let end = self.rest.find(|c| !is_name(c)).unwrap_or(self.rest.len());
             return Ok(Kind::Word(self.take(end).to_owned()));
+        }
+        if first == '@' {
+            let end = self.rest[1..].find(|c| !is_name(c)).map_or(self.rest.len(), |end| end + 1);
+            if !(2..=1 + VARIABLE_CHARS_MAX).contains(&self.rest[..end].chars().count()) {
+                return Err(self.place.refuse(format!(
+                    "a variable is @ and 1 to {VARIABLE_CHARS_MAX} letters, digits and underscores"
+                )));
+            }
+            return Ok(Kind::Variable(self.take(end)[1..].to_owned()));
         }
         if ["--", "/*", "//"].iter().any(|comment| self.rest.starts_with(comment)) {
             return Err(self.place.refuse("IoT SQL has no comments"));

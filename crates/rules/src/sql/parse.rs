@@ -1,13 +1,14 @@
 //! Reads a statement.
 //!
 //! ```text
-//! statement  = SELECT [VALUE] item {, item} [FROM 'filter'] [WHERE expr]
+//! statement  = [SET @name = expr {, @name = expr}]
+//!              SELECT [VALUE] item {, item} [FROM 'filter'] [WHERE expr]
 //! item       = * | expr [AS name {. name}]
 //! expr       = and {OR and}          and = not {AND not}          not = NOT not | comparison
 //! comparison = sum [(= <> < <= > >= IN) sum]
 //! sum        = product {(+ -) product}           product = unary {(* / %) unary}
 //! unary      = - unary | primary {. name}
-//! primary    = literal | * | name | name(args) | (expr) | (nested SELECT) | CASE | EXISTS
+//! primary    = literal | * | @name | name | name(args) | (expr) | (nested SELECT) | CASE | EXISTS
 //!            | [exprs] | {'key': expr}
 //! ```
 //! Invariants
@@ -30,6 +31,9 @@ pub(crate) const DEPTH_MAX: usize = 64;
 /// Longest statement.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 64 * 1024;
 
+/// Most variables of a statement.
+const VARIABLES_MAX: usize = 64;
+
 /// Largest compiled regular expression.
 pub(crate) const REGEX_BYTES_MAX: usize = 1024 * 1024;
 
@@ -47,19 +51,34 @@ pub(crate) fn statement(text: &str) -> Result<Statement> {
             text.len()
         )));
     }
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let mut parser = Parser::new(text)?;
     let statement = parser.statement()?;
     parser.end_of_statement()?;
     Ok(statement)
+}
+
+/// Reads `text` as one expression that may use the variables of a statement.
+pub(crate) fn expression(text: &str, statement: &Statement) -> Result<Expr> {
+    let mut parser = Parser::new(text)?;
+    parser.variables = statement.variables.iter().map(|(name, _)| name.clone()).collect();
+    let expr = parser.expr()?;
+    parser.end_of_statement()?;
+    Ok(expr)
 }
 
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    /// Those that are set so far.
+    variables: Vec<String>,
 }
 
 impl Parser {
+    fn new(text: &str) -> Result<Parser> {
+        Ok(Parser { tokens: tokens(text)?, at: 0, depth: 0, variables: Vec::new() })
+    }
+
     // Tokens.
 
     fn kind(&self, ahead: usize) -> &Kind {
@@ -154,10 +173,36 @@ impl Parser {
     // Clauses.
 
     fn statement(&mut self) -> Result<Statement> {
+        let variables = if self.take_word("set") { self.variables()? } else { Vec::new() };
         let (value, items) = self.select_list()?;
         let from = if self.take_word("from") { Some(self.topic_filter()?) } else { None };
         let filter = self.filter()?;
-        Ok(Select { value, items, from, filter })
+        Ok(Statement { variables, select: Select { value, items, from, filter } })
+    }
+
+    fn variables(&mut self) -> Result<Vec<(String, Expr)>> {
+        let mut set = Vec::new();
+        loop {
+            let token = self.advance();
+            let Kind::Variable(name) = token.kind else {
+                let found = token.kind;
+                return Err(token.place.refuse(format!("expected a variable, found {found}")));
+            };
+            if self.variables.contains(&name) {
+                return Err(token.place.refuse(format!("@{name} is set already")));
+            }
+            if set.len() == VARIABLES_MAX {
+                let why = format!("more than {VARIABLES_MAX} variables");
+                return Err(token.place.refuse(why));
+            }
+            self.expect_symbol("=")?;
+            let expr = self.expr()?;
+            self.variables.push(name.clone());
+            set.push((name, expr));
+            if !self.take_symbol(",") {
+                return Ok(set);
+            }
+        }
     }
 
     fn nested(&mut self) -> Result<Nested> {
@@ -165,7 +210,12 @@ impl Parser {
         self.expect_word("from")?;
         let place = self.place();
         let from = self.unary()?;
-        if !matches!(from, Expr::Path(_) | Expr::Star) {
+        let source = match &from {
+            Expr::Member(inner, _) => inner,
+            source => source,
+        };
+        let is_path = matches!(from, Expr::Path(_) | Expr::Star);
+        if !is_path && !matches!(source, Expr::Variable(_)) {
             return Err(place.unsupported("a nested SELECT from anything but a path"));
         }
         let filter = self.filter()?;
@@ -225,7 +275,7 @@ impl Parser {
                 let goes_on = ["from", "as", "where", "and", "or", "in"];
                 !goes_on.iter().any(|other| word.eq_ignore_ascii_case(other))
             }
-            Kind::Number(_) | Kind::Text(_) => true,
+            Kind::Number(_) | Kind::Text(_) | Kind::Variable(_) => true,
             Kind::Symbol("*") => self.is_word(2, "from") || *self.kind(2) == Kind::End,
             Kind::Symbol(symbol) => ["(", "[", "{"].contains(symbol),
             Kind::End => false,
@@ -403,6 +453,13 @@ impl Parser {
             }
             Kind::Symbol("{") => self.object(),
             Kind::Word(word) => self.word(&word),
+            Kind::Variable(name) => match self.variables.iter().position(|set| *set == name) {
+                Some(index) => {
+                    self.advance();
+                    Ok(Expr::Variable(index))
+                }
+                None => Err(self.place().refuse(format!("@{name} is not set before"))),
+            },
             Kind::Symbol(_) | Kind::End => Err(self.unexpected("an expression")),
         }
     }

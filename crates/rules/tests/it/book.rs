@@ -124,7 +124,7 @@ fn bad_rules_are_refused_and_leave_nothing() {
         ..rule("r", sql)
     };
     check(action("s", ";"), ErrorKind::Invalid, "separator \";\"");
-    check(action("${topic()}", "\n"), ErrorKind::Unsupported, "substitution");
+    check(action("${topic(}", "\n"), ErrorKind::Invalid, "substitution");
     book.create(&action("s", "\r\n"), NOW, || Offset(0)).unwrap();
     let again = book.create(&rule("r", sql), NOW, || Offset(0)).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyExists);

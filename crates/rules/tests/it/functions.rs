@@ -1,6 +1,9 @@
 //! Every function and operator against a table of facts. `-` stands for undefined.
 
-use crate::outcome;
+use base::Properties;
+use rules::{Context, Evaluated, Sql};
+
+use crate::{context, message, outcome};
 
 const PAYLOAD: &str = r#"{
     "i": 5, "d": 2.5, "neg": -1.5, "s": "Hello", "num": "10", "dec": "2.5", "t": true,
@@ -26,6 +29,55 @@ fn each_function_is_in_the_tables_here() {
     for name in rules::sql::function_names() {
         assert!(source.contains(&format!("(\"{}(", name.to_lowercase())), "{name}() has no fact");
     }
+}
+
+/// Evaluates each over a message with these MQTT 5 properties.
+fn check_with(properties: &Properties, table: &[(&str, &str)]) {
+    let wire = properties.encode().unwrap();
+    for (expr, expect) in table {
+        let sql = Sql::parse(&format!("SELECT {expr} AS x FROM 'plant/#'")).unwrap();
+        let context = Context { properties: &wire, ..context() };
+        let Evaluated::Pass(output) = sql.evaluate(&message("plant/1", b"{}"), &context) else {
+            panic!("{expr}");
+        };
+        let expect = if *expect == "-" { "{}".to_owned() } else { format!("{{\"x\":{expect}}}") };
+        assert_eq!(String::from_utf8_lossy(&output), expect, "{expr}");
+    }
+}
+
+#[test]
+fn functions_of_mqtt_properties() {
+    let user = [("k", "v"), ("other", "w"), ("k", "v2")];
+    let all = Properties {
+        utf8: Some(true),
+        content_type: Some("application/json".into()),
+        response_topic: Some("answers/1".into()),
+        correlation_data: Some(b"cid".to_vec()),
+        user: user.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..Properties::default()
+    };
+    check_with(
+        &all,
+        &[
+            ("get_mqtt_property('format_indicator')", "\"UTF8_DATA\""),
+            ("get_mqtt_property('content_type')", "\"application/json\""),
+            ("get_mqtt_property('response_topic')", "\"answers/1\""),
+            ("get_mqtt_property('correlation_data')", "\"Y2lk\""),
+            ("get_mqtt_property('other')", "-"),
+            ("get_user_properties('k')", "[\"v\",\"v2\"]"),
+            ("get_user_properties('none')", "-"),
+            ("get(get_user_properties('other'), 0)", "\"w\""),
+            ("get_user_properties()", r#"[{"k":"v"},{"other":"w"},{"k":"v2"}]"#),
+        ],
+    );
+    check_with(
+        &Properties::default(),
+        &[
+            ("get_mqtt_property('format_indicator')", "\"UNSPECIFIED_BYTES\""),
+            ("get_mqtt_property('content_type')", "-"),
+            ("get_user_properties()", "[]"),
+        ],
+    );
 }
 
 #[test]
@@ -273,6 +325,11 @@ fn functions_of_text() {
         ("replace(s, '', '.')", "\".H.e.l.l.o.\""),
         ("rpad(s, 2)", "\"Hello  \""),
         ("rtrim(sp)", "\"  x\""),
+        ("md2('hello')", "\"a9046c73e00331af68917d3804f70655\""),
+        ("md5('hello')", "\"5d41402abc4b2a76b9719d911017c592\""),
+        ("md5(5)", "\"e4da3b7fbbce2345d7772b0674a318d5\""),
+        ("md5(missing)", "-"),
+        ("sha1('hello')", "\"aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d\""),
         ("sha224('x')", "\"54a2f7f92a5f975d8096af77a126edda7da60c5aa872ef1b871701ae\""),
         ("sha256('hello')", "\"2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824\""),
         ("length(sha384('x'))", "96"),
@@ -299,6 +356,18 @@ fn functions_of_text() {
 #[test]
 fn functions_of_structure() {
     check(&[
+        ("get_or_default(i, 1)", "5"),
+        ("get_or_default(missing, 'none')", "\"none\""),
+        ("get_or_default(n, i)", "5"),
+        ("get_or_default(missing)", "-"),
+        // The example of AWS's page, and what does not fit.
+        (
+            "transform('enrichArray', {'d': 1}, [{'a': 3}, {'b': 4, 'd': 0}])",
+            "[{\"a\":3,\"d\":1},{\"b\":4,\"d\":1}]",
+        ),
+        ("transform('enrichArray', o, [])", "[]"),
+        ("transform('enrichArray', o, a)", "-"),
+        ("transform('enrichArray', i, [o])", "-"),
         ("get(a, 1)", "\"b\""),
         ("get(a, 3)", "-"),
         ("get(a, -1)", "-"),

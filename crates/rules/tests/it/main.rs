@@ -28,6 +28,7 @@ fn context() -> Context<'static> {
         rule_name: "all",
         rule_version: 3,
         account_id: "123456789012",
+        properties: &[],
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whole statements: what comes out, and what is refused with which place.
 
 use base::{ErrorKind, MessageRef, Offset, TopicFilter};
-use rules::{Context, Evaluated, Sql};
+use rules::{Context, Evaluated, Sql, Template};
 
 use crate::{context, evaluate, message, outcome};
 
@@ -134,6 +134,76 @@ fn what_is_drawn_follows_the_record_and_the_rule_only() {
     );
 }
 
+/// The examples of AWS's page on SET, and where else a variable may stand.
+#[test]
+fn variables_are_set_once_and_used_everywhere() {
+    let check = |sql: &str, payload: &str, expect: &str| {
+        assert_eq!(outcome(sql, payload), expect, "{sql}");
+    };
+    check(
+        "SET @c = (f - 32) * 5 / 9 SELECT @c AS celsius, h FROM 'a'",
+        r#"{"f": 77, "h": 60}"#,
+        r#"{"celsius":25,"h":60}"#,
+    );
+    check(
+        "SET @d = device.data SELECT @d.t AS t, get(@d, 'h') AS h FROM 'a' WHERE @d.t > 1",
+        r#"{"device": {"data": {"t": 2, "h": 3}}}"#,
+        r#"{"t":2,"h":3}"#,
+    );
+    check("SET @a = n, @b = @a * 2 SELECT VALUE @b FROM 'a'", r#"{"n": 4}"#, "8");
+    check(
+        "SET @least = 2, @all = r SELECT (SELECT v FROM @all WHERE v >= @least) AS r FROM 'a'",
+        r#"{"r": [{"v": 1}, {"v": 2}]}"#,
+        r#"{"r":[{"v":2}]}"#,
+    );
+    check("SET @a = missing SELECT @a AS a, 1 AS b FROM 'a'", "{}", r#"{"b":1}"#);
+    check("SET @a = 1 SELECT * FROM 'a' WHERE @a = 2", "{}", "no match");
+    // A variable that needs the payload needs it to be JSON.
+    let said = outcome("SET @a = n SELECT topic() AS t FROM 'a'", "x");
+    assert!(said.starts_with("failed: the payload is not JSON"), "{said}");
+    assert_eq!(
+        outcome("SET @a = topic() SELECT @a AS t FROM 'a'", "x"),
+        r#"{"t":"plant/7/ozone"}"#
+    );
+}
+
+#[test]
+fn templates_are_filled_from_the_message() {
+    let sql = Sql::parse("SET @kind = k SELECT 1 AS k FROM 'a'").unwrap();
+    let fill = |text: &str, payload: &str| {
+        let template = Template::parse(text, &sql).unwrap_or_else(|e| panic!("{text}: {e}"));
+        template.fill(&sql, &message("plant/7/ozone", payload.as_bytes()), &context())
+    };
+    for (text, expect) in [
+        ("plain", "plain"),
+        ("", ""),
+        ("a/${topic(2)}/b", "a/7/b"),
+        ("${k}", "air"),
+        ("${@kind}-${clientid()}", "air-dev-1"),
+        ("${concat('}', get({'a': '{'}, 'a'))}", "}{"),
+        ("$$aws/things/${k}", "$aws/things/air"),
+        ("5$ and $", "5$ and $"),
+        ("${o}", "{\"a\":[1]}"),
+        ("${n * 2}${true}", "5true"),
+    ] {
+        let filled = fill(text, r#"{"k": "air", "o": {"a": [1]}, "n": 2.5}"#);
+        assert_eq!(filled.as_deref(), Ok(expect), "{text}");
+    }
+    assert_eq!(fill("a/${missing}", r#"{"k": 1}"#), Err("${missing} has no value".to_owned()));
+    assert!(fill("${topic()}", "no json").unwrap_err().contains("not JSON"), "SET reads it");
+    for (text, why) in [
+        ("${topic(", "does not end with }"),
+        ("${}", "expected an expression"),
+        ("${a b}", "expected the end"),
+        ("${@none}", "@none is not set before"),
+        ("${uper(a)}", "did you mean upper()"),
+    ] {
+        let refused = Template::parse(text, &sql).unwrap_err().to_string();
+        assert!(refused.contains(why), "{text}: {refused}");
+    }
+    assert_eq!(Template::parse("a$$b", &sql).unwrap().constant(), Some("a$b"));
+}
+
 #[test]
 fn the_basic_ingest_prefix_is_not_part_of_the_topic() {
     let sql = Sql::parse("SELECT topic(), topic(2) AS two").unwrap();
@@ -166,7 +236,14 @@ fn refusals_name_the_place_and_the_word() {
         "SELECT get_thing_shadow(a, b) FROM 'a'",
         "SQL line 1, column 8: function get_thing_shadow() is not supported yet",
     );
-    check("SELECT md5(a) FROM 'a'", "SQL line 1, column 8: function md5() is not supported yet");
+    check("SELECT @a AS a FROM 'a'", "SQL line 1, column 8: @a is not set before");
+    check("SET @a = @a SELECT 1 AS x", "SQL line 1, column 10: @a is not set before");
+    check("SET @a = 1, @a = 2 SELECT 1 AS x", "SQL line 1, column 13: @a is set already");
+    check("SET a = 1 SELECT 1 AS x", "SQL line 1, column 5: expected a variable, found \"a\"");
+    check(
+        "SET @ = 1 SELECT 1 AS x",
+        "SQL line 1, column 5: a variable is @ and 1 to 64 letters, digits and underscores",
+    );
     check("SELECT abs() FROM 'a'", "SQL line 1, column 8: abs() takes 1 argument, 0 given");
     check(
         "SELECT substring(a) FROM 'a'",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base::{Error, ErrorKind, TopicFilter};
 use metastore::Row;
-use rules::{Action, NewRule, Republish, Republishing, RuleRow, RuleState};
+use rules::{Action, Headers, NewRule, Republish, Republishing, RuleRow, RuleState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -82,6 +82,40 @@ struct RepublishAction {
     topic: String,
     #[serde(default)]
     qos: u8,
+    headers: Option<WireHeaders>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WireHeaders {
+    payload_format_indicator: Option<String>,
+    content_type: Option<String>,
+    response_topic: Option<String>,
+    correlation_data: Option<String>,
+    message_expiry: Option<String>,
+    #[serde(default)]
+    user_properties: Vec<UserProperty>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserProperty {
+    key: String,
+    value: String,
+}
+
+impl From<WireHeaders> for Headers {
+    fn from(wire: WireHeaders) -> Headers {
+        let user = wire.user_properties.into_iter();
+        Headers {
+            payload_format_indicator: wire.payload_format_indicator,
+            content_type: wire.content_type,
+            response_topic: wire.response_topic,
+            correlation_data: wire.correlation_data,
+            message_expiry: wire.message_expiry,
+            user_properties: user.map(|property| (property.key, property.value)).collect(),
+        }
+    }
 }
 
 enum Read {
@@ -111,7 +145,8 @@ fn action(place: &str, given: &Value) -> Result<Read, Fault> {
         "republish" => {
             let read: RepublishAction = member(&place, body)?;
             check_role(&place, &read.role_arn)?;
-            Ok(Read::Republish(Republish { topic: read.topic, qos: read.qos }))
+            let headers = read.headers.map(Headers::from).unwrap_or_default();
+            Ok(Read::Republish(Republish { topic: read.topic, qos: read.qos, headers }))
         }
         other if OTHER_ACTIONS.contains(&other) => {
             Err(Fault::unsupported(&place, "the actions here are firehose and republish"))
@@ -326,7 +361,13 @@ fn fits(wire: &Wire, row: &RuleRow) -> bool {
 /// How a rule that was made elsewhere looks here.
 fn wire_of(rooms: &Rooms, row: &RuleRow) -> Wire {
     let role = format!("arn:aws:iam::{}:role/forebay", rooms.settings.account_id);
-    let republish = |target: &Republish| json!({ "republish": { "roleArn": role, "topic": target.topic, "qos": target.qos } });
+    let republish = |target: &Republish| {
+        let mut action = json!({"roleArn": role, "topic": target.topic, "qos": target.qos});
+        if !target.headers.is_empty() {
+            action["headers"] = wire_headers(&target.headers);
+        }
+        json!({ "republish": action })
+    };
     let version = row.current();
     let firehose = version.iter().flat_map(|version| &version.actions).map(|action| {
         let Action::Firehose { stream, separator, batch_mode } = action;
@@ -343,6 +384,19 @@ fn wire_of(rooms: &Rooms, row: &RuleRow) -> Wire {
         error_action: version.and_then(|version| version.on_error.as_ref()).map(republish),
         sql_version: "2016-03-23".to_owned(),
     }
+}
+
+fn wire_headers(headers: &Headers) -> Value {
+    let user = headers.user_properties.iter();
+    let user: Vec<Value> = user.map(|(key, value)| json!({"key": key, "value": value})).collect();
+    compact(json!({
+        "payloadFormatIndicator": headers.payload_format_indicator,
+        "contentType": headers.content_type,
+        "responseTopic": headers.response_topic,
+        "correlationData": headers.correlation_data,
+        "messageExpiry": headers.message_expiry,
+        "userProperties": if user.is_empty() { Value::Null } else { Value::Array(user) },
+    }))
 }
 
 #[derive(Deserialize)]

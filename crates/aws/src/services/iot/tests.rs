@@ -340,7 +340,7 @@ async fn what_a_rule_cannot_do_is_refused_by_name() {
         ),
         (|p| p["awsIotSqlVersion"] = json!("beta"), "InvalidRequestException", "beta"),
         (
-            |p| p["errorAction"]["republish"]["topic"] = json!("${topic()}"),
+            |p| p["errorAction"]["republish"]["topic"] = json!("${topic("),
             "InvalidRequestException",
             "substitution",
         ),

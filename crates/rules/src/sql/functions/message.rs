@@ -4,12 +4,14 @@
 //! from (log id, offset, rule, rule version, number of the call), so that evaluating a record
 //! again gives the same bytes.
 
+use base::Properties;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Call;
+use crate::base64;
 use crate::sql::eval::{Env, Evaluation};
-use crate::value::{Number, Value};
+use crate::value::{Number, Object, Value};
 
 /// Forebay's own namespace for derived UUIDs (RFC 9562 section 5.5); drawn once at random.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0e_bd1b_52a5_4a66_9b0c_2f55_c1c3_70a9);
@@ -26,6 +28,48 @@ pub(super) fn client_id(call: &Call<'_>) -> Evaluation<Value> {
 
 pub(super) fn principal(call: &Call<'_>) -> Evaluation<Value> {
     Ok(Value::String(call.env.message.principal.to_owned()))
+}
+
+/// The message's MQTT 5 properties; a message without any has none.
+fn properties(call: &Call<'_>) -> Evaluation<Properties> {
+    let wire = call.env.context.properties;
+    call.env.spend_bytes(wire.len())?;
+    Ok(Properties::decode(wire).unwrap_or_default())
+}
+
+/// One of the properties that MQTT 5 itself has, by AWS's name for it.
+pub(super) fn get_mqtt_property(call: &Call<'_>) -> Evaluation<Value> {
+    let properties = properties(call)?;
+    let found = match call.text(0).as_deref() {
+        Some("format_indicator") => Some(match properties.utf8 {
+            Some(true) => "UTF8_DATA".to_owned(),
+            _ => "UNSPECIFIED_BYTES".to_owned(),
+        }),
+        Some("content_type") => properties.content_type,
+        Some("response_topic") => properties.response_topic,
+        Some("correlation_data") => properties.correlation_data.map(|data| base64::encode(&data)),
+        _ => None,
+    };
+    found.map_or(Ok(Value::Undefined), |text| call.env.text(text))
+}
+
+/// The values of a user property, in an array since a name may come more than once; without a
+/// name all of them, each an object of one member.
+pub(super) fn get_user_properties(call: &Call<'_>) -> Evaluation<Value> {
+    let user = properties(call)?.user;
+    call.env.spend(user.len())?;
+    if call.args.is_empty() {
+        let pairs = user.into_iter().map(|(name, value)| {
+            let mut pair = Object::default();
+            pair.insert(&name, Value::String(value));
+            Value::Object(pair)
+        });
+        return Ok(Value::Array(pairs.collect()));
+    }
+    let Some(wanted) = call.text(0) else { return Ok(Value::Undefined) };
+    let values = user.into_iter().filter(|(name, _)| *name == wanted);
+    let values: Vec<Value> = values.map(|(_, value)| Value::String(value)).collect();
+    Ok(if values.is_empty() { Value::Undefined } else { Value::Array(values) })
 }
 
 pub(super) fn timestamp(call: &Call<'_>) -> Evaluation<Value> {

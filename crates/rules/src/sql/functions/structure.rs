@@ -37,6 +37,42 @@ pub(super) fn get(call: &Call<'_>) -> Evaluation<Value> {
     found.map_or(Ok(Value::Undefined), |value| call.env.copy(value))
 }
 
+/// The first argument, or the second where that is nothing.
+pub(super) fn get_or_default(call: &Call<'_>) -> Evaluation<Value> {
+    match call.arg(0) {
+        Value::Undefined | Value::Null => call.env.copy(call.arg(1)),
+        found => call.env.copy(found),
+    }
+}
+
+/// `transform('enrichArray', attributes, values)`: each object of an array with the attributes
+/// added, which win where both have a member.
+pub(super) fn transform(call: &Call<'_>) -> Evaluation<Value> {
+    match call.arg(0) {
+        Value::String(mode) if mode.eq_ignore_ascii_case("enrichArray") => {}
+        other => {
+            let mode = other.to_text().unwrap_or_default();
+            let why = format!("transform() knows the mode 'enrichArray', not '{mode}'");
+            return Err(Failure::new(why));
+        }
+    }
+    let (Value::Object(attributes), Value::Array(values)) = (call.arg(1), call.arg(2)) else {
+        return Ok(Value::Undefined);
+    };
+    let mut enriched = Vec::with_capacity(values.len());
+    for value in values {
+        let Value::Object(mut object) = call.env.copy(value)? else {
+            return Ok(Value::Undefined);
+        };
+        for (key, attribute) in attributes.iter() {
+            call.env.spend(object.len())?;
+            object.insert(key, call.env.copy(attribute)?);
+        }
+        enriched.push(Value::Object(object));
+    }
+    Ok(Value::Array(enriched))
+}
+
 /// Joins texts; if any argument is an array, joins all into one array instead.
 pub(super) fn concat(call: &Call<'_>) -> Evaluation<Value> {
     if call.args.len() == 1 {

@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
+use md2::Md2;
+use md5::Md5;
 use regex::{Captures, Regex, RegexBuilder};
+use sha1::Sha1;
 use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
 
 use super::Call;
@@ -217,6 +220,18 @@ fn expand(replacement: &str, captures: &Captures<'_>, out: &mut String) {
 
 fn hex(digest: impl AsRef<[u8]>) -> Value {
     Value::String(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+pub(super) fn md2(call: &Call<'_>) -> Evaluation<Value> {
+    map(call, |text| hex(Md2::digest(text)))
+}
+
+pub(super) fn md5(call: &Call<'_>) -> Evaluation<Value> {
+    map(call, |text| hex(Md5::digest(text)))
+}
+
+pub(super) fn sha1(call: &Call<'_>) -> Evaluation<Value> {
+    map(call, |text| hex(Sha1::digest(text)))
 }
 
 pub(super) fn sha224(call: &Call<'_>) -> Evaluation<Value> {
