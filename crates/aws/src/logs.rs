@@ -38,6 +38,13 @@ pub(crate) struct Event {
     pub(crate) message: String,
 }
 
+/// An event as a rule's output may give it.
+#[derive(Deserialize)]
+struct RuleEvent {
+    timestamp: i64,
+    message: String,
+}
+
 /// All groups of a node.
 #[derive(Debug)]
 pub struct LogStore {
@@ -63,6 +70,28 @@ impl LogStore {
         message: &str,
     ) -> Result<()> {
         self.append_all(group, stream, &[(at.millis(), message.to_owned())], at.millis())
+    }
+
+    /// Appends what a rule says to a group that exists. A record that is an object with
+    /// `timestamp` and `message` gives both; any other is the message.
+    pub fn put(
+        &self,
+        group: &str,
+        stream: &str,
+        records: &[&[u8]],
+        at: base::Timestamp,
+    ) -> Result<()> {
+        if !self.has_group(group) {
+            return Err(Error::not_found(format!("there is no log group {group:?}")));
+        }
+        let events: Vec<(i64, String)> = records
+            .iter()
+            .map(|record| match serde_json::from_slice::<RuleEvent>(record) {
+                Ok(event) => (event.timestamp, event.message),
+                Err(_other) => (at.millis(), String::from_utf8_lossy(record).into_owned()),
+            })
+            .collect();
+        self.append_all(group, stream, &events, at.millis())
     }
 
     pub(crate) fn append_all(

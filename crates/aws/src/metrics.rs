@@ -86,6 +86,13 @@ impl Metrics {
         Ok(())
     }
 
+    /// Adds one value without dimensions, as rules measure.
+    pub fn measured(&self, namespace: &str, name: &str, value: f64, at: Timestamp) -> Result<()> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let series = Series { namespace, name, dimensions: BTreeMap::new() };
+        self.put(series, at, Point::of(value, 1.0))
+    }
+
     /// Every metric there is.
     pub(crate) fn list(&self) -> Vec<Series> {
         self.all().keys().cloned().collect()

@@ -1,9 +1,12 @@
-//! Republishing: outputs of rules, and reports of failed actions, back into the log.
+//! Republishing: outputs of rules, and reports of failed actions, back into the log; and putting
+//! them elsewhere, as an object, a log event or a measurement.
 //!
 //! One worker for all rules follows the log with a cursor of its own. Its cursor moves once what
 //! it appended is durable. What it appends names rule, origin and action in its principal
 //! (`rule/NAME/ORIGIN/ACTION/HOPS`), so that after a crash it finds what it had appended beyond
 //! its cursor and does not append it twice.
+//!
+//! What is put elsewhere is put before the cursor moves, so after a crash it may be put again.
 //!
 //! A message that was republished may match again. After [`HOPS_MAX`] rounds it is dropped with
 //! a warning, so that a rule that feeds itself ends.
@@ -12,10 +15,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::{Error, ErrorKind, Extras, MessageRef, Offset, Result};
+use base::{Error, ErrorKind, Extras, MessageRef, Offset, QoS, Result};
+use bytes::Bytes;
 use journal::Batch;
 use metastore::Row;
-use rules::{Action, Context, Evaluated, InForce, Target, View, base64};
+use rules::{
+    Action, Context, ErrorTarget, Evaluated, Filled, InForce, Put, PutTarget, Target, View, base64,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,6 +38,9 @@ const PAYLOAD_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of log read at once.
 const READ_BYTES: usize = 256 * 1024;
+
+/// How often something that may pass is tried before the action has failed.
+const ATTEMPTS_MAX: u32 = 4;
 
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
@@ -289,6 +298,12 @@ impl Republisher {
             return Ok(());
         }
         let mut failures = at.failures(&result);
+        for put in &rule.puts {
+            match self.put(at, put, &result) {
+                Ok(()) => output.totals.outputs += 1,
+                Err(failure) => failures.push(failure),
+            }
+        }
         for (index, target) in rule.republish.iter().enumerate() {
             let origin = Origin { rule: &rule.rule, offset, action: index, hops };
             match self.push(&origin, (at, target), &result, output)? {
@@ -309,10 +324,9 @@ impl Republisher {
         if let Some(target) = &rule.on_error {
             let report = self.report(at, &failures).to_string();
             let origin = Origin { rule: &rule.rule, offset, action: REPORT, hops };
-            match self.push(&origin, (at, target), report.as_bytes(), output)? {
+            match self.push_report(&origin, (at, target), &report, output)? {
                 Ok(pushed) => output.totals.reports += u64::from(pushed),
-                Err(failure) => {
-                    let (resource, message) = (failure.resource, failure.message);
+                Err(Failure { resource, message, .. }) => {
                     tracing::warn!(
                         rule = rule.rule, %offset, resource, message,
                         "a failed action cannot be reported"
@@ -321,6 +335,82 @@ impl Republisher {
             }
         }
         Ok(())
+    }
+
+    /// Hands a report to the rule's error action; says whether it was not handed before.
+    fn push_report(
+        &self,
+        origin: &Origin<'_>,
+        (at, target): (&At<'_>, &ErrorTarget),
+        report: &str,
+        output: &mut Output,
+    ) -> Result<std::result::Result<bool, Failure>> {
+        match target {
+            ErrorTarget::Republish(target) => {
+                self.push(origin, (at, target), report.as_bytes(), output)
+            }
+            ErrorTarget::Put(put) => Ok(self.put(at, put, report.as_bytes()).map(|()| true)),
+            ErrorTarget::Firehose { stream, separator } => {
+                let fail = |resource: &str, message| {
+                    let resource = resource.to_owned();
+                    Ok(Err(Failure { action: "FirehoseAction", resource, message }))
+                };
+                let stream = match stream.fill(&at.rule.sql, at.message, &at.context) {
+                    Ok(stream) => stream,
+                    Err(why) => return fail("", why),
+                };
+                if !at.streams.contains_key(&stream) {
+                    let why = format!("delivery stream {stream} does not exist");
+                    return fail(&stream, why);
+                }
+                // As a record put to the stream directly: that goes by way of the log.
+                let topic = format!("{DIRECT_PUT_PREFIX}{stream}");
+                let record = format!("{report}{}", separator.as_deref().unwrap_or_default());
+                self.add(origin, (&topic, QoS::AtLeastOnce, &[]), record.as_bytes(), output).map(Ok)
+            }
+        }
+    }
+
+    /// Puts something outside the log. What may pass is tried a few times.
+    fn put(
+        &self,
+        at: &At<'_>,
+        put: &PutTarget,
+        payload: &[u8],
+    ) -> std::result::Result<(), Failure> {
+        let failure = |message: String| Failure {
+            action: put.given.action(),
+            resource: put.given.resource().to_owned(),
+            message,
+        };
+        let filled = put.fill(&at.rule.sql, at.message, &at.context).map_err(failure)?;
+        let records = match &put.given {
+            Put::LogEvent { batch_mode: true, .. } => {
+                split(payload).map_err(|(_, why)| failure(why))?
+            }
+            _ => vec![payload],
+        };
+        let mut attempts = 0;
+        loop {
+            let error = match self.put_once(at, &filled, &records) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);
+            attempts += 1;
+            if !may_pass || attempts >= ATTEMPTS_MAX || self.live.lock().stop {
+                return Err(failure(error.to_string()));
+            }
+            let pause = self.shared.backoff.pause(attempts, at.context.offset.0);
+            self.live.wait(pause, |state| state.stop);
+        }
+    }
+
+    fn put_once(&self, at: &At<'_>, filled: &Filled, records: &[&[u8]]) -> Result<()> {
+        if let (Filled::Object { bucket, key }, [record]) = (filled, records) {
+            return self.shared.shelf.put(bucket, key, Bytes::copy_from_slice(record));
+        }
+        self.shared.publisher().put(&at.rule.rule, filled, records, at.message.received_at)
     }
 
     /// AWS's document about failed actions.
@@ -357,10 +447,6 @@ impl Republisher {
         payload: &[u8],
         output: &mut Output,
     ) -> Result<std::result::Result<bool, Failure>> {
-        let key = (origin.rule.to_owned(), origin.offset.0, origin.action);
-        if self.done.contains(&key) {
-            return Ok(Ok(false));
-        }
         let failure = |resource: &str, message: String| {
             let (action, resource) = ("RepublishAction", resource.to_owned());
             Ok(Err(Failure { action, resource, message }))
@@ -382,19 +468,34 @@ impl Republisher {
             Ok(properties) => properties,
             Err(error) => return failure(&topic, error.to_string()),
         };
+        self.add(origin, (&topic, target.given.qos(), &properties), payload, output).map(Ok)
+    }
+
+    /// Adds a message to the batch; false if an earlier run appended it.
+    fn add(
+        &self,
+        origin: &Origin<'_>,
+        (topic, qos, properties): (&str, QoS, &[u8]),
+        payload: &[u8],
+        output: &mut Output,
+    ) -> Result<bool> {
+        let key = (origin.rule.to_owned(), origin.offset.0, origin.action);
+        if self.done.contains(&key) {
+            return Ok(false);
+        }
         let principal = origin.to_string();
         let message = MessageRef {
-            topic: &topic,
+            topic,
             payload,
             client_id: "",
             principal: &principal,
             received_at: self.shared.clock.now(),
-            qos: target.given.qos(),
+            qos,
             retain: false,
         };
-        let extras = Extras { properties: &properties, ..Extras::default() };
+        let extras = Extras { properties, ..Extras::default() };
         output.batch.push(|out| message.encode_with(&extras, out))?;
-        Ok(Ok(true))
+        Ok(true)
     }
 
     /// Appends, waits until that is durable, and moves the cursor.
@@ -466,7 +567,7 @@ fn concerns(rule: &InForce, streams: &BTreeMap<String, Offset>) -> bool {
     let missing = (0..rule.actions.len()).any(|action| {
         rule.constant_stream(action).is_none_or(|stream| !streams.contains_key(stream))
     });
-    !rule.republish.is_empty() || rule.on_error.is_some() || missing
+    !rule.republish.is_empty() || !rule.puts.is_empty() || rule.on_error.is_some() || missing
 }
 
 /// A record, what there was when it arrived, and a rule that looks at it.

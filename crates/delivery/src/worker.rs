@@ -12,10 +12,10 @@ use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use base::{Clock, Error, ErrorKind, Offset, Result};
+use base::{Clock, Error, ErrorKind, Offset, Result, Timestamp};
 use journal::{Appended, Journal, Records};
 use metastore::Metastore;
-use rules::{RuleBook, View};
+use rules::{Filled, RuleBook, View};
 
 use crate::batch::{Batch, Packed};
 use crate::cut::{Cut, Waiting, cut};
@@ -59,6 +59,9 @@ pub trait Publisher: Debug + Send + Sync {
 
     /// Appends a batch of messages to the log.
     fn append(&self, batch: &journal::Batch) -> Result<Appended>;
+
+    /// Puts what a rule made into a log group or a metric.
+    fn put(&self, rule: &str, to: &Filled, records: &[&[u8]], at: Timestamp) -> Result<()>;
 }
 
 /// The log alone, where reserved topics mean nothing.
@@ -72,6 +75,10 @@ impl Publisher for Plain {
 
     fn append(&self, batch: &journal::Batch) -> Result<Appended> {
         self.0.append(batch, None)
+    }
+
+    fn put(&self, _: &str, _: &Filled, _: &[&[u8]], _: Timestamp) -> Result<()> {
+        Err(Error::unsupported("there are neither log groups nor metrics here"))
     }
 }
 

@@ -91,6 +91,10 @@ pub struct Node {
     pub models: models::Models,
     /// Access keys.
     pub keys: Arc<Keys>,
+    /// Log groups.
+    logs: Arc<aws::logs::LogStore>,
+    /// Metrics of users and rules.
+    metrics: Arc<aws::metrics::Metrics>,
     pub(crate) token: Token,
     broker: OnceLock<Arc<Broker>>,
     ready: AtomicBool,
@@ -162,6 +166,8 @@ impl Node {
             lake,
             models,
             keys,
+            logs: Arc::new(aws::logs::LogStore::open(data_dir)?),
+            metrics: Arc::default(),
             token,
             broker: OnceLock::new(),
             ready: AtomicBool::new(false),
@@ -196,7 +202,11 @@ impl Node {
         if self.broker.set(broker.clone()).is_err() {
             return Err(Error::internal("this node serves already"));
         }
-        self.streams.publish_through(Arc::new(Republished(broker.clone())));
+        self.streams.publish_through(Arc::new(Republished {
+            broker: broker.clone(),
+            logs: self.logs.clone(),
+            metrics: self.metrics.clone(),
+        }));
         self.streams.start_all()?;
         let (shutdown, stopped) = watch::channel(false);
         let plain = {
@@ -326,9 +336,9 @@ impl Node {
             job_runs: Arc::default(),
             engine: self.lake.engine.clone(),
             host: self.models.host.clone(),
-            logs: Arc::new(aws::logs::LogStore::open(&self.data_dir)?),
+            logs: self.logs.clone(),
             athena: Arc::default(),
-            metrics: Arc::default(),
+            metrics: self.metrics.clone(),
             trainings: Arc::new(aws::Trainings::open(&self.metastore, self.clock.now())?),
             program: self.program.clone(),
             data_dir: self.data_dir.clone(),
@@ -395,15 +405,35 @@ impl Node {
 
 /// What rules publish, by way of the broker.
 #[derive(Debug)]
-struct Republished(Arc<Broker>);
+struct Republished {
+    broker: Arc<Broker>,
+    logs: Arc<aws::logs::LogStore>,
+    metrics: Arc<aws::metrics::Metrics>,
+}
 
 impl delivery::Publisher for Republished {
     fn refuses(&self, topic: &str) -> Option<String> {
-        self.0.refuses_topic(topic)
+        self.broker.refuses_topic(topic)
     }
 
     fn append(&self, batch: &journal::Batch) -> Result<journal::Appended> {
-        self.0.append_outside(batch)
+        self.broker.append_outside(batch)
+    }
+
+    fn put(
+        &self,
+        rule: &str,
+        to: &rules::Filled,
+        records: &[&[u8]],
+        at: base::Timestamp,
+    ) -> Result<()> {
+        match to {
+            rules::Filled::LogEvent { group } => self.logs.put(group, rule, records, at),
+            rules::Filled::Metric { namespace, name, value, at } => {
+                self.metrics.measured(namespace, name, *value, *at)
+            }
+            rules::Filled::Object { .. } => Err(Error::internal("an object is no log event")),
+        }
     }
 }
 

@@ -16,8 +16,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use base::{Error, ErrorKind, MessageRef, Offset, Result, Timestamp};
 use metastore::Metastore;
 
-use crate::rule::{Action, NewRule, Republishing, RuleRow, RuleState, RuleVersion, Target};
+use crate::rule::{Action, NewRule, Republishing, RuleRow, RuleState, RuleVersion};
 use crate::sql::{Context, Sql, Template};
+use crate::target::{ErrorTarget, PutTarget, Target};
 
 /// Most rules that are not deleted (AWS's bound per account).
 const RULES_MAX: usize = 1_000;
@@ -42,8 +43,10 @@ pub struct InForce {
     streams: Vec<Template>,
     /// Topics that get the output.
     pub republish: Vec<Target>,
-    /// The topic that gets a report when an action failed.
-    pub on_error: Option<Target>,
+    /// Where else the output is put.
+    pub puts: Vec<PutTarget>,
+    /// What gets a report when an action failed.
+    pub on_error: Option<ErrorTarget>,
     from: Offset,
     /// Exclusive; `None` for the newest version.
     until: Option<Offset>,
@@ -59,13 +62,16 @@ impl InForce {
         let streams = version.actions.iter().map(stream).collect::<Result<_>>()?;
         let target = |republish| Target::read(republish, &sql);
         let republish = version.republish.iter().map(target).collect::<Result<_>>()?;
-        let on_error = version.on_error.as_ref().map(target).transpose()?;
+        let put = |put| PutTarget::read(put, &sql);
+        let puts = version.puts.iter().map(put).collect::<Result<_>>()?;
+        let on_error = version.on_error.as_ref().map(|given| given.read(&sql)).transpose()?;
         Ok(InForce {
             rule: rule.to_owned(),
             version: version.version,
             actions: version.actions.clone(),
             streams,
             republish,
+            puts,
             on_error,
             from: version.from_offset,
             until,
@@ -403,6 +409,7 @@ fn version_of(
         sql: new.sql.clone(),
         actions: new.actions.clone(),
         republish: republishing.output.clone(),
+        puts: republishing.puts.clone(),
         on_error: republishing.on_error.clone(),
         changed_at: now,
     }

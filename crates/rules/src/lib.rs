@@ -16,10 +16,10 @@ mod book;
 pub mod json;
 mod rule;
 pub mod sql;
+mod target;
 pub mod value;
 
 pub use book::{InForce, RuleBook, View, without_basic_ingest};
-pub use rule::{
-    Action, Headers, NewRule, Republish, Republishing, RuleRow, RuleState, RuleVersion, Target,
-};
+pub use rule::{Action, NewRule, Republishing, RuleRow, RuleState, RuleVersion};
 pub use sql::{Context, Evaluated, Sql, Template};
+pub use target::{ErrorAction, ErrorTarget, Filled, Headers, Put, PutTarget, Republish, Target};

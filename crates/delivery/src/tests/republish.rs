@@ -1,7 +1,7 @@
 //! Outputs and reports back into the log: what, once, and with an end.
 
 use base::Properties;
-use rules::{Headers, Republish, Republishing};
+use rules::{ErrorAction, Filled, Headers, Put, Republish, Republishing};
 use serde_json::Value;
 
 use super::*;
@@ -61,7 +61,7 @@ fn on(world: &World, topic: &str) -> Vec<Value> {
 fn an_output_is_published_and_a_restart_repeats_nothing() {
     let world = World::new();
     assert_eq!(settle(&world), RepublishTotals::default());
-    let both = Republishing { output: vec![to("x"), to("y")], on_error: None };
+    let both = Republishing { output: vec![to("x"), to("y")], ..Republishing::default() };
     make(&world, "copy", "a", &[], both);
     for n in [1, 0, 2] {
         world.publish("a", format!("{{\"n\": {n}}}"));
@@ -83,7 +83,10 @@ fn an_output_is_published_and_a_restart_repeats_nothing() {
 fn an_action_on_a_stream_that_is_not_there_is_reported() {
     let world = World::new();
     settle(&world);
-    let report = Republishing { output: Vec::new(), on_error: Some(to("errors/rule")) };
+    let report = Republishing {
+        on_error: Some(ErrorAction::Republish(to("errors/rule"))),
+        ..Republishing::default()
+    };
     make(&world, "r", "a", &["later"], report);
     make(&world, "silent", "b", &["nowhere"], Republishing::default());
     world.publish("a", "{\"n\": 1}");
@@ -125,7 +128,11 @@ fn topics_and_streams_are_filled_from_the_message() {
         },
         ..to("copy/${topic(1)}/${get_or_default(p, n)}")
     };
-    let all = Republishing { output: vec![by_name], on_error: Some(to("errors/${topic(1)}")) };
+    let all = Republishing {
+        output: vec![by_name],
+        on_error: Some(ErrorAction::Republish(to("errors/${topic(1)}"))),
+        ..Republishing::default()
+    };
     make(&world, "r", "a", &["${stream}"], all);
     for (n, stream) in [(1, "odd"), (2, "even"), (3, "neither"), (4, "even")] {
         world.publish("a", format!("{{\"n\": {n}, \"stream\": \"{stream}\"}}"));
@@ -166,6 +173,92 @@ fn topics_and_streams_are_filled_from_the_message() {
     assert_eq!((totals.outputs, totals.failures, totals.reports), (5, 4, 4));
 }
 
+/// What stands for log groups and metrics.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    log: Mutex<Option<Arc<MemoryLog>>>,
+    put: Mutex<Vec<(String, Filled, Vec<String>)>>,
+}
+
+impl crate::Publisher for Elsewhere {
+    fn refuses(&self, _topic: &str) -> Option<String> {
+        None
+    }
+
+    fn append(&self, batch: &Batch) -> Result<Appended> {
+        self.log.lock().unwrap().as_ref().unwrap().append(batch, None)
+    }
+
+    fn put(&self, rule: &str, to: &Filled, records: &[&[u8]], _at: Timestamp) -> Result<()> {
+        let records = records.iter().map(|r| String::from_utf8_lossy(r).into_owned());
+        self.put.lock().unwrap().push((rule.to_owned(), to.clone(), records.collect()));
+        Ok(())
+    }
+}
+
+#[test]
+fn outputs_are_put_elsewhere_and_failures_into_a_stream() {
+    let world = World::new();
+    settle(&world);
+    world.stream("failed", |_| {});
+    let object = |bucket: &str| Put::Object {
+        bucket: bucket.to_owned(),
+        key: "single/${topic()}/${n}.json".to_owned(),
+    };
+    let metric = |value: &str| Put::Metric {
+        namespace: "plant".into(),
+        name: "${topic(1)}".into(),
+        value: value.to_owned(),
+        unit: "Count".into(),
+        timestamp: Some("${n}".into()),
+    };
+    let group = Put::LogEvent { group: "g".into(), batch_mode: false };
+    let into = ErrorAction::Firehose { stream: "failed".into(), separator: Some("\n".into()) };
+    let all = Republishing {
+        puts: vec![object("lake"), object("nowhere"), metric("${n}"), metric("${w}"), group],
+        on_error: Some(into),
+        ..Republishing::default()
+    };
+    make(&world, "r", "a/+", &[], all);
+    let elsewhere = Arc::new(Elsewhere::default());
+    *elsewhere.log.lock().unwrap() = Some(Arc::clone(&world.log));
+    world.publish("a/x", "{\"n\": 1, \"w\": \"much\"}");
+    // The object store is away for a while: that passes.
+    world.shelf.refuse.store(2, Ordering::SeqCst);
+    let streams = world.streams();
+    streams.publish_through(elsewhere.clone());
+    streams.start_republishing().unwrap();
+    streams.settle_republishing(WAIT).unwrap();
+    streams.stop_all();
+    let put = world.shelf.puts.lock().unwrap().clone();
+    assert_eq!(put.len(), 1, "{put:?}");
+    assert_eq!(
+        (put[0].0.as_str(), &put[0].1[..]),
+        ("single/a/x/1.json", &b"{\"n\":1,\"t\":\"a/x\"}"[..])
+    );
+    let at = Timestamp(1000);
+    let measured = Filled::Metric { namespace: "plant".into(), name: "a".into(), value: 1.0, at };
+    let output = vec!["{\"n\":1,\"t\":\"a/x\"}".to_owned()];
+    let expected = [
+        ("r".to_owned(), measured, output.clone()),
+        ("r".to_owned(), Filled::LogEvent { group: "g".into() }, output),
+    ];
+    assert_eq!(*elsewhere.put.lock().unwrap(), expected);
+
+    // The report of the two that failed is a record of the stream.
+    assert!(world.run("failed", None));
+    let put = world.shelf.puts.lock().unwrap().clone();
+    let report: Value = serde_json::from_slice(&put[1].1).unwrap();
+    let failures = report["failures"].as_array().unwrap();
+    let of = |index: usize| (&failures[index]["failedAction"], &failures[index]["failedResource"]);
+    assert_eq!(of(0), (&"S3Action".into(), &"nowhere".into()));
+    assert_eq!(of(1), (&"CloudwatchMetricAction".into(), &"${topic(1)}".into()));
+    assert!(failures[1]["errorMessage"].as_str().unwrap().contains("\"much\" is not a number"));
+    assert_eq!(failures.len(), 2, "{report}");
+    let totals = world.streams().republished().unwrap();
+    assert_eq!((totals.outputs, totals.failures, totals.reports), (3, 2, 1));
+}
+
 #[test]
 fn what_cannot_be_republished_is_refused_when_the_rule_is_made() {
     let world = World::new();
@@ -177,7 +270,7 @@ fn what_cannot_be_republished_is_refused_when_the_rule_is_made() {
             actions: Vec::new(),
             enabled: true,
         };
-        let to = Republishing { output: vec![target], on_error: None };
+        let to = Republishing { output: vec![target], ..Republishing::default() };
         let now = Timestamp(START);
         world.rules.create_with(&new, &to, now, || Offset(0)).unwrap_err().to_string()
     };
@@ -206,7 +299,13 @@ fn what_cannot_be_republished_is_refused_when_the_rule_is_made() {
 fn a_rule_that_feeds_itself_ends() {
     let world = World::new();
     settle(&world);
-    make(&world, "loop", "a", &[], Republishing { output: vec![to("a")], on_error: None });
+    make(
+        &world,
+        "loop",
+        "a",
+        &[],
+        Republishing { output: vec![to("a")], ..Republishing::default() },
+    );
     world.publish("a", "{\"n\": 1}");
     let totals = settle(&world);
     assert_eq!((totals.outputs, totals.looped), (u64::from(HOPS_MAX), 1));
@@ -220,7 +319,13 @@ fn the_log_is_held_only_while_a_rule_asks() {
     world.publish("a", "{\"n\": 1}");
     settle(&world);
     assert_eq!(cursor(), None);
-    make(&world, "copy", "a", &[], Republishing { output: vec![to("x")], on_error: None });
+    make(
+        &world,
+        "copy",
+        "a",
+        &[],
+        Republishing { output: vec![to("x")], ..Republishing::default() },
+    );
     world.publish("a", "{\"n\": 1}");
     settle(&world);
     assert!(cursor().is_some());

@@ -263,6 +263,35 @@ def iot():
     refused("InvalidRequestException", c.create_topic_rule, "substitution template", ruleName=f"{rule}_bad", topicRulePayload={"sql": "SELECT * FROM 'a'", "actions": [{"republish": {"topic": "a/${topic(", "roleArn": ROLE}}]})
     c.delete_topic_rule(ruleName=to_shadow)
 
+    # One that puts its output into an object, a log group and a metric; what fails is reported
+    # as an object, too.
+    elsewhere, group, s3, put = f"{rule}_elsewhere", f"/{kind}", aws("s3"), {"bucketName": BUCKET, "roleArn": ROLE}
+    aws("logs").create_log_group(logGroupName=group)
+    actions = [
+        {"s3": {**put, "key": f"single/{kind}/${{ozone}}.json"}},
+        {"s3": {**put, "bucketName": "no-such-bucket", "key": "k"}},
+        {"cloudwatchLogs": {"logGroupName": group, "roleArn": ROLE}},
+        {"cloudwatchMetric": {"metricNamespace": kind, "metricName": "ozone", "metricValue": "${ozone}", "metricUnit": "None", "roleArn": ROLE}},
+    ]
+    c.create_topic_rule(ruleName=elsewhere, topicRulePayload={"sql": f"SELECT * FROM 'elsewhere/{kind}'", "actions": actions, "errorAction": {"s3": {**put, "key": f"failed/{kind}/${{ozone}}"}}})
+    same(c.get_topic_rule(ruleName=elsewhere)["rule"]["actions"], actions)
+    refused("InvalidRequestException", c.create_topic_rule, "metricUnit", ruleName=f"{rule}_bad", topicRulePayload={"sql": "SELECT * FROM 'a'", "actions": [{"cloudwatchMetric": {**actions[3]["cloudwatchMetric"], "metricValue": "1", "metricUnit": "Apples"}}]})
+    for value in (3, 4):
+        data.publish(topic=f"elsewhere/{kind}", qos=1, payload=json.dumps({"ozone": value}).encode())
+    keys = lambda prefix: [o["Key"] for o in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+    until("the second object", lambda: len(keys(f"single/{kind}/")) == 2)
+    same(s3.get_object(Bucket=BUCKET, Key=f"single/{kind}/4.json")["Body"].read(), b'{"ozone": 4}')
+    until("the second report", lambda: len(keys(f"failed/{kind}/")) == 2)
+    report = json.loads(s3.get_object(Bucket=BUCKET, Key=f"failed/{kind}/3")["Body"].read())
+    same([(f["failedAction"], f["failedResource"]) for f in report["failures"]], [("S3Action", "no-such-bucket")])
+    events = until("the log events", lambda: (e := aws("logs").filter_log_events(logGroupName=group)["events"]) and len(e) == 2 and e)
+    same(sorted(json.loads(e["message"])["ozone"] for e in events), [3, 4])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    ago = now - datetime.timedelta(minutes=10)
+    points = aws("cloudwatch").get_metric_statistics(Namespace=kind, MetricName="ozone", StartTime=ago, EndTime=now + datetime.timedelta(minutes=1), Period=3600, Statistics=["Sum", "SampleCount"])["Datapoints"]
+    same((sum(p["Sum"] for p in points), sum(p["SampleCount"] for p in points)), (7.0, 2.0))
+    c.delete_topic_rule(ruleName=elsewhere)
+
     refused("DeleteConflictException", c.delete_policy, policyName=name)
     refused("CertificateStateException", c.delete_certificate, certificateId=identity_)
     c.update_certificate(certificateId=identity_, newStatus="INACTIVE")

@@ -33,9 +33,10 @@ fn each_function_is_in_the_tables_here() {
 
 /// Evaluates each over a message with these MQTT 5 properties.
 fn check_with(properties: &Properties, table: &[(&str, &str)]) {
-    let wire = properties.encode().unwrap();
+    let wire = properties.encode().expect("properties that can be written");
     for (expr, expect) in table {
-        let sql = Sql::parse(&format!("SELECT {expr} AS x FROM 'plant/#'")).unwrap();
+        let sql = format!("SELECT {expr} AS x FROM 'plant/#'");
+        let sql = Sql::parse(&sql).unwrap_or_else(|error| panic!("{expr}: {error}"));
         let context = Context { properties: &wire, ..context() };
         let Evaluated::Pass(output) = sql.evaluate(&message("plant/1", b"{}"), &context) else {
             panic!("{expr}");

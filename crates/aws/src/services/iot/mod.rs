@@ -390,7 +390,7 @@ static OPERATIONS: &[Operation] = &[
         "CreateTopicRule",
         rules::create_topic_rule,
         route!("POST", "/rules/{ruleName}", headers: [("x-amz-tagging", "tagging")]),
-        differs: "actions firehose and republish, error action republish; both SQL versions are evaluated as 2016-03-23"
+        differs: "actions and error actions firehose, republish, s3, cloudwatchLogs and cloudwatchMetric; both SQL versions are evaluated as 2016-03-23"
     ),
     operation!("GetTopicRule", rules::get_topic_rule, route!("GET", "/rules/{ruleName}")),
     operation!(

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use base::{Error, ErrorKind, TopicFilter};
 use metastore::Row;
-use rules::{Action, Headers, NewRule, Republish, Republishing, RuleRow, RuleState};
+use rules::{
+    Action, ErrorAction, Headers, NewRule, Put, Republish, Republishing, RuleRow, RuleState,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -16,17 +18,14 @@ use crate::fault::Fault;
 use crate::rooms::{Rooms, epoch_secs};
 
 /// Actions that AWS has and Forebay has not.
-const OTHER_ACTIONS: [&str; 21] = [
+const OTHER_ACTIONS: [&str; 18] = [
     "dynamoDB",
     "dynamoDBv2",
     "lambda",
     "sns",
     "sqs",
     "kinesis",
-    "s3",
-    "cloudwatchMetric",
     "cloudwatchAlarm",
-    "cloudwatchLogs",
     "elasticsearch",
     "salesforce",
     "iotAnalytics",
@@ -118,9 +117,39 @@ impl From<WireHeaders> for Headers {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct S3Action {
+    role_arn: String,
+    bucket_name: String,
+    key: String,
+    canned_acl: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct CloudwatchLogsAction {
+    role_arn: String,
+    log_group_name: String,
+    #[serde(default)]
+    batch_mode: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct CloudwatchMetricAction {
+    role_arn: String,
+    metric_namespace: String,
+    metric_name: String,
+    metric_value: String,
+    metric_unit: String,
+    metric_timestamp: Option<String>,
+}
+
 enum Read {
     Firehose(Action),
     Republish(Republish),
+    Put(Put),
 }
 
 /// Reads one action; `place` says where it stands.
@@ -148,8 +177,36 @@ fn action(place: &str, given: &Value) -> Result<Read, Fault> {
             let headers = read.headers.map(Headers::from).unwrap_or_default();
             Ok(Read::Republish(Republish { topic: read.topic, qos: read.qos, headers }))
         }
+        "s3" => {
+            let read: S3Action = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            if let Some(acl) = read.canned_acl.filter(|acl| acl != "private") {
+                let place = format!("{place}.cannedAcl {acl:?}");
+                return Err(Fault::unsupported(&place, "objects here are private"));
+            }
+            Ok(Read::Put(Put::Object { bucket: read.bucket_name, key: read.key }))
+        }
+        "cloudwatchLogs" => {
+            let read: CloudwatchLogsAction = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            let (group, batch_mode) = (read.log_group_name, read.batch_mode);
+            Ok(Read::Put(Put::LogEvent { group, batch_mode }))
+        }
+        "cloudwatchMetric" => {
+            let read: CloudwatchMetricAction = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            Ok(Read::Put(Put::Metric {
+                namespace: read.metric_namespace,
+                name: read.metric_name,
+                value: read.metric_value,
+                unit: read.metric_unit,
+                timestamp: read.metric_timestamp,
+            }))
+        }
         other if OTHER_ACTIONS.contains(&other) => {
-            Err(Fault::unsupported(&place, "the actions here are firehose and republish"))
+            let why =
+                "the actions here are firehose, republish, s3, cloudwatchLogs and cloudwatchMetric";
+            Err(Fault::unsupported(&place, why))
         }
         other => Err(Fault::invalid(format!("{place}: there is no action {other:?}"))),
     }
@@ -218,17 +275,11 @@ fn given(call: &Call) -> Result<Given, Fault> {
         match action(&format!("actions[{index}]"), given)? {
             Read::Firehose(action) => actions.push(action),
             Read::Republish(republish) => republishing.output.push(republish),
+            Read::Put(put) => republishing.puts.push(put),
         }
     }
-    if let Some(given) = &payload.error_action {
-        match action("errorAction", given)? {
-            Read::Republish(republish) => republishing.on_error = Some(republish),
-            Read::Firehose(_) => {
-                let why = "reports of failed actions are republished on a topic; use republish";
-                return Err(Fault::unsupported("errorAction.firehose", why));
-            }
-        }
-    }
+    let on_error = payload.error_action.as_ref().map(|given| action("errorAction", given));
+    republishing.on_error = on_error.transpose()?.map(error_action);
     let rule = NewRule {
         name,
         description: payload.description.unwrap_or_default(),
@@ -240,6 +291,16 @@ fn given(call: &Call) -> Result<Given, Fault> {
         .map_err(|error| Fault::named("SqlParseException", 400, error.to_string()))?;
     let (actions, error_action) = (payload.actions, payload.error_action);
     Ok(Given { rule, republishing, wire: Wire { actions, error_action, sql_version }, tags })
+}
+
+fn error_action(read: Read) -> ErrorAction {
+    match read {
+        Read::Republish(republish) => ErrorAction::Republish(republish),
+        Read::Put(put) => ErrorAction::Put(put),
+        Read::Firehose(Action::Firehose { stream, separator, .. }) => {
+            ErrorAction::Firehose { stream, separator }
+        }
+    }
 }
 
 /// `Key=Value&Key2=Value2`, encoded as in an address.
@@ -342,47 +403,93 @@ pub(super) async fn get_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 /// Whether what was given still says what the rule does: the command line changes rules too.
 fn fits(wire: &Wire, row: &RuleRow) -> bool {
     let Some(version) = row.current() else { return false };
-    let (mut actions, mut republish) = (Vec::new(), Vec::new());
+    let (mut actions, mut republish, mut puts) = (Vec::new(), Vec::new(), Vec::new());
     for given in &wire.actions {
         match action("actions", given) {
             Ok(Read::Firehose(action)) => actions.push(action),
             Ok(Read::Republish(target)) => republish.push(target),
+            Ok(Read::Put(put)) => puts.push(put),
             Err(_) => return false,
         }
     }
     let on_error = match wire.error_action.as_ref().map(|given| action("errorAction", given)) {
-        Some(Ok(Read::Republish(target))) => Some(target),
-        Some(_) => return false,
+        Some(Ok(read)) => Some(error_action(read)),
+        Some(Err(_)) => return false,
         None => None,
     };
-    actions == version.actions && republish == version.republish && on_error == version.on_error
+    actions == version.actions
+        && republish == version.republish
+        && puts == version.puts
+        && on_error == version.on_error
 }
 
 /// How a rule that was made elsewhere looks here.
 fn wire_of(rooms: &Rooms, row: &RuleRow) -> Wire {
     let role = format!("arn:aws:iam::{}:role/forebay", rooms.settings.account_id);
-    let republish = |target: &Republish| {
-        let mut action = json!({"roleArn": role, "topic": target.topic, "qos": target.qos});
-        if !target.headers.is_empty() {
-            action["headers"] = wire_headers(&target.headers);
-        }
-        json!({ "republish": action })
-    };
     let version = row.current();
     let firehose = version.iter().flat_map(|version| &version.actions).map(|action| {
         let Action::Firehose { stream, separator, batch_mode } = action;
-        compact(json!({ "firehose": {
-            "roleArn": role,
-            "deliveryStreamName": stream,
-            "separator": separator,
-            "batchMode": batch_mode,
-        }}))
+        wire_firehose(&role, stream, separator.as_deref(), Some(*batch_mode))
     });
-    let targets = version.iter().flat_map(|version| &version.republish).map(republish);
+    let targets = version.iter().flat_map(|version| &version.republish);
+    let targets = targets.map(|target| wire_republish(&role, target));
+    let puts = version.iter().flat_map(|version| &version.puts).map(|put| wire_put(&role, put));
+    let on_error = version.and_then(|version| version.on_error.as_ref());
     Wire {
-        actions: firehose.chain(targets).collect(),
-        error_action: version.and_then(|version| version.on_error.as_ref()).map(republish),
+        actions: firehose.chain(targets).chain(puts).collect(),
+        error_action: on_error.map(|on_error| match on_error {
+            ErrorAction::Republish(target) => wire_republish(&role, target),
+            ErrorAction::Put(put) => wire_put(&role, put),
+            ErrorAction::Firehose { stream, separator } => {
+                wire_firehose(&role, stream, separator.as_deref(), None)
+            }
+        }),
         sql_version: "2016-03-23".to_owned(),
+    }
+}
+
+fn wire_firehose(
+    role: &str,
+    stream: &str,
+    separator: Option<&str>,
+    batch_mode: Option<bool>,
+) -> Value {
+    compact(json!({ "firehose": {
+        "roleArn": role,
+        "deliveryStreamName": stream,
+        "separator": separator,
+        "batchMode": batch_mode,
+    }}))
+}
+
+fn wire_republish(role: &str, target: &Republish) -> Value {
+    let mut action = json!({"roleArn": role, "topic": target.topic, "qos": target.qos});
+    if !target.headers.is_empty() {
+        action["headers"] = wire_headers(&target.headers);
+    }
+    json!({ "republish": action })
+}
+
+fn wire_put(role: &str, put: &Put) -> Value {
+    match put {
+        Put::Object { bucket, key } => {
+            json!({ "s3": {"roleArn": role, "bucketName": bucket, "key": key} })
+        }
+        Put::LogEvent { group, batch_mode } => json!({ "cloudwatchLogs": {
+            "roleArn": role,
+            "logGroupName": group,
+            "batchMode": batch_mode,
+        }}),
+        Put::Metric { namespace, name, value, unit, timestamp } => {
+            compact(json!({ "cloudwatchMetric": {
+                "roleArn": role,
+                "metricNamespace": namespace,
+                "metricName": name,
+                "metricValue": value,
+                "metricUnit": unit,
+                "metricTimestamp": timestamp,
+            }}))
+        }
     }
 }
 
