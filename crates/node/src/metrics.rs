@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use base::MessageRef;
+use delivery::StreamStatus;
 use journal::Journal;
 
 use crate::Node;
@@ -56,6 +58,18 @@ pub(crate) fn render(node: &Node) -> String {
             totals.records,
         );
         page.add("delivery_objects_total", "Objects delivered.", &label, totals.objects);
+        page.add(
+            "delivery_lag_seconds",
+            "How long ago the oldest record arrived that is not delivered yet.",
+            &label,
+            lag_secs(node, &stream),
+        );
+        page.add(
+            "delivery_records_lost_total",
+            "Log records that were gone or damaged when the stream came to them; must be 0.",
+            &label,
+            totals.skipped.values().sum(),
+        );
         for (reason, count) in &totals.set_aside {
             let label = format!("{label},reason=\"{}\"", escape(reason));
             page.add(
@@ -66,35 +80,93 @@ pub(crate) fn render(node: &Node) -> String {
             );
         }
     }
+    if let Ok(rules) = node.streams.republished() {
+        page.add(
+            "rules_outputs_total",
+            "Outputs of rules that were republished or put elsewhere.",
+            "",
+            rules.outputs,
+        );
+        page.add("rules_actions_failed_total", "Actions of rules that failed.", "", rules.failures);
+        page.add("rules_reports_total", "Reports to error actions.", "", rules.reports);
+        page.add(
+            "rules_messages_looped_total",
+            "Messages not republished again because they went round.",
+            "",
+            rules.looped,
+        );
+    }
     page.add("process_resident_memory_bytes", "Resident memory.", "", base::usage::rss_bytes());
-    page.text
+    page.text()
 }
 
+fn lag_secs(node: &Node, stream: &StreamStatus) -> u64 {
+    if stream.lag == 0 {
+        return 0;
+    }
+    let read = node.journal.read(stream.next, 1);
+    let oldest = read.ok().and_then(|records| {
+        let (_, record) = records.items.first()?;
+        Some(MessageRef::decode(record).ok()?.received_at)
+    });
+    oldest.map_or(0, |at| node.clock.now().since(at).as_secs())
+}
+
+/// The page by metric, since all values of one must stand together.
 #[derive(Default)]
 struct Page {
-    text: String,
-    last: String,
+    families: Vec<Family>,
+}
+
+struct Family {
+    name: String,
+    help: String,
+    lines: String,
 }
 
 impl Page {
     fn add(&mut self, name: &str, help: &str, labels: &str, value: u64) {
-        if self.last != name {
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-            self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
-            name.clone_into(&mut self.last);
-        }
-        if labels.is_empty() {
-            self.line(format_args!("{name} {value}"));
-        } else {
-            self.line(format_args!("{name}{{{labels}}} {value}"));
-        }
+        let at = self.families.iter().position(|family| family.name == name);
+        let at = at.unwrap_or_else(|| {
+            let (name, help) = (name.to_owned(), help.to_owned());
+            self.families.push(Family { name, help, lines: String::new() });
+            self.families.len() - 1
+        });
+        let lines = &mut self.families[at].lines;
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        writeln!(lines, "{name}{labels} {value}").expect("a string takes every write");
     }
 
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        writeln!(self.text, "{line}").expect("a string takes every write");
+    fn text(&self) -> String {
+        let of = |Family { name, help, lines }: &Family| {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}")
+        };
+        self.families.iter().map(of).collect()
     }
 }
 
 fn escape(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prometheus refuses a page on which a metric is described twice.
+    #[test]
+    fn values_of_one_metric_stand_together() {
+        let mut page = Page::default();
+        for stream in ["a", "b"] {
+            let label = format!("stream=\"{stream}\"");
+            page.add("lag", "How far.", &label, 1);
+            page.add("done_total", "How much.", &label, 2);
+        }
+        let expected = "# HELP lag How far.\n# TYPE lag gauge\nlag{stream=\"a\"} 1\n\
+                        lag{stream=\"b\"} 1\n# HELP done_total How much.\n\
+                        # TYPE done_total counter\ndone_total{stream=\"a\"} 2\n\
+                        done_total{stream=\"b\"} 2\n";
+        assert_eq!(page.text(), expected);
+    }
 }
