@@ -32,4 +32,4 @@ mod testing;
 pub use auth::Caller;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
-pub use services::{JobRuns, Queries, RunJob, Trainings};
+pub use services::{CatalogSchemas, JobRuns, Queries, RunJob, Trainings};

@@ -87,7 +87,13 @@ impl World {
             rules.clone(),
             clock.clone(),
             tokio::runtime::Handle::current(),
-            delivery::Settings::default(),
+            delivery::Settings {
+                schemas: Some(Arc::new(crate::CatalogSchemas(lake::Catalog::new(
+                    metastore.clone(),
+                    clock.clone(),
+                )))),
+                ..delivery::Settings::default()
+            },
         ));
         let lake = lake::Lake::open(
             metastore.clone(),

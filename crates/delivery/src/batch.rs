@@ -3,18 +3,25 @@
 //! Invariants
 //! * It covers consecutive offsets `first..next`, also those that gave nothing.
 //! * Its bytes are a function of these offsets' records and the rules in force at them.
-//! * `tally.matched = tally.acted + tally.set_aside`.
+//! * `tally.matched = tally.acted + tally.set_aside`, where a match of which any part was set
+//!   aside counts as set aside, once.
 
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use base::{Error, MessageRef, Offset, Result, Timestamp};
+use base::{MessageRef, Offset, Result, Timestamp};
 use bytes::Bytes;
-use flate2::{Compression as Level, Crc, GzBuilder};
+use flate2::Crc;
 use rules::base64;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::stream::{Compression, Tally};
+use crate::convert;
+use crate::pack::pack;
+use crate::prefix::{Failure, Kind, Prefixes};
+use crate::stream::{Column, Compression, Conversion, StreamRow, Tally};
+
+/// The code of a record whose values do not fit the table's columns.
+const DOES_NOT_FIT: &str = "DataFormatConversion.MalformedData";
 
 /// Records and errors of a range of offsets.
 #[derive(Debug)]
@@ -22,31 +29,70 @@ pub(crate) struct Batch {
     pub(crate) first: Offset,
     pub(crate) next: Offset,
     pub(crate) tally: Tally,
-    records: Pile,
-    errors: Pile,
+    piles: BTreeMap<Kind, Pile>,
+    /// Bytes in all piles.
+    held_bytes: u64,
+    /// Piles of records.
+    partitions: usize,
+    /// Matches, by their number, of which something was set aside.
+    failed: BTreeSet<u64>,
     /// When the first record or error was put in, by the clock that does not jump.
     since: Option<Instant>,
 }
 
 /// Bytes of one object to be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pile {
     bytes: Vec<u8>,
-    oldest: Option<Timestamp>,
+    oldest: Timestamp,
+    /// Where each record begins and whence it came, where records are to be converted.
+    rows: Vec<Row>,
 }
 
-/// Bytes ready to be uploaded.
+#[derive(Debug)]
+struct Row {
+    start: usize,
+    source: Source,
+}
+
+/// Whence a record came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// The log record.
+    pub(crate) offset: Offset,
+    /// When it arrived.
+    pub(crate) at: Timestamp,
+    /// Which match it is of, counted within the batch.
+    pub(crate) matched: u64,
+    /// Which record of the match.
+    pub(crate) part: u32,
+}
+
+/// Bytes ready to be uploaded, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
+    pub(crate) kind: Kind,
+    pub(crate) bucket: String,
+    pub(crate) key: String,
     pub(crate) bytes: Bytes,
     pub(crate) crc32: u32,
-    /// When the oldest record in it arrived.
-    pub(crate) oldest: Timestamp,
+}
+
+/// What packing needs besides the batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packing<'p> {
+    pub(crate) row: &'p StreamRow,
+    pub(crate) prefixes: &'p Prefixes,
+    pub(crate) log_id: &'p str,
+    /// The columns, where records are converted.
+    pub(crate) columns: Option<&'p [Column]>,
 }
 
 /// Why a record was set aside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reason<'r> {
+    /// Under which part of the error prefix.
+    pub(crate) failure: Failure,
     /// One of a few words, counted by.
     pub(crate) code: &'static str,
     /// For people.
@@ -60,20 +106,27 @@ impl Batch {
             first,
             next: first,
             tally: Tally::default(),
-            records: Pile::default(),
-            errors: Pile::default(),
+            piles: BTreeMap::new(),
+            held_bytes: 0,
+            partitions: 0,
+            failed: BTreeSet::new(),
             since: None,
         }
     }
 
     /// Whether it holds neither records nor errors. It may still cover offsets.
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.oldest.is_none() && self.errors.oldest.is_none()
+        self.piles.is_empty()
     }
 
     /// Bytes held in memory.
     pub(crate) fn held_bytes(&self) -> u64 {
-        (self.records.bytes.len() + self.errors.bytes.len()) as u64
+        self.held_bytes
+    }
+
+    /// Partitions that have records in it.
+    pub(crate) fn partitions(&self) -> usize {
+        self.partitions
     }
 
     /// When the first record or error was put in.
@@ -81,45 +134,100 @@ impl Batch {
         self.since
     }
 
-    /// Adds a record and what comes after it.
-    pub(crate) fn push_record(&mut self, record: &[u8], after: [Option<&str>; 2], at: Timestamp) {
-        let before = self.records.bytes.len();
-        self.records.bytes.extend_from_slice(record);
-        for text in after.into_iter().flatten() {
-            self.records.bytes.extend_from_slice(text.as_bytes());
-        }
-        self.tally.records += 1;
-        self.tally.record_bytes += (self.records.bytes.len() - before) as u64;
-        self.records.note(at);
-        self.since.get_or_insert_with(Instant::now);
+    /// Counts a match and gives its number.
+    pub(crate) fn begin_match(&mut self) -> u64 {
+        self.tally.matched += 1;
+        self.tally.acted += 1;
+        self.tally.matched
     }
 
-    /// Sets a message aside: a line with its raw bytes, in the shape of Firehose's error
+    fn fail(&mut self, matched: u64, code: &str) {
+        if self.failed.insert(matched) {
+            self.tally.acted -= 1;
+            *self.tally.set_aside.entry(code.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// Whether a pile of this kind is there already.
+    pub(crate) fn has(&self, kind: &Kind) -> bool {
+        self.piles.contains_key(kind)
+    }
+
+    /// Adds a record and what comes after it to the partition with these values.
+    pub(crate) fn push_record(
+        &mut self,
+        values: Vec<String>,
+        record: &[u8],
+        after: [Option<&str>; 2],
+        source: Source,
+    ) {
+        let kind = Kind::Records(values);
+        self.partitions += usize::from(!self.has(&kind));
+        self.tally.records += 1;
+        self.tally.record_bytes += self.push(kind, source.at, record, after);
+    }
+
+    /// Adds a JSON object that is to become a row.
+    pub(crate) fn push_row(&mut self, values: Vec<String>, object: &[u8], source: Source) {
+        let kind = Kind::Records(values.clone());
+        let start = self.piles.get(&kind).map_or(0, |pile| pile.bytes.len());
+        self.push_record(values, object, [Some("\n"), None], source);
+        if let Some(pile) = self.piles.get_mut(&kind) {
+            pile.rows.push(Row { start, source });
+        }
+    }
+
+    /// Adds a record as it came.
+    pub(crate) fn push_backup(&mut self, record: &[u8], after: Option<&str>, at: Timestamp) {
+        self.push(Kind::Backup, at, record, [after, None]);
+    }
+
+    fn push(&mut self, kind: Kind, at: Timestamp, bytes: &[u8], after: [Option<&str>; 2]) -> u64 {
+        let empty = || Pile { bytes: Vec::new(), oldest: at, rows: Vec::new() };
+        let pile = self.piles.entry(kind).or_insert_with(empty);
+        let before = pile.bytes.len();
+        pile.bytes.extend_from_slice(bytes);
+        for text in after.into_iter().flatten() {
+            pile.bytes.extend_from_slice(text.as_bytes());
+        }
+        pile.oldest = pile.oldest.min(at);
+        let added = (pile.bytes.len() - before) as u64;
+        self.held_bytes += added;
+        self.since.get_or_insert_with(Instant::now);
+        added
+    }
+
+    /// Sets a record aside: a line with its raw bytes, in the shape of Firehose's error
     /// records and with what traces it to the log.
     pub(crate) fn push_error(
         &mut self,
-        offset: Offset,
+        raw: &[u8],
         message: &MessageRef<'_>,
-        rule: (&str, u64),
+        rule: Option<(&str, u64)>,
+        source: Source,
         reason: Reason<'_>,
     ) {
-        let line = json!({
+        let mut line = json!({
             "attemptsMade": 1,
-            "arrivalTimestamp": message.received_at.millis(),
+            "arrivalTimestamp": source.at.millis(),
             "errorCode": reason.code,
             "errorMessage": reason.message,
-            "rawData": base64::encode(message.payload),
-            "offset": offset.0,
+            "rawData": base64::encode(raw),
+            "offset": source.offset.0,
             "topic": message.topic,
             "clientId": message.client_id,
-            "rule": rule.0,
-            "ruleVersion": rule.1,
         });
-        self.errors.bytes.extend_from_slice(line.to_string().as_bytes());
-        self.errors.bytes.push(b'\n');
-        *self.tally.set_aside.entry(reason.code.to_owned()).or_default() += 1;
-        self.errors.note(message.received_at);
-        self.since.get_or_insert_with(Instant::now);
+        if let Some((rule, version)) = rule {
+            line["rule"] = json!(rule);
+            line["ruleVersion"] = json!(version);
+        }
+        self.push_line(&line, source, reason);
+    }
+
+    fn push_line(&mut self, line: &Value, source: Source, reason: Reason<'_>) {
+        let line = line.to_string();
+        self.push(Kind::Errors(reason.failure), source.at, line.as_bytes(), [Some("\n"), None]);
+        self.fail(source.matched, reason.code);
     }
 
     /// Counts log records that cannot be read any more.
@@ -127,41 +235,108 @@ impl Batch {
         *self.tally.skipped.entry(reason.to_owned()).or_default() += count;
     }
 
-    /// The object of records, packed; `None` if there are no records.
-    pub(crate) fn pack_records(&mut self, compression: Compression) -> Result<Option<Packed>> {
-        let bytes = std::mem::take(&mut self.records.bytes);
-        match self.records.oldest {
-            None => Ok(None),
-            Some(oldest) => Ok(Some(pack(compress(bytes, compression)?, oldest))),
+    /// The objects it makes, in the order of their upload. The batch is empty then, and its
+    /// tally says what the objects hold.
+    pub(crate) fn pack(&mut self, packing: &Packing<'_>) -> Result<Vec<Packed>> {
+        let settings = &packing.row.settings;
+        if let (Some(conversion), Some(columns)) = (&settings.conversion, packing.columns) {
+            self.convert(conversion, columns)?;
         }
+        let mut objects = Vec::with_capacity(self.piles.len());
+        for (kind, pile) in std::mem::take(&mut self.piles) {
+            let (bucket, compression) = match (&kind, &settings.backup) {
+                (Kind::Records(_), _) => (&settings.bucket, settings.compression),
+                (Kind::Backup, Some(backup)) => (&backup.bucket, backup.compression),
+                (Kind::Errors(_) | Kind::Backup, _) => (&settings.bucket, Compression::None),
+            };
+            let range = (self.first, self.next);
+            let prefixes = packing.prefixes;
+            let key = prefixes.key(packing.row, packing.log_id, &kind, range, pile.oldest);
+            let bytes = pack(pile.bytes, compression, &key)?;
+            let mut crc = Crc::new();
+            crc.update(&bytes);
+            match &kind {
+                Kind::Records(_) => {
+                    self.tally.objects += 1;
+                    self.tally.object_bytes += bytes.len() as u64;
+                }
+                Kind::Errors(_) => self.tally.error_objects += 1,
+                Kind::Backup => self.tally.backup_objects += 1,
+            }
+            objects.push(Packed {
+                kind,
+                bucket: bucket.clone(),
+                key,
+                crc32: crc.sum(),
+                bytes: Bytes::from(bytes),
+            });
+        }
+        Ok(objects)
     }
 
-    /// The object of errors, as lines; `None` if there are no errors.
-    pub(crate) fn pack_errors(&mut self) -> Option<Packed> {
-        let bytes = std::mem::take(&mut self.errors.bytes);
-        self.errors.oldest.map(|oldest| pack(bytes, oldest))
+    /// Makes Parquet of every pile of records, and errors of what does not fit.
+    fn convert(&mut self, conversion: &Conversion, columns: &[Column]) -> Result<()> {
+        for (kind, mut pile) in std::mem::take(&mut self.piles) {
+            if !matches!(kind, Kind::Records(_)) {
+                // A pile of errors may have been begun by an earlier one of these.
+                self.piles.entry(kind).and_modify(|begun| begun.join(&pile)).or_insert(pile);
+                continue;
+            }
+            let mut misfits = Vec::new();
+            let rows = &pile.rows;
+            let converted =
+                convert::to_parquet(conversion, columns, &pile.bytes, &mut |place, why| {
+                    let index = rows.partition_point(|row| row.start <= place).max(1) - 1;
+                    misfits.push((index, why));
+                })?;
+            for (index, why) in misfits {
+                let Some(row) = pile.rows.get(index) else { continue };
+                let end = pile.rows.get(index + 1).map_or(pile.bytes.len(), |next| next.start);
+                let raw = pile.bytes[row.start..end].trim_ascii_end();
+                self.tally.records -= 1;
+                self.push_unconverted(raw, row.source, conversion, (DOES_NOT_FIT, &why));
+            }
+            if let Some(bytes) = converted {
+                pile.bytes = bytes;
+                pile.rows = Vec::new();
+                self.piles.insert(kind, pile);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets aside what could not be converted, in the shape that Firehose documents for it.
+    pub(crate) fn push_unconverted(
+        &mut self,
+        raw: &[u8],
+        source: Source,
+        conversion: &Conversion,
+        (code, why): (&'static str, &str),
+    ) {
+        let line = json!({
+            "attemptsMade": 1,
+            "arrivalTimestamp": source.at.millis(),
+            "lastErrorCode": code,
+            "lastErrorMessage": why,
+            // Not the clock's: made again, the line must be the same.
+            "attemptEndingTimestamp": source.at.millis(),
+            "rawData": base64::encode(raw),
+            "sequenceNumber": source.offset.to_string(),
+            "subSequenceNumber": source.part,
+            "dataCatalogTable": {
+                "databaseName": conversion.database,
+                "tableName": conversion.table,
+                "versionId": conversion.version.map_or("LATEST".to_owned(), |n| n.to_string()),
+            },
+        });
+        let reason = Reason { failure: Failure::Conversion, code, message: why };
+        self.push_line(&line, source, reason);
     }
 }
 
 impl Pile {
-    fn note(&mut self, at: Timestamp) {
-        self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
+    fn join(&mut self, other: &Pile) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.oldest = self.oldest.min(other.oldest);
     }
-}
-
-fn pack(bytes: Vec<u8>, oldest: Timestamp) -> Packed {
-    let mut crc = Crc::new();
-    crc.update(&bytes);
-    Packed { crc32: crc.sum(), bytes: Bytes::from(bytes), oldest }
-}
-
-fn compress(bytes: Vec<u8>, compression: Compression) -> Result<Vec<u8>> {
-    if compression == Compression::None {
-        return Ok(bytes);
-    }
-    let failed = |cause: std::io::Error| Error::io("failed to compress a batch", cause);
-    let packed = Vec::with_capacity(bytes.len() / 4);
-    let mut gzip = GzBuilder::new().mtime(0).write(packed, Level::default());
-    gzip.write_all(&bytes).map_err(failed)?;
-    gzip.finish().map_err(failed)
 }

@@ -21,15 +21,22 @@
 //!   prefix with its reason and its raw bytes: matched = acted + set aside.
 //! * An object store that fails is tried again for ever; other streams and the log go on.
 //!
+//! Between the rule and the batch a stream may take records apart, send each to the partition
+//! that a jq query names, turn it into a row of Parquet, and keep it as it came. All of that
+//! follows from the log and the decision as well; the columns of a conversion are part of it.
+//!
 //! Besides the streams, one worker republishes rules' outputs and reports of failed actions
 //! into the log (`republish`).
 //!
 //! This room does not know who published or who reads the lake.
 
 mod batch;
+mod convert;
 mod cut;
 mod engine;
 mod live;
+mod pack;
+mod partition;
 mod prefix;
 mod republish;
 mod shelf;
@@ -40,9 +47,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use convert::Schemas;
 pub use republish::{HOPS_MAX, RepublishTotals};
 pub use stream::{
-    Compression, DIRECT_PUT_PREFIX, Decision, NewStream, ObjectPlan, StreamRow, StreamState, Tally,
+    Backup, Column, Compression, Conversion, DIRECT_PUT_PREFIX, Deaggregation, Decision, NewStream,
+    ObjectPlan, Partitioning, StreamRow, StreamState, Tally,
 };
 pub use streams::{Settings, StreamStatus, Streams};
 pub use worker::Publisher;

@@ -1,24 +1,24 @@
 //! Where objects lie: prefixes with expressions, and the names below them.
 //!
-//! Pure and deterministic: a key follows from the stream, the log's id, the range of offsets and
-//! the arrival of the oldest record.
+//! Pure and deterministic: a key follows from the stream, the log's id, the range of offsets,
+//! the values of partition keys and the arrival of the oldest record.
 //!
 //! | expression | becomes |
 //! |---|---|
-//! | `!{timestamp:PATTERN}` | the arrival of the oldest record, in UTC |
+//! | `!{timestamp:PATTERN}` | the arrival of the oldest record, in the stream's time zone |
+//! | `!{partitionKeyFromQuery:NAME}` | what the stream's query gave for the records |
 //! | `!{firehose:random-string}` | 11 characters drawn from the object's identity |
 //! | `!{firehose:error-output-type}` | what failed; in the error prefix only |
 //!
-//! Without a timestamp expression `yyyy/MM/dd/HH/` is appended, as Firehose does.
+//! With neither `yyyy/MM/dd/HH/` is appended, as Firehose does.
 
 use base::{Error, Offset, Result, Timestamp};
+use chrono::{Offset as _, TimeZone};
+use chrono_tz::Tz;
 use rules::sql::TimePattern;
 use uuid::Uuid;
 
 use crate::stream::StreamRow;
-
-/// What stands for `!{firehose:error-output-type}`.
-pub(crate) const ERROR_TYPE: &str = "processing-failed";
 
 /// Longest prefix once its expressions are evaluated (Firehose's bound).
 const EVALUATED_BYTES_MAX: usize = 512;
@@ -39,29 +39,80 @@ enum Part {
     Time(TimePattern),
     Random,
     ErrorType,
+    /// The partition key of this number.
+    Key(usize),
 }
 
-/// Which of a batch's two objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which of a batch's objects, in the order in which they are uploaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    Records,
-    Errors,
+    /// Records of one partition: the values of its keys.
+    Records(Vec<String>),
+    /// Records set aside.
+    Errors(Failure),
+    /// Records as they came.
+    Backup,
 }
 
-/// The two prefixes of a stream, read.
+impl Kind {
+    /// Tells the objects of one batch apart, also in a later run.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Kind::Records(values) if values.is_empty() => "records".to_owned(),
+            // A unit separator, which tells `a`, `b/c` from `a/b`, `c`.
+            Kind::Records(values) => format!("records\u{1f}{}", values.join("\u{1f}")),
+            Kind::Errors(Failure::Processing) => "errors".to_owned(),
+            Kind::Errors(failure) => format!("errors\u{1f}{}", failure.as_str()),
+            Kind::Backup => "backup".to_owned(),
+        }
+    }
+}
+
+/// What failed, as far as the error prefix tells it apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Failure {
+    Processing,
+    Partitioning,
+    Conversion,
+}
+
+impl Failure {
+    /// What stands for `!{firehose:error-output-type}`.
+    fn as_str(self) -> &'static str {
+        match self {
+            Failure::Processing => "processing-failed",
+            Failure::Partitioning => "dynamic-partitioning-failed",
+            Failure::Conversion => "format-conversion-failed",
+        }
+    }
+}
+
+/// The prefixes of a stream, read.
 #[derive(Clone, Debug)]
 pub(crate) struct Prefixes {
     records: Prefix,
     errors: Prefix,
+    backup: Option<Prefix>,
+    keys: Vec<String>,
+    zone: Tz,
 }
 
 impl Prefixes {
-    /// Reads and checks both prefixes of `row`.
+    /// Reads and checks the prefixes of `row`.
     pub(crate) fn of(row: &StreamRow) -> Result<Prefixes> {
-        let records = Prefix::parse("prefix", &row.prefix)?;
+        let row = &row.settings;
+        let mut keys = Vec::new();
+        let records = Prefix::parse("prefix", &row.prefix, Some(&mut keys))?;
         if records.0.contains(&Part::ErrorType) {
             return Err(Error::invalid(format!(
                 "prefix {:?}: !{{firehose:error-output-type}} belongs in the error prefix",
+                row.prefix
+            )));
+        }
+        if keys.is_empty() == row.partitioning.is_some() {
+            return Err(Error::invalid(format!(
+                "prefix {:?}: partition keys, !{{partitionKeyFromQuery:NAME}}, and dynamic \
+                 partitioning with a query go together; give both or neither",
                 row.prefix
             )));
         }
@@ -74,7 +125,7 @@ impl Prefixes {
             }
             None => records.with_error_type(),
             Some(text) => {
-                let errors = Prefix::parse("error prefix", text)?;
+                let errors = Prefix::parse("error prefix", text, None)?;
                 if !errors.has_expressions() {
                     errors.with_error_type()
                 } else if errors.0.contains(&Part::ErrorType) {
@@ -87,17 +138,46 @@ impl Prefixes {
                 }
             }
         };
-        let (records, errors) = (records.with_time()?, errors.with_time()?);
-        for (what, prefix) in [("prefix", &records), ("error prefix", &errors)] {
-            let bytes = prefix.evaluate(Timestamp(0), Uuid::nil()).len();
-            if bytes > EVALUATED_BYTES_MAX {
-                return Err(Error::invalid(format!(
-                    "{what} is {bytes} bytes long once evaluated; at most {EVALUATED_BYTES_MAX} \
-                     are allowed"
-                )));
-            }
+        let backup = match &row.backup {
+            Some(backup) => Some(Prefix::parse("backup prefix", &backup.prefix, None)?),
+            None => None,
+        };
+        let records = if keys.is_empty() { records.with_time()? } else { records };
+        let prefixes = Prefixes {
+            records,
+            errors: errors.with_time()?,
+            backup: backup.map(Prefix::with_time).transpose()?,
+            zone: row.zone()?,
+            keys,
+        };
+        // Values are as long as a record has them; each folder is checked when it comes.
+        prefixes.folder(&Kind::Records(vec!["x".to_owned(); prefixes.keys.len()]))?;
+        prefixes.folder(&Kind::Errors(Failure::Partitioning))?;
+        prefixes.folder(&Kind::Backup)?;
+        Ok(prefixes)
+    }
+
+    /// The names of the partition keys, in the order of their values.
+    pub(crate) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// The prefix of objects of this kind, evaluated for some moment: refused if it is too long
+    /// in any.
+    pub(crate) fn folder(&self, kind: &Kind) -> Result<String> {
+        let folder = self.evaluate(kind, Timestamp(0), Uuid::nil());
+        if folder.len() <= EVALUATED_BYTES_MAX {
+            return Ok(folder);
         }
-        Ok(Prefixes { records, errors })
+        Err(Error::invalid(format!(
+            "{} is {} bytes long once evaluated; at most {EVALUATED_BYTES_MAX} are allowed",
+            match kind {
+                Kind::Records(_) => "prefix",
+                Kind::Errors(_) => "error prefix",
+                Kind::Backup => "backup prefix",
+            },
+            folder.len()
+        )))
     }
 
     /// The key of the object that holds what `first..next` gave, whose oldest record arrived
@@ -106,28 +186,59 @@ impl Prefixes {
         &self,
         row: &StreamRow,
         log_id: &str,
-        kind: Kind,
+        kind: &Kind,
         range: (Offset, Offset),
         oldest: Timestamp,
     ) -> String {
-        let (what, prefix, extension) = match kind {
-            Kind::Records => ("records", &self.records, row.extension()),
-            Kind::Errors => ("errors", &self.errors, ""),
+        let what = kind.identity();
+        let extension = match (kind, &row.settings.backup) {
+            (Kind::Records(_), _) => row.settings.extension(),
+            (Kind::Backup, Some(backup)) => backup.compression.extension(),
+            (Kind::Errors(_) | Kind::Backup, _) => "",
         };
         let (first, next) = range;
-        let identity = format!("{what}/{log_id}/{}/{}/{first}/{next}", row.name, row.created_from);
+        let identity =
+            format!("{what}/{log_id}/{}/{}/{first}/{next}", row.name(), row.created_from);
         let id = Uuid::new_v5(&NAMESPACE, identity.as_bytes());
         let oldest = in_calendar(oldest);
         let stamp = chrono::DateTime::from_timestamp_millis(oldest.millis())
             .unwrap_or_default()
+            .with_timezone(&self.zone)
             .format("%Y-%m-%d-%H-%M-%S");
-        let folder = prefix.evaluate(oldest, id);
-        format!("{folder}{}-{}-{stamp}-{id}{extension}", row.name, row.version)
+        let folder = self.evaluate(kind, oldest, id);
+        format!("{folder}{}-{}-{stamp}-{id}{extension}", row.name(), row.version)
+    }
+
+    fn evaluate(&self, kind: &Kind, at: Timestamp, id: Uuid) -> String {
+        let nothing = Prefix(Vec::new());
+        let (prefix, values, failed) = match kind {
+            Kind::Records(values) => (&self.records, values.as_slice(), ""),
+            Kind::Errors(failure) => (&self.errors, [].as_slice(), failure.as_str()),
+            Kind::Backup => (self.backup.as_ref().unwrap_or(&nothing), [].as_slice(), ""),
+        };
+        let utc = chrono::DateTime::from_timestamp_millis(at.millis()).unwrap_or_default();
+        let zone_secs =
+            self.zone.offset_from_utc_datetime(&utc.naive_utc()).fix().local_minus_utc();
+        let mut text = String::new();
+        for (index, part) in prefix.0.iter().enumerate() {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Time(pattern) => {
+                    text.push_str(&pattern.format(at, zone_secs).unwrap_or_default());
+                }
+                Part::Random => text.push_str(&random_string(id, index)),
+                Part::ErrorType => text.push_str(failed),
+                Part::Key(key) => text.push_str(values.get(*key).map_or("", String::as_str)),
+            }
+        }
+        text
     }
 }
 
 impl Prefix {
-    fn parse(what: &str, text: &str) -> Result<Prefix> {
+    /// Reads a prefix; names of partition keys are collected, or refused where there is no
+    /// place for them.
+    fn parse(what: &str, text: &str, mut keys: Option<&mut Vec<String>>) -> Result<Prefix> {
         let bad = |why: String| Error::invalid(format!("{what} {text:?}: {why}"));
         if text.len() > PREFIX_BYTES_MAX {
             return Err(bad(format!("longer than {PREFIX_BYTES_MAX} bytes")));
@@ -145,9 +256,21 @@ impl Prefix {
                 }
                 Some(("firehose", "random-string")) => Part::Random,
                 Some(("firehose", "error-output-type")) => Part::ErrorType,
-                Some(("partitionKeyFromQuery" | "partitionKeyFromLambda", _)) => {
+                Some(("partitionKeyFromQuery", name)) => {
+                    let Some(keys) = &mut keys else {
+                        return Err(bad(
+                            "partition keys belong in the prefix of records".to_owned()
+                        ));
+                    };
+                    let known = keys.iter().position(|key| key == name);
+                    Part::Key(known.unwrap_or_else(|| {
+                        keys.push(name.to_owned());
+                        keys.len() - 1
+                    }))
+                }
+                Some(("partitionKeyFromLambda", _)) => {
                     return Err(Error::unsupported(format!(
-                        "{what} {text:?}: dynamic partitioning is not supported yet"
+                        "{what} {text:?}: there is no Lambda here; use partitionKeyFromQuery"
                     )));
                 }
                 _ => return Err(bad(format!("unknown expression !{{{expression}}}"))),
@@ -175,19 +298,6 @@ impl Prefix {
             self.0.push(Part::Time(hourly));
         }
         Ok(self)
-    }
-
-    fn evaluate(&self, at: Timestamp, id: Uuid) -> String {
-        let mut text = String::new();
-        for (index, part) in self.0.iter().enumerate() {
-            match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Time(pattern) => text.push_str(&pattern.format(at, 0).unwrap_or_default()),
-                Part::Random => text.push_str(&random_string(id, index)),
-                Part::ErrorType => text.push_str(ERROR_TYPE),
-            }
-        }
-        text
     }
 }
 
@@ -220,7 +330,7 @@ mod tests {
     use base::ErrorKind;
 
     use super::*;
-    use crate::stream::{Compression, NewStream};
+    use crate::stream::{Compression, NewStream, Partitioning};
 
     // 2026-11-23T04:05:06.789Z
     const AT: Timestamp = Timestamp(1_795_406_706_789);
@@ -230,6 +340,9 @@ mod tests {
         new.prefix = prefix.to_owned();
         new.error_prefix = error_prefix.map(str::to_owned);
         new.compression = Compression::Gzip;
+        new.partitioning = prefix
+            .contains("partitionKeyFromQuery")
+            .then(|| Partitioning { query: "{}".to_owned() });
         StreamRow::new(&new, Timestamp(0), Offset(3))
     }
 
@@ -237,8 +350,9 @@ mod tests {
         let row = row(prefix, error_prefix);
         let prefixes = Prefixes::of(&row)?;
         let range = (Offset(3), Offset(9));
-        let key = |kind| prefixes.key(&row, "0f", kind, range, AT);
-        Ok([key(Kind::Records), key(Kind::Errors)])
+        let key = |kind| prefixes.key(&row, "0f", &kind, range, AT);
+        let values = (1..=prefixes.keys().len()).map(|n| format!("v{n}")).collect();
+        Ok([key(Kind::Records(values)), key(Kind::Errors(Failure::Processing))])
     }
 
     #[test]
@@ -266,6 +380,32 @@ mod tests {
             Some("bad/!{firehose:error-output-type}/!{timestamp:yyyy'!'}/"),
             ["air/day=2026-11-23/", "bad/processing-failed/2026!/"],
         );
+        check(
+            "d=!{partitionKeyFromQuery:d}/!{partitionKeyFromQuery:e}-!{partitionKeyFromQuery:d}/",
+            Some("bad/"),
+            ["d=v1/v2-v1/", "bad/processing-failed/2026/11/23/04/"],
+        );
+    }
+
+    #[test]
+    fn keys_tell_the_time_of_their_zone() {
+        let mut row = row("air/!{timestamp:yyyy-MM-dd'T'HHZ}/", Some("bad/"));
+        let mut key = |zone: &str| {
+            row.settings.time_zone = Some(zone.to_owned());
+            let range = (Offset(3), Offset(9));
+            let key = Prefixes::of(&row)?.key(&row, "0f", &Kind::Records(Vec::new()), range, AT);
+            Ok::<_, Error>(key[..key.len() - 39].to_owned())
+        };
+        assert_eq!(
+            key("Asia/Tokyo").unwrap(),
+            "air/2026-11-23T13+0900/readings-1-2026-11-23-13-05-06-"
+        );
+        assert_eq!(
+            key("America/New_York").unwrap(),
+            "air/2026-11-22T23-0500/readings-1-2026-11-22-23-05-06-"
+        );
+        let error = key("Mars/Olympus").unwrap_err().to_string();
+        assert!(error.contains("\"Mars/Olympus\" is unknown"), "{error}");
     }
 
     #[test]
@@ -280,20 +420,25 @@ mod tests {
         let row = row("air/", None);
         let prefixes = Prefixes::of(&row).unwrap();
         let range = (Offset(3), Offset(9));
-        let key = |log: &str, kind, range| prefixes.key(&row, log, kind, range, AT);
+        let key = |log: &str, kind, range| prefixes.key(&row, log, &kind, range, AT);
+        let records = |values: &[&str]| Kind::Records(values.iter().map(|v| (*v).into()).collect());
         let all = [
-            key("0f", Kind::Records, range),
-            key("1f", Kind::Records, range),
-            key("0f", Kind::Errors, range),
-            key("0f", Kind::Records, (Offset(3), Offset(8))),
-            key("0f", Kind::Records, (Offset(4), Offset(9))),
+            key("0f", records(&[]), range),
+            key("1f", records(&[]), range),
+            key("0f", Kind::Errors(Failure::Processing), range),
+            key("0f", Kind::Errors(Failure::Conversion), range),
+            key("0f", Kind::Backup, range),
+            key("0f", records(&[]), (Offset(3), Offset(8))),
+            key("0f", records(&[]), (Offset(4), Offset(9))),
+            key("0f", records(&["a", "b/c"]), range),
+            key("0f", records(&["a/b", "c"]), range),
         ];
         let distinct: std::collections::BTreeSet<&str> =
             all.iter().map(|key| key.rsplit_once("-06-").unwrap().1).collect();
         assert_eq!(distinct.len(), all.len());
         // A clock gone mad still gives a key.
         for at in [i64::MIN, -1, i64::MAX] {
-            let key = prefixes.key(&row, "0f", Kind::Records, range, Timestamp(at));
+            let key = prefixes.key(&row, "0f", &Kind::Records(Vec::new()), range, Timestamp(at));
             assert!(key.starts_with("air/1970/01/01/00/"), "{key}");
         }
     }
@@ -311,7 +456,10 @@ mod tests {
         check("a/!{timestamp:YYYY}/", Some("b"), ErrorKind::Invalid, "'YYYY' is not supported");
         check("a/!{timestamp:yyyy", Some("b"), ErrorKind::Invalid, "does not end");
         check("a/!{nope}/", Some("b"), ErrorKind::Invalid, "unknown expression !{nope}");
-        check("a/!{partitionKeyFromQuery:k}/", Some("b"), ErrorKind::Unsupported, "partitioning");
+        check("a/!{partitionKeyFromLambda:k}/", Some("b"), ErrorKind::Unsupported, "no Lambda");
+        check("a/!{partitionKeyFromQuery:k}/", None, ErrorKind::Invalid, "error prefix must");
+        let misplaced = "b/!{partitionKeyFromQuery:k}";
+        check("a", Some(misplaced), ErrorKind::Invalid, "belong in the prefix of records");
         check(&"a".repeat(600), None, ErrorKind::Invalid, "at most 512");
         check(&"a".repeat(2_000), None, ErrorKind::Invalid, "longer than 1024");
     }

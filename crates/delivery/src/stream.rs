@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono_tz::Tz;
+
 use base::{Error, Offset, Result, Timestamp};
 use metastore::Row;
 use serde::{Deserialize, Serialize};
@@ -28,10 +30,84 @@ pub enum Compression {
     None,
     /// GZIP, without a time stamp inside, so that the same records give the same bytes.
     Gzip,
+    /// A ZIP archive of one file.
+    Zip,
+    /// Snappy in its framing format.
+    Snappy,
+    /// Snappy in the blocks that Hadoop reads.
+    HadoopSnappy,
+}
+
+impl Compression {
+    /// What ends the key of an object packed so.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Compression::None => "",
+            Compression::Gzip => ".gz",
+            Compression::Zip => ".zip",
+            Compression::Snappy => ".snappy",
+            Compression::HadoopSnappy => ".hsnappy",
+        }
+    }
+}
+
+/// Several records within one, taken apart before they are partitioned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deaggregation {
+    /// JSON values, one after another.
+    Json,
+    /// Whatever this stands between.
+    Delimited(String),
+}
+
+/// Dynamic partitioning: values within a record decide where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partitioning {
+    /// A jq program that makes an object of a record; its members are what
+    /// `!{partitionKeyFromQuery:NAME}` stands for.
+    pub query: String,
+}
+
+/// Format conversion: records as rows of Parquet objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversion {
+    /// The catalog's database.
+    pub database: String,
+    /// Its table, whose columns the rows have.
+    pub table: String,
+    /// Which version of the table; the newest if none is named.
+    pub version: Option<u64>,
+    /// Whether pages are packed with Snappy, or left as they are.
+    pub snappy: bool,
+    /// Whether a key finds its column whatever the case of its letters.
+    pub ignore_case: bool,
+    /// Keys of columns that are not called like them.
+    pub keys: BTreeMap<String, String>,
+}
+
+/// A column of a conversion, as a decision keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type as the catalog names it.
+    pub hive_type: String,
+}
+
+/// Where the records lie as they came, before anything was done to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// In front of every key, with the expressions of [`NewStream::prefix`].
+    pub prefix: String,
+    /// How its objects are packed.
+    pub compression: Compression,
 }
 
 /// What a caller says to make a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewStream {
     /// 1 to 64 letters, digits, `_`, `.` and `-`.
     pub name: String,
@@ -43,7 +119,8 @@ pub struct NewStream {
     /// The same for records set aside. Without it they lie below the prefix, where a crawler
     /// would take them for data: better give one.
     pub error_prefix: Option<String>,
-    /// A batch ends at about this many bytes, counted before compression: 1 to 128 MiB.
+    /// A batch ends at about this many bytes, counted before compression and over all
+    /// partitions together: 1 to 128 MiB.
     pub size_bytes: u64,
     /// A batch ends when its first record has waited this long: 0 to 900 s.
     pub interval_secs: u64,
@@ -54,6 +131,21 @@ pub struct NewStream {
     pub delimiter: Option<String>,
     /// Ends the key instead of the compression's own extension.
     pub file_extension: Option<String>,
+    /// The time zone of keys, by its name in the IANA database; UTC if none is named.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// How a record that holds several is taken apart.
+    #[serde(default)]
+    pub deaggregation: Option<Deaggregation>,
+    /// Values that decide where a record goes. Fixed when the stream is made.
+    #[serde(default)]
+    pub partitioning: Option<Partitioning>,
+    /// Whether objects are Parquet.
+    #[serde(default)]
+    pub conversion: Option<Conversion>,
+    /// Whether records are kept as they came, too.
+    #[serde(default)]
+    pub backup: Option<Backup>,
 }
 
 impl NewStream {
@@ -69,7 +161,37 @@ impl NewStream {
             compression: Compression::None,
             delimiter: None,
             file_extension: None,
+            time_zone: None,
+            deaggregation: None,
+            partitioning: None,
+            conversion: None,
+            backup: None,
         }
+    }
+
+    /// The zone of keys.
+    pub(crate) fn zone(&self) -> Result<Tz> {
+        let name = self.time_zone.as_deref().unwrap_or("UTC");
+        name.parse().map_err(|_unknown| {
+            Error::invalid(format!(
+                "stream {:?}: time zone {name:?} is unknown; use a name such as Europe/Rome",
+                self.name
+            ))
+        })
+    }
+
+    /// What ends the key of an object of records.
+    pub(crate) fn extension(&self) -> &str {
+        match (&self.file_extension, &self.conversion) {
+            (Some(extension), _) => extension,
+            (None, Some(_)) => ".parquet",
+            (None, None) => self.compression.extension(),
+        }
+    }
+
+    /// The hints as the cut wants them.
+    pub(crate) fn hints(&self) -> Hints {
+        Hints { size_bytes: self.size_bytes, age: Duration::from_secs(self.interval_secs) }
     }
 
     /// Checks everything that can be checked without looking at the buckets.
@@ -115,31 +237,30 @@ impl NewStream {
                 )));
             }
         }
+        self.zone()?;
+        if self.conversion.is_some() && self.compression != Compression::None {
+            return Err(Error::invalid(format!(
+                "stream {name:?}: Parquet is packed inside; leave the objects uncompressed"
+            )));
+        }
+        if self.deaggregation.is_some() && self.partitioning.is_none() {
+            return Err(Error::invalid(format!(
+                "stream {name:?}: records are taken apart only where they are partitioned"
+            )));
+        }
+        if self.deaggregation == Some(Deaggregation::Delimited(String::new())) {
+            return Err(Error::invalid(format!("stream {name:?}: the delimiter is empty")));
+        }
         Ok(())
     }
 }
 
-/// A stream's settings.
+/// A stream as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamRow {
-    /// The name, which is also the row's key.
-    pub name: String,
-    /// See [`NewStream::bucket`].
-    pub bucket: String,
-    /// See [`NewStream::prefix`].
-    pub prefix: String,
-    /// See [`NewStream::error_prefix`].
-    pub error_prefix: Option<String>,
-    /// See [`NewStream::size_bytes`].
-    pub size_bytes: u64,
-    /// See [`NewStream::interval_secs`].
-    pub interval_secs: u64,
-    /// See [`NewStream::compression`].
-    pub compression: Compression,
-    /// See [`NewStream::delimiter`].
-    pub delimiter: Option<String>,
-    /// See [`NewStream::file_extension`].
-    pub file_extension: Option<String>,
+    /// What was asked for; the name is also the row's key.
+    #[serde(flatten)]
+    pub settings: NewStream,
     /// Stands in every key; 1 at first, one more with each change of the settings.
     pub version: u64,
     /// When it was made.
@@ -150,22 +271,9 @@ pub struct StreamRow {
 
 impl StreamRow {
     /// The row of a stream that looks at offsets from `from` on.
-    pub(crate) fn new(new: &NewStream, now: Timestamp, from: Offset) -> StreamRow {
-        let new = new.clone();
-        StreamRow {
-            name: new.name,
-            bucket: new.bucket,
-            prefix: new.prefix,
-            error_prefix: new.error_prefix,
-            size_bytes: new.size_bytes,
-            interval_secs: new.interval_secs,
-            compression: new.compression,
-            delimiter: new.delimiter,
-            file_extension: new.file_extension,
-            version: 1,
-            created_at: now,
-            created_from: from,
-        }
+    pub(crate) fn new(settings: &NewStream, now: Timestamp, from: Offset) -> StreamRow {
+        let settings = settings.clone();
+        StreamRow { settings, version: 1, created_at: now, created_from: from }
     }
 
     /// The row with other settings, as its next version.
@@ -176,34 +284,9 @@ impl StreamRow {
         }
     }
 
-    /// The settings as a caller would say them, to change some of them.
-    pub fn settings(&self) -> NewStream {
-        let row = self.clone();
-        NewStream {
-            name: row.name,
-            bucket: row.bucket,
-            prefix: row.prefix,
-            error_prefix: row.error_prefix,
-            size_bytes: row.size_bytes,
-            interval_secs: row.interval_secs,
-            compression: row.compression,
-            delimiter: row.delimiter,
-            file_extension: row.file_extension,
-        }
-    }
-
-    /// The hints as the cut wants them.
-    pub(crate) fn hints(&self) -> Hints {
-        Hints { size_bytes: self.size_bytes, age: Duration::from_secs(self.interval_secs) }
-    }
-
-    /// What ends the key of an object of records.
-    pub(crate) fn extension(&self) -> &str {
-        match (&self.file_extension, self.compression) {
-            (Some(extension), _) => extension,
-            (None, Compression::Gzip) => ".gz",
-            (None, Compression::None) => "",
-        }
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
     }
 }
 
@@ -234,6 +317,9 @@ pub struct Tally {
     pub object_bytes: u64,
     /// Objects of errors.
     pub error_objects: u64,
+    /// Objects of records as they came.
+    #[serde(default)]
+    pub backup_objects: u64,
 }
 
 impl Tally {
@@ -252,6 +338,7 @@ impl Tally {
         self.objects += other.objects;
         self.object_bytes += other.object_bytes;
         self.error_objects += other.error_objects;
+        self.backup_objects += other.backup_objects;
         for (reason, count) in &other.set_aside {
             *self.set_aside.entry(reason.clone()).or_default() += count;
         }
@@ -264,6 +351,10 @@ impl Tally {
 /// An object that a decision calls for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectPlan {
+    /// Which of the batch's objects.
+    pub what: String,
+    /// Its bucket.
+    pub bucket: String,
     /// Its key.
     pub key: String,
     /// Its bytes as stored.
@@ -279,10 +370,12 @@ pub struct Decision {
     pub first: Offset,
     /// The first offset after it.
     pub next: Offset,
-    /// The object of records, if there are any.
-    pub object: Option<ObjectPlan>,
-    /// The object of records set aside, if there are any.
-    pub error_object: Option<ObjectPlan>,
+    /// Its objects: records by partition, records set aside, records as they came.
+    #[serde(default)]
+    pub objects: Vec<ObjectPlan>,
+    /// The columns that records were converted to.
+    #[serde(default)]
+    pub columns: Option<Vec<Column>>,
     /// What the range gave.
     pub tally: Tally,
     /// When it was decided.

@@ -13,12 +13,13 @@ use rules::RuleBook;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::convert::{self, Schemas};
 use crate::live::Live;
-use crate::prefix::{Kind, Prefixes};
+use crate::prefix::{Failure, Kind};
 use crate::republish::{self, RepublishTotals, Republisher};
 use crate::shelf::{BucketShelf, Shelf};
 use crate::stream::{NewStream, StreamRow, StreamState, Tally};
-use crate::worker::{Backoff, Publisher, Shared, Worker, consumer, state_of};
+use crate::worker::{Backoff, Publisher, Shared, Worker, consumer, route, state_of};
 
 /// Most streams (AWS's bound per account and region).
 const STREAMS_MAX: usize = 50;
@@ -28,6 +29,8 @@ const STREAMS_MAX: usize = 50;
 pub struct Settings {
     /// The account, for IoT SQL's `accountid()`.
     pub account_id: String,
+    /// The catalog whose tables records are converted to.
+    pub schemas: Option<Arc<dyn Schemas>>,
     /// The pause after a first failure; it doubles with each further one.
     pub retry_first: Duration,
     /// The longest pause.
@@ -38,6 +41,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             account_id: "000000000000".to_owned(),
+            schemas: None,
             retry_first: Duration::from_millis(200),
             retry_max: Duration::from_secs(30),
         }
@@ -108,6 +112,7 @@ impl Streams {
             rules,
             clock,
             account_id: settings.account_id,
+            schemas: settings.schemas,
             backoff: Backoff { first: settings.retry_first, max: settings.retry_max },
             publisher: OnceLock::new(),
             #[cfg(test)]
@@ -136,34 +141,46 @@ impl Streams {
     }
 
     fn expect_bucket(&self, new: &NewStream) -> Result<()> {
-        if self.buckets.list_buckets()?.contains(&new.bucket) {
-            return Ok(());
+        let there = self.buckets.list_buckets()?;
+        let backup = new.backup.as_ref().map(|backup| &backup.bucket);
+        match [Some(&new.bucket), backup].into_iter().flatten().find(|name| !there.contains(name)) {
+            None => Ok(()),
+            Some(missing) => Err(Error::not_found(format!(
+                "stream {:?}: bucket {missing:?} does not exist; create it first",
+                new.name
+            ))),
         }
-        Err(Error::not_found(format!(
-            "stream {:?}: bucket {:?} does not exist; create it first",
-            new.name, new.bucket
-        )))
     }
 
-    /// Refuses settings whose keys no bucket takes.
-    fn check_keys(&self, row: &StreamRow) -> Result<()> {
-        let prefixes = Prefixes::of(row)?;
-        for kind in [Kind::Records, Kind::Errors] {
+    /// Refuses settings that no record could be delivered with.
+    fn check(&self, row: &StreamRow) -> Result<()> {
+        let (prefixes, _) = route(row)?;
+        let records = Kind::Records(vec!["x".to_owned(); prefixes.keys().len()]);
+        let mut kinds = vec![(&row.settings.bucket, records)];
+        kinds.push((&row.settings.bucket, Kind::Errors(Failure::Processing)));
+        kinds.extend(row.settings.backup.as_ref().map(|backup| (&backup.bucket, Kind::Backup)));
+        for (bucket, kind) in kinds {
             let range = (row.created_from, row.created_from);
-            let key = prefixes.key(row, self.shared.journal.id(), kind, range, Timestamp(0));
+            let key = prefixes.key(row, self.shared.journal.id(), &kind, range, Timestamp(0));
             self.buckets
-                .local_path(&row.bucket, &key)
-                .map_err(|error| error.context(format!("stream {:?}", row.name)))?;
+                .local_path(bucket, &key)
+                .map_err(|error| error.context(format!("stream {:?}", row.name())))?;
+        }
+        if let Some(conversion) = &row.settings.conversion
+            && let Some(columns) = self.shared.columns(row)?
+        {
+            convert::check(conversion, &columns)
+                .map_err(|error| error.context(format!("stream {:?}", row.name())))?;
         }
         Ok(())
     }
 
     /// Stores a stream whose settings were checked, if its keys are possible.
     pub(crate) fn insert(&self, row: &StreamRow) -> Result<StreamRow> {
-        self.check_keys(row)?;
+        self.check(row)?;
         self.shared.store.transact(|transaction| {
-            if transaction.get::<StreamRow>(&row.name)?.is_some() {
-                let message = format!("stream {:?} exists already", row.name);
+            if transaction.get::<StreamRow>(row.name())?.is_some() {
+                let message = format!("stream {:?} exists already", row.name());
                 return Err(Error::new(ErrorKind::AlreadyExists, message));
             }
             if transaction.list::<StreamRow>()?.len() >= STREAMS_MAX {
@@ -175,11 +192,11 @@ impl Streams {
                 next: row.created_from,
                 ..StreamState::default()
             };
-            transaction.create(&row.name, row)?;
-            transaction.create(&row.name, &state)?;
+            transaction.create(row.name(), row)?;
+            transaction.create(row.name(), &state)?;
             Ok(())
         })?;
-        self.shared.journal.commit(&consumer(&row.name), row.created_from)?;
+        self.shared.journal.commit(&consumer(row.name()), row.created_from)?;
         Ok(row.clone())
     }
 
@@ -204,6 +221,7 @@ impl Streams {
         new.check()?;
         let name = &new.name;
         self.expect_bucket(new)?;
+        self.check(&self.describe(name)?.0.changed(new))?;
         // Held throughout, so that nobody starts the worker in between.
         let mut running = self.running();
         let ran = running.remove(name);
@@ -230,8 +248,13 @@ impl Streams {
                     ),
                 ));
             }
+            if before.settings.partitioning.is_some() != new.partitioning.is_some() {
+                return Err(Error::invalid(format!(
+                    "stream {name:?}: dynamic partitioning is switched on or left off when a \
+                     stream is made; make another stream"
+                )));
+            }
             let row = before.changed(new);
-            self.check_keys(&row)?;
             transaction.put(name, &row)?;
             if state.pending.is_some() && state.pending_under.is_none() {
                 let state = StreamState { pending_under: Some(before), ..state.row };
@@ -335,7 +358,7 @@ impl Streams {
     /// the first error is returned.
     pub fn start_all(&self) -> Result<()> {
         let mut started = vec![self.start_republishing()];
-        started.extend(self.list()?.iter().map(|row| self.start(&row.name)));
+        started.extend(self.list()?.iter().map(|row| self.start(row.name())));
         started.into_iter().collect()
     }
 

@@ -14,11 +14,14 @@ use objects::Buckets;
 use rules::{Action, NewRule, RuleBook, base64};
 
 mod republish;
+mod shapes;
 
 use crate::live::Live;
 use crate::shelf::{BucketShelf, Shelf};
 use crate::worker::{Step, Worker};
-use crate::{Compression, NewStream, Settings, StreamRow, StreamState, Streams, Tally};
+use crate::{
+    Column, Compression, NewStream, Schemas, Settings, StreamRow, StreamState, Streams, Tally,
+};
 
 // 2026-11-23T04:05:06Z
 const START: i64 = 1_795_406_706_000;
@@ -173,6 +176,30 @@ struct World {
     buckets: Buckets,
     shelf: Arc<Shaky>,
     rules: Arc<RuleBook>,
+    table: Arc<Table>,
+}
+
+/// The one table of the catalog.
+#[derive(Debug, Default)]
+struct Table(Mutex<Vec<Column>>);
+
+impl Table {
+    fn set(&self, columns: &str) {
+        let column = |text: &str| {
+            let (name, hive_type) = text.split_once(' ').unwrap();
+            Column { name: name.to_owned(), hive_type: hive_type.to_owned() }
+        };
+        *self.0.lock().unwrap() = columns.split(", ").map(column).collect();
+    }
+}
+
+impl Schemas for Table {
+    fn columns(&self, database: &str, table: &str, _: Option<u64>) -> Result<Vec<Column>> {
+        if (database, table) != ("air", "readings") {
+            return Err(Error::not_found(format!("there is no table {database}.{table}")));
+        }
+        Ok(self.0.lock().unwrap().clone())
+    }
 }
 
 impl World {
@@ -197,12 +224,14 @@ impl World {
             store,
             buckets,
             shelf: Arc::new(shelf),
+            table: Arc::default(),
         }
     }
 
     fn streams(&self) -> Streams {
         let settings = Settings {
             account_id: "123456789012".to_owned(),
+            schemas: Some(Arc::clone(&self.table) as Arc<dyn Schemas>),
             retry_first: Duration::from_millis(1),
             retry_max: Duration::from_millis(2),
         };
@@ -319,9 +348,9 @@ const STEPS: [Step; 5] =
 fn sixty(compression: Compression) -> World {
     let world = World::new();
     world.stream("s", |row| {
-        row.size_bytes = 600;
-        row.compression = compression;
-        row.delimiter = Some("\n".to_owned());
+        row.settings.size_bytes = 600;
+        row.settings.compression = compression;
+        row.settings.delimiter = Some("\n".to_owned());
     });
     world.rule("r", "SELECT *, newuuid() AS id FROM 'plant/#'", &[("s", None, false)]);
     for n in 0..60 {
@@ -462,7 +491,7 @@ fn what_is_set_aside_comes_back_to_the_byte_with_its_reason() {
 fn delimiters_separators_and_direct_puts() {
     let check = |delimiter: Option<&str>, separator: Option<&str>, expect: &str| {
         let world = World::new();
-        world.stream("s", |row| row.delimiter = delimiter.map(str::to_owned));
+        world.stream("s", |row| row.settings.delimiter = delimiter.map(str::to_owned));
         world.stream("t", |_| {});
         world.rule("r", "SELECT * FROM 'a'", &[("s", separator, false)]);
         world.publish("a", "1");
@@ -486,7 +515,7 @@ fn delimiters_separators_and_direct_puts() {
 #[test]
 fn rules_act_from_their_offsets_also_when_read_late() {
     let world = World::new();
-    world.stream("s", |row| row.delimiter = Some("\n".to_owned()));
+    world.stream("s", |row| row.settings.delimiter = Some("\n".to_owned()));
     let publish = |n: u32| world.publish("a", format!("{{\"n\":{n}}}"));
     publish(0);
     let rule = world.rule("r", "SELECT n FROM 'a'", &[("s", None, false)]);
@@ -530,7 +559,7 @@ fn rules_act_from_their_offsets_also_when_read_late() {
 #[test]
 fn batch_mode_splits_arrays_as_they_are_written() {
     let world = World::new();
-    world.stream("s", |row| row.delimiter = Some("|".to_owned()));
+    world.stream("s", |row| row.settings.delimiter = Some("|".to_owned()));
     world.rule("r", "SELECT * FROM 'a'", &[("s", None, true)]);
     let many = format!("[{}]", vec!["1"; 501].join(","));
     for payload in ["[1.0, {\"a\":[2,3]}]", "[]", "{\"a\":1}", &many] {
@@ -630,7 +659,7 @@ fn records_of_others_move_the_cursor_without_a_write_each() {
 #[test]
 fn age_ends_a_batch_and_a_stop_leaves_it_in_the_log() {
     let world = World::new();
-    world.stream("now", |row| row.interval_secs = 0);
+    world.stream("now", |row| row.settings.interval_secs = 0);
     world.stream("late", |_| {});
     world.rule("r", "SELECT * FROM '#'", &[("now", None, false), ("late", None, false)]);
     world.publish("a", "1");
@@ -744,7 +773,7 @@ fn streams_that_cannot_be_are_refused() {
 #[test]
 fn new_settings_hold_for_what_is_not_decided_and_for_nothing_else() {
     let world = World::new();
-    let row = world.stream("s", |row| row.delimiter = Some("\n".to_owned()));
+    let row = world.stream("s", |row| row.settings.delimiter = Some("\n".to_owned()));
     world.rule("r", "SELECT * FROM 'plant/#'", &[("s", None, false)]);
     for n in 0..5 {
         world.publish("plant/1", n.to_string());
@@ -756,7 +785,7 @@ fn new_settings_hold_for_what_is_not_decided_and_for_nothing_else() {
     let to = |delimiter: &str, prefix: &str| NewStream {
         delimiter: Some(delimiter.to_owned()),
         prefix: prefix.to_owned(),
-        ..row.settings()
+        ..row.settings.clone()
     };
     assert_eq!(streams.update(1, &to("|", "new/")).unwrap().version, 2);
     for n in 5..9 {
@@ -775,8 +804,8 @@ fn new_settings_hold_for_what_is_not_decided_and_for_nothing_else() {
     assert_eq!(text("newer/"), "5+6+7+8+");
     let state = world.state("s");
     assert_eq!((state.totals.records, state.pending_under), (9, None));
-    let gone = streams.update(3, &NewStream { name: "t".to_owned(), ..row.settings() });
+    let gone = streams.update(3, &NewStream { name: "t".to_owned(), ..row.settings.clone() });
     assert_eq!(gone.unwrap_err().kind(), ErrorKind::NotFound);
-    let nowhere = NewStream { bucket: "nowhere".to_owned(), ..row.settings() };
+    let nowhere = NewStream { bucket: "nowhere".to_owned(), ..row.settings.clone() };
     assert_eq!(streams.update(3, &nowhere).unwrap_err().kind(), ErrorKind::NotFound);
 }

@@ -17,13 +17,15 @@ use journal::{Appended, Journal, Records};
 use metastore::Metastore;
 use rules::{Filled, RuleBook, View};
 
-use crate::batch::{Batch, Packed};
+use crate::batch::{Batch, Packed, Packing};
+use crate::convert::Schemas;
 use crate::cut::{Cut, Waiting, cut};
 use crate::engine::Engine;
 use crate::live::Live;
+use crate::partition::Query;
 use crate::prefix::{Kind, Prefixes};
 use crate::shelf::Shelf;
-use crate::stream::{Decision, ObjectPlan, StreamRow, StreamState, Tally};
+use crate::stream::{Column, Decision, ObjectPlan, StreamRow, StreamState};
 
 /// Bytes of log read at once: with the size hint, the bound on a worker's memory.
 const READ_BYTES: usize = 1024 * 1024;
@@ -35,6 +37,10 @@ const IDLE_WAIT: Duration = Duration::from_millis(100);
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
 const ADVANCE_OFFSETS: u64 = 100_000;
 
+/// A batch with records of this many partitions ends (AWS's bound on active partitions, over
+/// which it sets records aside).
+const PARTITIONS_MAX: usize = 500;
+
 /// What all workers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -44,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) rules: Arc<RuleBook>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) account_id: String,
+    pub(crate) schemas: Option<Arc<dyn Schemas>>,
     pub(crate) backoff: Backoff,
     /// Whoever republished messages go through; the log itself where nobody wants to know.
     pub(crate) publisher: OnceLock<Arc<dyn Publisher>>,
@@ -83,6 +90,16 @@ impl Publisher for Plain {
 }
 
 impl Shared {
+    /// The columns that a stream's records are converted to, as the catalog has them now.
+    pub(crate) fn columns(&self, row: &StreamRow) -> Result<Option<Vec<Column>>> {
+        let Some(conversion) = &row.settings.conversion else { return Ok(None) };
+        let schemas = self.schemas.as_ref().ok_or_else(|| {
+            Error::unsupported("there is no catalog whose tables records could be converted to")
+        })?;
+        let table = &conversion.table;
+        schemas.columns(&conversion.database, table, conversion.version).map(Some)
+    }
+
     pub(crate) fn publisher(&self) -> &dyn Publisher {
         &**self.publisher.get_or_init(|| Arc::new(Plain(Arc::clone(&self.journal))))
     }
@@ -132,6 +149,7 @@ pub(crate) struct Worker {
     live: Arc<Live>,
     row: StreamRow,
     prefixes: Prefixes,
+    query: Option<Query>,
     consumer: String,
     batch: Batch,
     advanced_at: Instant,
@@ -152,8 +170,10 @@ impl Worker {
             state.next = next;
             state.position = next;
         });
+        let (prefixes, query) = route(&row)?;
         Ok(Worker {
-            prefixes: Prefixes::of(&row)?,
+            prefixes,
+            query,
             consumer: consumer(name),
             batch: Batch::new(next),
             advanced_at: Instant::now(),
@@ -165,7 +185,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
-        let name = self.row.name.clone();
+        let name = self.row.name().to_owned();
         tracing::debug!(stream = name, from = %self.batch.first, "delivery started");
         let Err(Stopped) = self.work();
         self.live.change(|state| state.stopped = true);
@@ -185,7 +205,7 @@ impl Worker {
     /// stream stands.
     pub(crate) fn recover(&mut self) -> Result<(), Stopped> {
         let state = self
-            .insist("read its state", |worker| state_of(&worker.shared.store, &worker.row.name))?;
+            .insist("read its state", |worker| state_of(&worker.shared.store, worker.row.name()))?;
         if let Some(decision) = state.pending {
             let now = self.settings(state.pending_under)?;
             let replayed = self.replay(decision);
@@ -199,8 +219,7 @@ impl Worker {
     /// Works under other settings; gives those before.
     fn settings(&mut self, row: Option<StreamRow>) -> Result<StreamRow, Stopped> {
         let row = row.unwrap_or_else(|| self.row.clone());
-        let prefixes = self.insist("read its prefixes", |_| Prefixes::of(&row))?;
-        self.prefixes = prefixes;
+        (self.prefixes, self.query) = self.insist("read its prefixes", |_| route(&row))?;
         Ok(std::mem::replace(&mut self.row, row))
     }
 
@@ -241,14 +260,15 @@ impl Worker {
 
     /// Fills the batch, delivering it whenever it is full.
     fn take(&mut self, records: &Records, view: &View) -> Result<(), Stopped> {
-        let size_bytes = self.row.size_bytes;
+        let size_bytes = self.row.settings.size_bytes;
         let mut skipped = records.skipped.iter().peekable();
         for (offset, record) in &records.items {
             while let Some(gap) = skipped.next_if(|gap| gap.from < *offset) {
                 self.skip(gap, view.until);
             }
             self.engine_take(*offset, record, view);
-            if self.batch.held_bytes() >= size_bytes {
+            let full = self.batch.held_bytes() >= size_bytes;
+            if full || self.batch.partitions() >= PARTITIONS_MAX {
                 self.deliver(Cut::Size)?;
             }
         }
@@ -266,6 +286,8 @@ impl Worker {
     fn engine_take(&mut self, offset: Offset, record: &[u8], view: &View) {
         let engine = Engine {
             row: &self.row,
+            prefixes: &self.prefixes,
+            query: self.query.as_ref(),
             log_id: self.shared.journal.id(),
             account_id: &self.shared.account_id,
         };
@@ -277,7 +299,7 @@ impl Worker {
         let count = to.0.saturating_sub(gap.from.0);
         let reason = format!("{:?}", gap.reason).to_lowercase();
         tracing::error!(
-            stream = self.row.name, from = %gap.from, to = %to, reason,
+            stream = self.row.name(), from = %gap.from, to = %to, reason,
             "log records are lost to this stream"
         );
         self.batch.skip(&reason, count);
@@ -301,7 +323,7 @@ impl Worker {
             flush,
             log_is_full: !self.shared.journal.has_room(),
         };
-        match cut(&waiting, &self.row.hints()) {
+        match cut(&waiting, &self.row.settings.hints()) {
             Some(why) => self.deliver(why),
             None => Ok(()),
         }
@@ -309,7 +331,7 @@ impl Worker {
 
     /// Waits for new records: until the batch is due, but never long.
     fn idle(&self) {
-        let age = self.row.hints().age;
+        let age = self.row.settings.hints().age;
         let due = self.batch.since().map(|since| age.saturating_sub(since.elapsed()));
         let wait = due.unwrap_or(IDLE_WAIT).clamp(Duration::from_millis(1), IDLE_WAIT);
         let started = Instant::now();
@@ -336,8 +358,8 @@ impl Worker {
         let decision = Decision {
             first: batch.first,
             next: batch.next,
-            object: None,
-            error_object: None,
+            objects: Vec::new(),
+            columns: None,
             tally: batch.tally,
             decided_at: self.shared.clock.now(),
         };
@@ -347,21 +369,15 @@ impl Worker {
     /// Delivers the batch: decides, uploads, advances.
     fn deliver(&mut self, why: Cut) -> Result<(), Stopped> {
         let mut batch = self.begin_next_batch();
-        let (records, errors) = self.pack(&mut batch)?;
-        let plan = |kind, packed: &Option<Packed>| {
-            packed.as_ref().map(|packed| self.plan(kind, &batch, packed))
-        };
-        let (object, error_object) = (plan(Kind::Records, &records), plan(Kind::Errors, &errors));
-        let mut tally = batch.tally;
-        tally.objects = u64::from(object.is_some());
-        tally.object_bytes = object.as_ref().map_or(0, |object| object.bytes);
-        tally.error_objects = u64::from(error_object.is_some());
+        let columns = self
+            .insist("read the table to convert to", |worker| worker.shared.columns(&worker.row))?;
+        let packed = self.pack(&mut batch, columns.as_deref())?;
         let decision = Decision {
             first: batch.first,
             next: batch.next,
-            object,
-            error_object,
-            tally,
+            objects: packed.iter().map(plan).collect(),
+            columns,
+            tally: batch.tally,
             decided_at: self.shared.clock.now(),
         };
         self.insist("record its decision", |worker| {
@@ -372,13 +388,14 @@ impl Worker {
             })
         })?;
         self.passed(Step::Decided)?;
-        self.upload(decision.object.as_ref(), records.as_ref())?;
+        let (records, rest) = split_at_records(&packed);
+        self.upload_all(records)?;
         self.passed(Step::Uploaded)?;
-        self.upload(decision.error_object.as_ref(), errors.as_ref())?;
+        self.upload_all(rest)?;
         self.passed(Step::ErrorsUploaded)?;
         self.finish(&decision)?;
         tracing::debug!(
-            stream = self.row.name, first = %decision.first, next = %decision.next, ?why,
+            stream = self.row.name(), first = %decision.first, next = %decision.next, ?why,
             records = decision.tally.records, bytes = decision.tally.object_bytes, "batch delivered"
         );
         Ok(())
@@ -389,37 +406,31 @@ impl Worker {
         std::mem::replace(&mut self.batch, next)
     }
 
-    fn pack(&mut self, batch: &mut Batch) -> Result<(Option<Packed>, Option<Packed>), Stopped> {
-        let compression = self.row.compression;
-        // Compressing into memory does not fail; if it ever did, taking the bytes twice would
-        // lose them, so the answer is final.
-        let records = batch.pack_records(compression).map_err(|error| {
-            tracing::error!(stream = self.row.name, %error, "failed to pack a batch");
-            Stopped
-        })?;
-        Ok((records, batch.pack_errors()))
-    }
-
-    fn plan(&self, kind: Kind, batch: &Batch, packed: &Packed) -> ObjectPlan {
-        let log_id = self.shared.journal.id();
-        let range = (batch.first, batch.next);
-        ObjectPlan {
-            key: self.prefixes.key(&self.row, log_id, kind, range, packed.oldest),
-            bytes: packed.bytes.len() as u64,
-            crc32: packed.crc32,
-        }
-    }
-
-    fn upload(
-        &mut self,
-        plan: Option<&ObjectPlan>,
-        packed: Option<&Packed>,
-    ) -> Result<(), Stopped> {
-        let (Some(plan), Some(packed)) = (plan, packed) else {
-            return Ok(());
+    fn pack(&self, batch: &mut Batch, columns: Option<&[Column]>) -> Result<Vec<Packed>, Stopped> {
+        let packing = Packing {
+            row: &self.row,
+            prefixes: &self.prefixes,
+            log_id: self.shared.journal.id(),
+            columns,
         };
+        // Packing into memory does not fail; if it ever did, taking the bytes twice would
+        // lose them, so the answer is final. The log still has them.
+        batch.pack(&packing).map_err(|error| {
+            tracing::error!(stream = self.row.name(), %error, "failed to pack a batch");
+            self.live.change(|state| {
+                state.retrying = Some(format!("failed to pack a batch, stopped: {error}"));
+            });
+            Stopped
+        })
+    }
+
+    fn upload_all(&mut self, objects: &[Packed]) -> Result<(), Stopped> {
+        objects.iter().try_for_each(|object| self.upload(object))
+    }
+
+    fn upload(&mut self, object: &Packed) -> Result<(), Stopped> {
         self.insist("upload an object", |worker| {
-            worker.shared.shelf.put(&worker.row.bucket, &plan.key, packed.bytes.clone())
+            worker.shared.shelf.put(&object.bucket, &object.key, object.bytes.clone())
         })
     }
 
@@ -461,14 +472,14 @@ impl Worker {
             .commit(&self.consumer, next)
             .and_then(|()| self.shared.journal.trim().map(drop));
         if let Err(error) = committed {
-            tracing::warn!(stream = self.row.name, %next, %error, "failed to let the log forget");
+            tracing::warn!(stream = self.row.name(), %next, %error, "failed to let the log forget");
         }
     }
 
     /// Carries out a recorded decision from the log.
     fn replay(&mut self, mut decision: Decision) -> Result<(), Stopped> {
         tracing::info!(
-            stream = self.row.name, first = %decision.first, next = %decision.next,
+            stream = self.row.name(), first = %decision.first, next = %decision.next,
             "carrying out a decision of an earlier run"
         );
         self.batch = Batch::new(decision.first);
@@ -488,55 +499,58 @@ impl Worker {
             self.batch.next = records.next;
         }
         let mut batch = self.begin_next_batch();
-        let (records, errors) = self.pack(&mut batch)?;
-        let kept = self.put_again(decision.object.as_ref(), records.as_ref())?;
-        self.passed(Step::Uploaded)?;
-        let errors_kept = self.put_again(decision.error_object.as_ref(), errors.as_ref())?;
+        let packed = self.pack(&mut batch, decision.columns.as_deref())?;
+        // In the order of the kinds, as it was decided; an object that only one of the two knows
+        // is a damaged log's.
+        let mut as_decided = true;
+        for plan in &decision.objects {
+            let made = packed.iter().find(|object| object.kind.identity() == plan.what);
+            as_decided &= self.put_again(plan, made)?;
+        }
+        for object in &packed {
+            let what = object.kind.identity();
+            if !decision.objects.iter().any(|plan| plan.what == what) {
+                as_decided = false;
+                self.upload(object)?;
+            }
+        }
         self.passed(Step::ErrorsUploaded)?;
-        if !(kept && errors_kept) {
-            decision.tally = Tally {
-                objects: u64::from(records.is_some()),
-                object_bytes: records.map_or(0, |packed| packed.bytes.len() as u64),
-                error_objects: u64::from(errors.is_some()),
-                ..batch.tally
-            };
+        if !as_decided {
+            decision.tally = batch.tally;
         }
         self.finish(&decision)
     }
 
-    /// Uploads an object of an earlier decision; says whether all of it is there. If the log
-    /// does not give the same bytes any more (it was damaged meanwhile), an object that is
-    /// there already is the better copy, else what the log still gives is uploaded.
-    fn put_again(
-        &mut self,
-        plan: Option<&ObjectPlan>,
-        packed: Option<&Packed>,
-    ) -> Result<bool, Stopped> {
-        let Some(plan) = plan else {
-            return Ok(packed.is_none());
-        };
-        if packed.is_some_and(|packed| packed.crc32 == plan.crc32) {
-            self.upload(Some(plan), packed)?;
+    /// Uploads an object of an earlier decision; says whether what is there is as it was
+    /// decided. If the log does not give the same bytes any more (it was damaged meanwhile), an
+    /// object that is there already is the better copy, else what the log still gives is
+    /// uploaded.
+    fn put_again(&mut self, plan: &ObjectPlan, made: Option<&Packed>) -> Result<bool, Stopped> {
+        if let Some(object) = made.filter(|object| object.crc32 == plan.crc32) {
+            self.upload(object)?;
             return Ok(true);
         }
+        let (bucket, key) = (&plan.bucket, &plan.key);
         tracing::error!(
-            stream = self.row.name,
-            key = plan.key,
+            stream = self.row.name(),
+            bucket,
+            key,
             "the log does not give the bytes that were decided on"
         );
-        let there = self.insist("look for an object", |worker| {
-            worker.shared.shelf.size(&worker.row.bucket, &plan.key)
-        })?;
+        let there =
+            self.insist("look for an object", |worker| worker.shared.shelf.size(bucket, key))?;
         if there == Some(plan.bytes) {
             return Ok(true);
         }
-        self.upload(Some(plan), packed)?;
+        if let Some(object) = made {
+            self.upload(&Packed { key: key.clone(), ..object.clone() })?;
+        }
         Ok(false)
     }
 
     /// One transaction on the stream's state.
     fn edit_state(&self, edit: impl FnOnce(&mut StreamState) -> Result<()>) -> Result<()> {
-        let name = &self.row.name;
+        let name = self.row.name();
         self.shared.store.transact(|transaction| {
             let stored = transaction.get::<StreamState>(name)?;
             let mut state = stored.ok_or_else(|| gone(name))?.row;
@@ -553,7 +567,7 @@ impl Worker {
     ) -> Result<T, Stopped> {
         let seed = self
             .row
-            .name
+            .name()
             .bytes()
             .fold(0, |hash: u64, byte| hash * 31 % (1 << 56) + u64::from(byte));
         for attempts in 0.. {
@@ -561,14 +575,14 @@ impl Worker {
                 Ok(done) => {
                     if attempts > 0 {
                         self.live.change(|state| state.retrying = None);
-                        tracing::info!(stream = self.row.name, attempts, "{doing}: works again");
+                        tracing::info!(stream = self.row.name(), attempts, "{doing}: works again");
                     }
                     return Ok(done);
                 }
                 Err(error) => error,
             };
             let pause = self.shared.backoff.pause(attempts, seed);
-            tracing::warn!(stream = self.row.name, attempts, %error, ?pause, "failed to {doing}");
+            tracing::warn!(stream = self.row.name(), attempts, %error, ?pause, "failed to {doing}");
             self.live.change(|state| state.retrying = Some(format!("failed to {doing}: {error}")));
             if self.live.wait(pause, |state| state.stop).stop {
                 break;
@@ -588,6 +602,30 @@ impl Worker {
         let crash = *self.shared.crash_after.lock().unwrap() == Some(step);
         if crash { Err(Stopped) } else { Ok(()) }
     }
+}
+
+/// How a stream tells where records go.
+pub(crate) fn route(row: &StreamRow) -> Result<(Prefixes, Option<Query>)> {
+    let prefixes = Prefixes::of(row)?;
+    let query = row.settings.partitioning.as_ref();
+    let compile = |query: &str| Query::compile(query, prefixes.keys().to_vec());
+    let query = query.map(|partitioning| compile(&partitioning.query)).transpose()?;
+    Ok((prefixes, query))
+}
+
+fn plan(object: &Packed) -> ObjectPlan {
+    ObjectPlan {
+        what: object.kind.identity(),
+        bucket: object.bucket.clone(),
+        key: object.key.clone(),
+        bytes: object.bytes.len() as u64,
+        crc32: object.crc32,
+    }
+}
+
+/// Objects of records, which come first, and the others.
+fn split_at_records(objects: &[Packed]) -> (&[Packed], &[Packed]) {
+    objects.split_at(objects.partition_point(|object| matches!(object.kind, Kind::Records(_))))
 }
 
 /// The stream's name among the journal's consumers.

@@ -27,8 +27,10 @@ pub enum Compression {
     Bzip2,
     /// xz: known, not read.
     Xz,
-    /// Framed snappy: known, not read.
+    /// Snappy in its framing format, one stream or many.
     Snappy,
+    /// A ZIP archive: known, not read.
+    Zip,
 }
 
 impl Compression {
@@ -40,6 +42,7 @@ impl Compression {
             [b'B', b'Z', b'h', ..] => Compression::Bzip2,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
             [0xff, 0x06, 0x00, 0x00, b's', b'N', ..] => Compression::Snappy,
+            [b'P', b'K', 3, 4, ..] => Compression::Zip,
             _ => Compression::None,
         }
     }
@@ -53,6 +56,7 @@ impl Compression {
             "bz2" => Compression::Bzip2,
             "xz" => Compression::Xz,
             "snappy" | "sz" => Compression::Snappy,
+            "zip" => Compression::Zip,
             _ => Compression::None,
         }
     }
@@ -76,8 +80,9 @@ pub fn decode<'a>(mut input: impl Read + Send + 'a) -> Result<Box<dyn Read + Sen
                 .map_err(|cause| Error::io("starting a zstd decoder", cause))?;
             Ok(Box::new(decoder))
         }
-        Compression::Bzip2 | Compression::Xz | Compression::Snappy => Err(Error::unsupported(
-            format!("{packing:?} objects are not read: store them plain, as gzip or as zstd"),
+        Compression::Snappy => Ok(Box::new(snap::read::FrameDecoder::new(whole))),
+        Compression::Bzip2 | Compression::Xz | Compression::Zip => Err(Error::unsupported(
+            format!("{packing:?} objects are not read: store them plain, as gzip, zstd or snappy"),
         )),
     }
 }
@@ -113,12 +118,18 @@ mod tests {
     }
 
     #[test]
-    fn plain_gzip_members_and_zstd_frames_read_alike() {
+    fn plain_gzip_members_zstd_frames_and_snappy_streams_read_alike() {
         assert_eq!(read(b""), b"");
         assert_eq!(read(b"{}"), b"{}");
         assert_eq!(read(&[gzip(b"one,"), gzip(b"two")].concat()), b"one,two");
         let frame = |text: &[u8]| zstd::stream::encode_all(text, 3).unwrap();
         assert_eq!(read(&[frame(b"one,"), frame(b"two")].concat()), b"one,two");
+        let snappy = |text: &[u8]| {
+            let mut encoder = snap::write::FrameEncoder::new(Vec::new());
+            encoder.write_all(text).unwrap();
+            encoder.into_inner().unwrap()
+        };
+        assert_eq!(read(&[snappy(b"one,"), snappy(b"two")].concat()), b"one,two");
     }
 
     #[test]

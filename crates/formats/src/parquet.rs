@@ -6,6 +6,7 @@
 //! * A reader answers corrupt bytes with an error: the decoder's panics are caught.
 
 use std::fs::File;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -93,13 +94,31 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes one file.
+/// Writes one file, or one object in memory.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Writer<W: Write + Send = File> {
     path: PathBuf,
-    inner: ArrowWriter<File>,
+    inner: ArrowWriter<W>,
     row_group_bytes: usize,
     rows: u64,
+}
+
+impl Writer<Vec<u8>> {
+    /// Writes into memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for types that Parquet cannot hold.
+    pub fn in_memory(schema: SchemaRef, options: &WriterOptions) -> Result<Self> {
+        Writer::start(Path::new("an object in memory"), Vec::new(), schema, options)
+    }
+
+    /// Writes the footer and gives the object.
+    ///
+    /// # Errors
+    /// What kept the last row group from being encoded.
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        self.inner.into_inner().map_err(|cause| failed(&self.path, "closing", cause))
+    }
 }
 
 impl Writer {
@@ -108,10 +127,28 @@ impl Writer {
     /// # Errors
     /// I/O errors, and [`ErrorKind::Unsupported`] for types that Parquet cannot hold.
     pub fn create(path: &Path, schema: SchemaRef, options: &WriterOptions) -> Result<Self> {
-        let properties = options.properties()?;
         let file = File::create_new(path)
             .map_err(|cause| Error::io(format!("creating {}", path.display()), cause))?;
-        let inner = ArrowWriter::try_new(file, schema, Some(properties))
+        Writer::start(path, file, schema, options)
+    }
+
+    /// Writes the footer and waits until the file is on stable storage.
+    ///
+    /// # Errors
+    /// I/O errors; the file is then not to be used.
+    pub fn close(self) -> Result<Written> {
+        let Writer { path, inner, rows, .. } = self;
+        let file = inner.into_inner().map_err(|cause| failed(&path, "closing", cause))?;
+        let synced = file.sync_all().and_then(|()| file.metadata());
+        let meta =
+            synced.map_err(|cause| Error::io(format!("syncing {}", path.display()), cause))?;
+        Ok(Written { path, rows, bytes: meta.len() })
+    }
+}
+
+impl<W: Write + Send> Writer<W> {
+    fn start(path: &Path, to: W, schema: SchemaRef, options: &WriterOptions) -> Result<Self> {
+        let inner = ArrowWriter::try_new(to, schema, Some(options.properties()?))
             .map_err(|cause| failed(path, "starting", cause))?;
         let row_group_bytes = options.row_group_bytes.max(1);
         Ok(Writer { path: path.to_owned(), inner, row_group_bytes, rows: 0 })
@@ -151,19 +188,6 @@ impl Writer {
     /// I/O errors.
     pub fn flush(&mut self) -> Result<()> {
         self.inner.flush().map_err(|cause| failed(&self.path, "flushing", cause))
-    }
-
-    /// Writes the footer and waits until the file is on stable storage.
-    ///
-    /// # Errors
-    /// I/O errors; the file is then not to be used.
-    pub fn close(self) -> Result<Written> {
-        let Writer { path, inner, rows, .. } = self;
-        let file = inner.into_inner().map_err(|cause| failed(&path, "closing", cause))?;
-        let synced = file.sync_all().and_then(|()| file.metadata());
-        let meta =
-            synced.map_err(|cause| Error::io(format!("syncing {}", path.display()), cause))?;
-        Ok(Written { path, rows, bytes: meta.len() })
     }
 }
 

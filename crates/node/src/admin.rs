@@ -337,20 +337,20 @@ fn stream_create(node: &Node, input: Value) -> Result<Value> {
     node.buckets.ensure_bucket(&stream.bucket)?;
     let row = node.streams.create(&stream)?;
     if node.is_ready() {
-        node.streams.start(&row.name)?;
+        node.streams.start(row.name())?;
     }
-    Ok(json!({"name": row.name, "created_from": row.created_from}))
+    Ok(json!({"name": row.name(), "created_from": row.created_from}))
 }
 
 fn stream_list(node: &Node) -> Result<Value> {
     let mut streams = Vec::new();
     for row in node.streams.list()? {
-        let status = node.streams.status(&row.name)?;
+        let status = node.streams.status(row.name())?;
         streams.push(json!({
-            "name": row.name,
-            "bucket": row.bucket,
-            "prefix": row.prefix,
-            "error_prefix": row.error_prefix,
+            "name": row.name(),
+            "bucket": row.settings.bucket,
+            "prefix": row.settings.prefix,
+            "error_prefix": row.settings.error_prefix,
             "running": status.running,
             "next": status.next,
             "lag": status.lag,

@@ -134,6 +134,7 @@ impl Node {
         let journal = SegmentLog::open(&data_dir.join("journal"), options)?;
         let rules = Arc::new(RuleBook::open(metastore.clone())?);
         let buckets = Buckets::open(&data_dir.join("lake"))?;
+        let catalog = lake::Catalog::new(metastore.clone(), clock.clone());
         let streams = Arc::new(Streams::new(
             metastore.clone(),
             journal.clone(),
@@ -143,6 +144,7 @@ impl Node {
             tokio::runtime::Handle::current(),
             delivery::Settings {
                 account_id: settings.aws.account_id.clone(),
+                schemas: Some(Arc::new(aws::CatalogSchemas(catalog))),
                 ..delivery::Settings::default()
             },
         ));
@@ -294,10 +296,10 @@ impl Node {
             problems.push(format!("publishers are held back: {why}"));
         }
         for row in self.streams.list().unwrap_or_default() {
-            if let Ok(stream) = self.streams.status(&row.name)
+            if let Ok(stream) = self.streams.status(row.name())
                 && let Some(why) = stream.retrying
             {
-                problems.push(format!("stream {:?} tries again: {why}", row.name));
+                problems.push(format!("stream {:?} tries again: {why}", row.name()));
             }
         }
         Health { ok, problems }

@@ -40,9 +40,9 @@ pub(crate) fn render(node: &Node) -> String {
         u64::from(log.failed.is_some()),
     );
     for row in node.streams.list().unwrap_or_default() {
-        let Ok(stream) = node.streams.status(&row.name) else { continue };
+        let Ok(stream) = node.streams.status(row.name()) else { continue };
         // Stream names are letters, digits, '_', '.' and '-': nothing to escape.
-        let label = format!("stream=\"{}\"", row.name);
+        let label = format!("stream=\"{}\"", row.name());
         let totals = &stream.totals;
         page.add("delivery_lag_records", "Log records not delivered yet.", &label, stream.lag);
         page.add(

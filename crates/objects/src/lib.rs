@@ -278,6 +278,11 @@ async fn blocking<T: Send + 'static>(
         .map_err(|e| Error::internal(format!("file work ended: {e}")))?
 }
 
+/// Refuses a key that is no path below its bucket.
+pub fn check_key(key: &str) -> Result<()> {
+    names::check_key(key).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ErrorKind, MessageRef, QoS, Timestamp};
-use delivery::{Compression, DIRECT_PUT_PREFIX, NewStream, StreamRow};
+use delivery::{DIRECT_PUT_PREFIX, StreamRow};
 use journal::{Batch, Bell, Journal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -18,7 +18,11 @@ use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::{Rooms, epoch_secs};
 
-const MIB: u64 = 1024 * 1024;
+mod destination;
+
+pub use destination::CatalogSchemas;
+use destination::{destination_of, settings};
+
 /// Most bytes of a record.
 const RECORD_BYTES_MAX: usize = 1000 * 1024;
 /// Most records and bytes of one batch.
@@ -38,7 +42,7 @@ pub(crate) static SERVICE: Service = Service {
     codes,
     body_bytes_max: 8 * 1024 * 1024,
     operations: &[
-        operation!("CreateDeliveryStream", create, differs: "DirectPut to S3, UNCOMPRESSED or GZIP; the bucket must exist; no transformation but AppendDelimiterToRecord; CloudWatchLoggingOptions are kept, and delivery errors go to the server's own log"),
+        operation!("CreateDeliveryStream", create, differs: "DirectPut to S3; the buckets must exist; processors AppendDelimiterToRecord, MetadataExtraction (jq without now, env and other filters that answer differently when asked again) and RecordDeAggregation; format conversion from JSON to Parquet, packed with Snappy or not; a batch ends by the sum over its partitions, and any size from 1 MiB on is taken; a backup's objects are cut with the others; delivery is retried as long as the log holds, whatever RetryOptions say; CloudWatchLoggingOptions are kept, and delivery errors go to the server's own log"),
         operation!("DescribeDeliveryStream", describe),
         operation!("ListDeliveryStreams", list),
         operation!("PutRecord", put_record),
@@ -96,206 +100,6 @@ struct Create {
     plain: Option<Map<String, Value>>,
     #[serde(default)]
     tags: Vec<Tag>,
-}
-
-/// The S3 destination, extended or not.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Destination {
-    #[serde(rename = "RoleARN")]
-    role_arn: String,
-    #[serde(rename = "BucketARN")]
-    bucket_arn: String,
-    #[serde(default)]
-    prefix: String,
-    error_output_prefix: Option<String>,
-    buffering_hints: Option<Hints>,
-    compression_format: Option<String>,
-    encryption_configuration: Option<Encryption>,
-    #[serde(rename = "CloudWatchLoggingOptions")]
-    _logging: Option<Logging>,
-    processing_configuration: Option<Processing>,
-    s3_backup_mode: Option<String>,
-    dynamic_partitioning_configuration: Option<Switch>,
-    data_format_conversion_configuration: Option<Switch>,
-    file_extension: Option<String>,
-    custom_time_zone: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Hints {
-    #[serde(rename = "SizeInMBs")]
-    size: Option<u64>,
-    #[serde(rename = "IntervalInSeconds")]
-    interval: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Encryption {
-    no_encryption_config: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Logging {
-    #[serde(rename = "Enabled")]
-    _enabled: Option<bool>,
-    #[serde(rename = "LogGroupName")]
-    _group: Option<String>,
-    #[serde(rename = "LogStreamName")]
-    _stream: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Switch {
-    enabled: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Processing {
-    enabled: Option<bool>,
-    #[serde(default)]
-    processors: Vec<Processor>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Processor {
-    #[serde(rename = "Type")]
-    kind: String,
-    #[serde(default)]
-    parameters: Vec<Parameter>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Parameter {
-    parameter_name: String,
-    parameter_value: String,
-}
-
-/// Reads a destination as settings of the delivery room.
-fn settings(name: &str, given: &Map<String, Value>) -> Result<NewStream, Fault> {
-    let read = serde_path_to_error::deserialize(Value::Object(given.clone()));
-    let given: Destination = read.map_err(|error| {
-        let place = error.path().to_string();
-        Fault::input(&place, &error.into_inner().to_string())
-    })?;
-    if !given.role_arn.starts_with("arn:") {
-        let message = format!("RoleARN {:?} is not an ARN", given.role_arn);
-        return Err(Fault::invalid(message));
-    }
-    let bucket = given.bucket_arn.strip_prefix("arn:aws:s3:::").ok_or_else(|| {
-        Fault::invalid(format!("BucketARN {:?} is not arn:aws:s3:::BUCKET", given.bucket_arn))
-    })?;
-    let (size, interval) = match given.buffering_hints {
-        None | Some(Hints { size: None, interval: None }) => (5, 300),
-        Some(Hints { size: Some(size), interval: Some(interval) }) => (size, interval),
-        Some(_) => {
-            return Err(Fault::invalid(
-                "BufferingHints: give both SizeInMBs and IntervalInSeconds, or neither",
-            ));
-        }
-    };
-    let compression = match given.compression_format.as_deref() {
-        None | Some("UNCOMPRESSED") => Compression::None,
-        Some("GZIP") => Compression::Gzip,
-        Some(other) => {
-            let why = format!("{other:?} is not supported yet; use UNCOMPRESSED or GZIP");
-            return Err(Fault::unsupported("CompressionFormat", &why));
-        }
-    };
-    if let Some(Encryption { no_encryption_config: Some(other) }) = &given.encryption_configuration
-        && other != "NoEncryption"
-    {
-        let message = format!("NoEncryptionConfig {other:?} must be NoEncryption");
-        return Err(Fault::invalid(message));
-    }
-    if given.s3_backup_mode.as_deref().is_some_and(|mode| mode != "Disabled") {
-        return Err(Fault::unsupported("S3BackupMode", "only Disabled; every record is kept once"));
-    }
-    for (member, switch) in [
-        ("DynamicPartitioningConfiguration", &given.dynamic_partitioning_configuration),
-        ("DataFormatConversionConfiguration", &given.data_format_conversion_configuration),
-    ] {
-        if switch.as_ref().is_some_and(|switch| switch.enabled == Some(true)) {
-            return Err(Fault::unsupported(member, "it cannot be enabled yet"));
-        }
-    }
-    if given.custom_time_zone.as_deref().is_some_and(|zone| zone != "UTC" && !zone.is_empty()) {
-        return Err(Fault::unsupported("CustomTimeZone", "keys are made in UTC"));
-    }
-    Ok(NewStream {
-        prefix: given.prefix,
-        error_prefix: given.error_output_prefix.filter(|prefix| !prefix.is_empty()),
-        size_bytes: size.saturating_mul(MIB),
-        interval_secs: interval,
-        compression,
-        delimiter: delimiter(given.processing_configuration)?,
-        file_extension: given.file_extension.filter(|extension| !extension.is_empty()),
-        ..NewStream::new(name, bucket)
-    })
-}
-
-/// What AppendDelimiterToRecord appends.
-fn delimiter(given: Option<Processing>) -> Result<Option<String>, Fault> {
-    let mut delimiter = None;
-    let Some(Processing { enabled, processors }) = given else { return Ok(None) };
-    for Processor { kind, parameters } in processors {
-        if kind != "AppendDelimiterToRecord" {
-            let why = format!("processor {kind:?}; AppendDelimiterToRecord alone is run");
-            return Err(Fault::unsupported("ProcessingConfiguration", &why));
-        }
-        let mut text = "\n".to_owned();
-        for Parameter { parameter_name, parameter_value } in parameters {
-            if parameter_name != "Delimiter" {
-                let why = format!("{parameter_name:?} of AppendDelimiterToRecord; use Delimiter");
-                return Err(Fault::unsupported("ParameterName", &why));
-            }
-            // Clients write the line's end as the two characters backslash and n.
-            text = parameter_value.replace("\\n", "\n");
-        }
-        delimiter = Some(text);
-    }
-    Ok(delimiter.filter(|_| enabled == Some(true)))
-}
-
-/// A destination of a stream that was made without us.
-fn destination_of(rooms: &Rooms, row: &StreamRow) -> Map<String, Value> {
-    let mut given = json!({
-        "RoleARN": format!("arn:aws:iam::{}:role/forebay", rooms.settings.account_id),
-        "BucketARN": format!("arn:aws:s3:::{}", row.bucket),
-        "Prefix": row.prefix,
-        "BufferingHints": {
-            "SizeInMBs": row.size_bytes.div_ceil(MIB),
-            "IntervalInSeconds": row.interval_secs,
-        },
-        "CompressionFormat": match row.compression {
-            Compression::None => "UNCOMPRESSED",
-            Compression::Gzip => "GZIP",
-        },
-    });
-    if let Some(prefix) = &row.error_prefix {
-        given["ErrorOutputPrefix"] = json!(prefix);
-    }
-    if let Some(extension) = &row.file_extension {
-        given["FileExtension"] = json!(extension);
-    }
-    if let Some(delimiter) = &row.delimiter {
-        let value = delimiter.replace('\n', "\\n");
-        given["ProcessingConfiguration"] = json!({"Enabled": true, "Processors": [{
-            "Type": "AppendDelimiterToRecord",
-            "Parameters": [{"ParameterName": "Delimiter", "ParameterValue": value}],
-        }]});
-    }
-    match given {
-        Value::Object(given) => given,
-        _ => Map::new(),
-    }
 }
 
 /// A stream and what we know of it besides.
@@ -359,7 +163,7 @@ async fn create(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         }
     };
     let name = input.delivery_stream_name;
-    let new = settings(&name, &destination)?;
+    let new = settings(&name, &destination, &rooms.settings.account_id)?;
     let mut tags = BTreeMap::new();
     tags_of(input.tags, &mut tags)?;
     let row = rooms.streams.create(&new).map_err(|error| match error.kind() {
@@ -392,6 +196,9 @@ async fn describe(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let name = input.delivery_stream_name;
     let (row, extra) = find(rooms, &name)?;
     let mut full = extra.destination;
+    if let Some(backup) = full.remove("S3BackupConfiguration") {
+        full.insert("S3BackupDescription".to_owned(), backup);
+    }
     for (member, default) in [
         ("BufferingHints", json!({"SizeInMBs": 5, "IntervalInSeconds": 300})),
         ("CompressionFormat", json!("UNCOMPRESSED")),
@@ -462,7 +269,7 @@ async fn list(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         .streams
         .list()?
         .into_iter()
-        .map(|row| row.name)
+        .map(|row| row.settings.name)
         .filter(|name| wanted && after.as_ref().is_none_or(|after| name > after))
         .collect();
     let more = names.len() > limit;
@@ -611,8 +418,18 @@ async fn update_destination(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     })?;
     // What is not mentioned stays.
     let mut destination = extra.destination;
-    destination.extend(change);
-    let new = settings(&name, &destination)?;
+    for (member, value) in change {
+        if member != "S3BackupUpdate" {
+            destination.insert(member, value);
+            continue;
+        }
+        let backup = destination.entry("S3BackupConfiguration").or_insert_with(|| json!({}));
+        match (backup, value) {
+            (Value::Object(backup), Value::Object(change)) => backup.extend(change),
+            (backup, value) => *backup = value,
+        }
+    }
+    let new = settings(&name, &destination, &rooms.settings.account_id)?;
     let streams = rooms.streams.clone();
     let row =
         blocking(move || streams.update(expected, &new)).await.map_err(|error| {

@@ -107,16 +107,53 @@ async fn lists_and_tags_are_bounded() {
     assert_eq!(all["Tags"], json!([]));
 }
 
+fn processor(kind: &str, parameters: &[(&str, &str)]) -> Value {
+    let parameter =
+        |(name, value): &(&str, &str)| json!({"ParameterName": name, "ParameterValue": value});
+    let parameters: Vec<Value> = parameters.iter().map(parameter).collect();
+    let processors = json!([{"Type": kind, "Parameters": parameters}]);
+    json!({"ProcessingConfiguration": {"Enabled": true, "Processors": processors}})
+}
+
+fn convert(schema: Value) -> Value {
+    let mut full = json!({"DatabaseName": "air", "TableName": "t"});
+    for (member, value) in schema.as_object().unwrap() {
+        full[member] = value.clone();
+    }
+    json!({"DataFormatConversionConfiguration": {
+        "SchemaConfiguration": full,
+        "InputFormatConfiguration": {"Deserializer": {"OpenXJsonSerDe": {}}},
+        "OutputFormatConfiguration": {"Serializer": {"ParquetSerDe": {}}},
+    }})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_acted_on_is_refused_by_name() {
     let world = world();
     let cases = [
-        (json!({"CompressionFormat": "ZIP"}), "ZIP"),
+        (json!({"CompressionFormat": "LZ4"}), "HADOOP_SNAPPY"),
         (json!({"BufferingHints": {"SizeInMBs": 5}}), "both"),
         (json!({"BufferingHints": {"SizeInMBs": 129, "IntervalInSeconds": 60}}), "128 MiB"),
-        (json!({"S3BackupMode": "Enabled"}), "S3BackupMode"),
-        (json!({"DynamicPartitioningConfiguration": {"Enabled": true}}), "DynamicPartitioning"),
-        (json!({"CustomTimeZone": "Europe/Rome"}), "CustomTimeZone"),
+        (json!({"S3BackupMode": "Enabled"}), "S3BackupConfiguration"),
+        (json!({"S3BackupMode": "AllEvents"}), "AllEvents"),
+        (json!({"DynamicPartitioningConfiguration": {"Enabled": true}}), "MetadataExtraction"),
+        (
+            processor("MetadataExtraction", &[("MetadataExtractionQuery", "{a: .a}")]),
+            "to be enabled",
+        ),
+        (processor("MetadataExtraction", &[("JsonParsingEngine", "JQ-1.7")]), "JQ-1.6"),
+        (processor("RecordDeAggregation", &[("SubRecordType", "CSV")]), "JSON or DELIMITED"),
+        (
+            processor("RecordDeAggregation", &[("SubRecordType", "DELIMITED"), ("Delimiter", "#")]),
+            "base64",
+        ),
+        (processor("RecordDeAggregation", &[("SubRecordType", "JSON")]), "only where they are"),
+        (processor("AppendDelimiterToRecord", &[("Colour", "red")]), "\"Colour\" of"),
+        (json!({"CustomTimeZone": "Europe/Atlantis"}), "Europe/Atlantis"),
+        (convert(json!({"TableName": null})), "TableName"),
+        (convert(json!({"TableName": "nowhere"})), "nowhere"),
+        (convert(json!({"VersionId": "first"})), "VersionId \"first\""),
+        (convert(json!({"CatalogId": "999999999999"})), "another account"),
         (json!({"BucketARN": "arn:aws:s3:::nowhere"}), "nowhere"),
         (json!({"BucketARN": "lake"}), "arn:aws:s3:::BUCKET"),
         (json!({"Colour": "red"}), "Colour"),

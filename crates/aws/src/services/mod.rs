@@ -17,6 +17,7 @@ mod sts;
 
 pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
+pub use firehose::CatalogSchemas;
 pub use glue::{JobRuns, RunJob};
 pub use sagemaker::Trainings;
 

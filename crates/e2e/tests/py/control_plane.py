@@ -4,7 +4,7 @@ Where a walk over the operations only asks that each answers, this one asks that
 a policy refuses, a crawl finds the types, a bookmark keeps inputs from being taken twice, a
 filter filters and a page ends. Usage: MQTTS_PORT=… ROOT_CA=… control_plane.py [service ...]
 """
-import datetime, io, json, os, sys, tempfile, time, uuid
+import base64, datetime, gzip, io, json, os, sys, tempfile, time, uuid, zipfile
 
 import boto3
 import paho.mqtt.client as mqtt
@@ -489,6 +489,79 @@ def firehose():
             ExtendedS3DestinationConfiguration={"RoleARN": ROLE, "BucketARN": f"arn:aws:s3:::{BUCKET}", "BufferingHints": {"SizeInMBs": 999, "IntervalInSeconds": 60}})
     c.delete_delivery_stream(DeliveryStreamName=name)
     until("the stream's end", lambda: name not in c.list_delivery_streams()["DeliveryStreamNames"])
+    partitioned_parquet()
+    for packing, extension in (("GZIP", ".gz"), ("ZIP", ".zip"), ("Snappy", ".snappy"), ("HADOOP_SNAPPY", ".hsnappy")):
+        packed(packing, extension)
+
+
+def partitioned_parquet():
+    """Records by device, as Parquet of a table's columns, with a copy as they came; asked in SQL at last."""
+    c, g = aws("firehose"), aws("glue")
+    name, database = "control-shapes", "control_shapes"
+    g.create_database(DatabaseInput={"Name": database})
+    serde = {"SerializationLibrary": "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe"}
+    parquet_table = {"Location": f"s3://{BUCKET}/shapes/", "SerdeInfo": serde, "Columns": [{"Name": "device", "Type": "string"}, {"Name": "pm25", "Type": "double"}],
+                     "InputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat", "OutputFormat": "org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat"}
+    g.create_table(DatabaseName=database, TableInput={"Name": "readings", "TableType": "EXTERNAL_TABLE", "StorageDescriptor": parquet_table,
+                   "PartitionKeys": [{"Name": "d", "Type": "string"}], "Parameters": {"classification": "parquet"}})
+    query = {"Type": "MetadataExtraction", "Parameters": [{"ParameterName": "MetadataExtractionQuery", "ParameterValue": "{d: .device}"}, {"ParameterName": "JsonParsingEngine", "ParameterValue": "JQ-1.6"}]}
+    apart = {"Type": "RecordDeAggregation", "Parameters": [{"ParameterName": "SubRecordType", "ParameterValue": "JSON"}]}
+    backup = {"RoleARN": ROLE, "BucketARN": f"arn:aws:s3:::{BUCKET}", "Prefix": "shapes-source/", "CompressionFormat": "GZIP"}
+    asked = {
+        "RoleARN": ROLE, "BucketARN": f"arn:aws:s3:::{BUCKET}", "Prefix": "shapes/d=!{partitionKeyFromQuery:d}/", "ErrorOutputPrefix": "shapes-errors/!{firehose:error-output-type}/",
+        "BufferingHints": {"SizeInMBs": 64, "IntervalInSeconds": 1}, "CustomTimeZone": "Asia/Tokyo",
+        "DynamicPartitioningConfiguration": {"Enabled": True, "RetryOptions": {"DurationInSeconds": 300}},
+        "ProcessingConfiguration": {"Enabled": True, "Processors": [query, apart]}, "S3BackupMode": "Enabled", "S3BackupConfiguration": backup,
+        "DataFormatConversionConfiguration": {"Enabled": True,
+            "SchemaConfiguration": {"RoleARN": ROLE, "DatabaseName": database, "TableName": "readings", "Region": REGION, "VersionId": "LATEST"},
+            "InputFormatConfiguration": {"Deserializer": {"OpenXJsonSerDe": {}}}, "OutputFormatConfiguration": {"Serializer": {"ParquetSerDe": {}}}}}
+    c.create_delivery_stream(DeliveryStreamName=name, ExtendedS3DestinationConfiguration=asked)
+    told = describe(name)["Destinations"][0]["ExtendedS3DestinationDescription"]
+    same((told["S3BackupDescription"]["Prefix"], told["DataFormatConversionConfiguration"], told["DynamicPartitioningConfiguration"]["Enabled"]),
+         ("shapes-source/", asked["DataFormatConversionConfiguration"], True))
+    good = [{"Data": b"".join(b'{"device":"d%d","PM25":%d}' % (n % 3, n) for n in (3 * i, 3 * i + 1))} for i in range(40)]
+    bad = [{"Data": b'{"device":"d1","pm25":"many"}'}, {"Data": b'{"pm25":1}'}]
+    same(c.put_record_batch(DeliveryStreamName=name, Records=good + bad)["FailedPutCount"], 0)
+    until("records of two devices", lambda: {key.split("/")[1] for key in keys_below("shapes/")} == {"d=d0", "d=d1"})
+    frame = parquet("shapes/")
+    same((sorted(frame["pm25"])[:3], len(frame), str(frame["pm25"].dtype)), ([0.0, 1.0, 3.0], 80, "float64"), "rows")
+    stamp = datetime.datetime.strptime(keys_below("shapes/")[0].rsplit("/", 1)[1][len(name) + 3:][:19], "%Y-%m-%d-%H-%M-%S")
+    tokyo = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) + datetime.timedelta(hours=9)
+    assert abs(tokyo - stamp) < datetime.timedelta(minutes=5), (stamp, tokyo)
+    unplaced, misfit = (json.loads(text_below(f"shapes-errors/{kind}-failed/")) for kind in ("dynamic-partitioning", "format-conversion"))
+    same((unplaced["errorCode"], misfit["lastErrorCode"]), ("DynamicPartitioning.MetadataExtractionFailed", "DataFormatConversion.MalformedData"))
+    same(base64.b64decode(misfit["rawData"]), bad[0]["Data"])
+    source = b"".join(gzip.decompress(aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys_below("shapes-source/"))
+    same(source, b"".join(record["Data"] for record in good + bad), "a copy of every record as it came")
+    for device in ("d0", "d1"):
+        g.create_partition(DatabaseName=database, TableName="readings", PartitionInput={"Values": [device], "StorageDescriptor": {**parquet_table, "Location": f"s3://{BUCKET}/shapes/d={device}/"}})
+    same(sql(f"SELECT d, count(*), max(pm25) FROM {database}.readings GROUP BY d ORDER BY d"), [["d0", "40", "117.0"], ["d1", "40", "118.0"]])
+    refused("InvalidArgumentException", c.update_destination, DeliveryStreamName=name, CurrentDeliveryStreamVersionId="1", DestinationId="destinationId-000000000001",
+            ExtendedS3DestinationUpdate={"DynamicPartitioningConfiguration": {"Enabled": False}})
+    c.update_destination(DeliveryStreamName=name, CurrentDeliveryStreamVersionId="1", DestinationId="destinationId-000000000001",
+                         ExtendedS3DestinationUpdate={"S3BackupUpdate": {"Prefix": "shapes-later/"}})
+    same(describe(name)["Destinations"][0]["ExtendedS3DestinationDescription"]["S3BackupDescription"], {**backup, "Prefix": "shapes-later/"})
+    c.delete_delivery_stream(DeliveryStreamName=name)
+    g.delete_table(DatabaseName=database, Name="readings")
+    g.delete_database(Name=database)
+
+
+def packed(packing, extension):
+    c, name, prefix = aws("firehose"), f"control-{packing.lower()}", f"packed/{packing}/"
+    c.create_delivery_stream(DeliveryStreamName=name, ExtendedS3DestinationConfiguration={
+        "RoleARN": ROLE, "BucketARN": f"arn:aws:s3:::{BUCKET}", "Prefix": prefix, "BufferingHints": {"SizeInMBs": 1, "IntervalInSeconds": 1}, "CompressionFormat": packing})
+    text = b"".join(b'{"n":%d}\n' % n for n in range(5000))
+    c.put_record(DeliveryStreamName=name, Record={"Data": text})
+    key = until("an object", lambda: keys_below(prefix))[0]
+    assert key.endswith(extension), key
+    body = aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    assert len(body) < len(text) / 2, (packing, len(body))
+    if packing == "GZIP":
+        same(gzip.decompress(body), text)
+    elif packing == "ZIP":
+        archive = zipfile.ZipFile(io.BytesIO(body))
+        same([archive.read(member) for member in archive.namelist()], [text])
+    c.delete_delivery_stream(DeliveryStreamName=name)
 
 
 def glue():
@@ -617,6 +690,16 @@ def run_job(name):
 def parquet(prefix):
     bodies = [aws("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys_below(prefix) if key.endswith(".parquet")]
     return pd.concat([pd.read_parquet(io.BytesIO(body)) for body in bodies], ignore_index=True)
+
+
+def sql(statement):
+    """The rows of an answer, without the names."""
+    c = aws("athena")
+    query = c.start_query_execution(QueryString=statement, ResultConfiguration={"OutputLocation": f"s3://{BUCKET}/asked/"})["QueryExecutionId"]
+    told = until("the query", lambda: (q := c.get_query_execution(QueryExecutionId=query)["QueryExecution"])["Status"]["State"] in ("SUCCEEDED", "FAILED") and q)
+    same(told["Status"]["State"], "SUCCEEDED", told["Status"].get("StateChangeReason"))
+    rows = c.get_query_results(QueryExecutionId=query)["ResultSet"]["Rows"]
+    return [[cell.get("VarCharValue") for cell in row["Data"]] for row in rows[1:]]
 
 
 def athena(database):

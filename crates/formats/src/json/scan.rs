@@ -29,6 +29,8 @@ pub struct ScanOptions {
     pub batch_bytes: usize,
     /// Longest record that is read; a longer one is set aside.
     pub record_bytes_max: usize,
+    /// Whether a key finds its column whatever the case of its ASCII letters.
+    pub ignore_case: bool,
 }
 
 impl Default for ScanOptions {
@@ -37,6 +39,7 @@ impl Default for ScanOptions {
             batch_rows: 8192,
             batch_bytes: 32 * 1024 * 1024,
             record_bytes_max: super::RECORD_BYTES_MAX,
+            ignore_case: false,
         }
     }
 }
@@ -77,7 +80,7 @@ impl<R: Read> Scan<R> {
     ) -> Result<Self> {
         Ok(Scan {
             records: Records::new(input, options.record_bytes_max),
-            rows: Rows::new(schema, projection)?,
+            rows: Rows::new(schema, projection, options.ignore_case)?,
             options,
             good: 0,
             bad: 0,
@@ -152,13 +155,18 @@ struct Rows {
     bytes_recent: usize,
     shapes: Shapes,
     names: Vec<Vec<u8>>,
+    ignore_case: bool,
     /// Reused: where the literals lie in the record being read key by key.
     trace: Trace,
     name: Vec<u8>,
 }
 
 impl Rows {
-    fn new(schema: &Schema, projection: Option<&[usize]>) -> Result<Self> {
+    fn new(schema: &Schema, projection: Option<&[usize]>, ignore_case: bool) -> Result<Self> {
+        let key = |name: &str| match ignore_case {
+            true => name.to_ascii_lowercase().into_bytes(),
+            false => name.as_bytes().to_vec(),
+        };
         let mut by_name = HashMap::new();
         for (index, field) in schema.fields().iter().enumerate() {
             if !field.is_nullable() {
@@ -167,12 +175,12 @@ impl Rows {
                     field.name()
                 )));
             }
-            if by_name.insert(field.name().clone().into_bytes(), index).is_some() {
+            if by_name.insert(key(field.name()), index).is_some() {
                 return Err(Error::invalid(format!("column {:?} comes twice", field.name())));
             }
         }
         let columns = schema.fields().iter().map(|f| Column::new(f)).collect::<Result<_>>()?;
-        let names = schema.fields().iter().map(|f| f.name().clone().into_bytes()).collect();
+        let names = schema.fields().iter().map(|f| key(f.name())).collect();
         let schema = match projection {
             Some(picked) => schema.project(picked).map_err(|cause| {
                 Error::invalid(format!("a projection beyond the schema: {cause}"))
@@ -188,6 +196,7 @@ impl Rows {
             bytes_recent: 0,
             shapes: Shapes::default(),
             names,
+            ignore_case,
             trace: Trace::new(),
             name: Vec::new(),
         })
@@ -269,9 +278,13 @@ impl Rows {
         self.trace.clear();
         let (columns, by_name, count) = (&mut self.columns, &self.by_name, self.count);
         let (trace, name, names) = (&mut self.trace, &mut self.name, &self.names);
+        let ignore_case = self.ignore_case;
         let end = lex::object(buf, start, 0, |buf, key, at, depth| {
             name.clear();
             key.decode(buf, name, misfit);
+            if ignore_case {
+                name.make_ascii_lowercase();
+            }
             // Keys mostly come in the order of the columns.
             let column = match names.get(expected) {
                 Some(next) if next == name => Some(expected),

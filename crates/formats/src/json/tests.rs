@@ -230,6 +230,17 @@ fn bytes_that_are_no_utf8_set_the_record_aside() {
 }
 
 #[test]
+fn keys_find_their_columns_whatever_their_case_when_asked_to() {
+    let options = ScanOptions { ignore_case: true, ..ScanOptions::default() };
+    let text = b"{\"PM25\":\"1\"}{\"pm25\":\"2\"}{\"Pm25\":\"3\",\"pM25\":\"4\"}";
+    let (batch, bad) = scan_with(&schema("pm25 string"), &text[..], options);
+    assert_eq!(rows(&batch), ["1", "2"]);
+    assert_eq!(bad.len(), 1);
+    let (batch, _) = scan(&schema("pm25 string"), &text[..]);
+    assert_eq!(rows(&batch), ["-", "2", "-"]);
+}
+
+#[test]
 fn depth_is_bounded_without_recursion() {
     let nested = |levels: usize| {
         format!("{{\"a\":{}1{}}}\n", "[".repeat(levels - 1), "]".repeat(levels - 1))
