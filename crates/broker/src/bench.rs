@@ -40,6 +40,9 @@ pub struct Load {
     pub duration: Duration,
     /// Whether one subscriber takes part, at QoS 1, to count what is delivered.
     pub subscriber: bool,
+    /// Messages a second of each publisher, each in a write of its own; as fast as the window
+    /// allows if none is said.
+    pub rate: Option<u32>,
 }
 
 impl Load {
@@ -53,11 +56,17 @@ impl Load {
             payload_bytes: 200,
             duration: Duration::from_secs(5),
             subscriber: false,
+            rate: None,
         }
     }
 
+    /// Many devices that each say something now and then: 200, 25 messages a second each.
+    pub fn paced(address: SocketAddr) -> Load {
+        Load { publishers: 200, burst: 1, rate: Some(25), ..Load::standard(address) }
+    }
+
     fn check(&self) -> Result<()> {
-        let Load { publishers, window, burst, payload_bytes, .. } = *self;
+        let Load { publishers, window, burst, payload_bytes, rate, .. } = *self;
         if publishers == 0 || publishers > 10_000 {
             return Err(Error::invalid(format!("{publishers} publishers; give 1 to 10000")));
         }
@@ -66,6 +75,9 @@ impl Load {
         }
         if burst == 0 || burst > window {
             return Err(Error::invalid(format!("burst {burst}; give 1 to the window, {window}")));
+        }
+        if rate.is_some_and(|rate| !(1..=1000).contains(&rate)) {
+            return Err(Error::invalid("a paced publisher sends 1 to 1000 messages a second"));
         }
         if !(64..=100_000).contains(&payload_bytes) {
             return Err(Error::invalid(format!("payload {payload_bytes}; give 64 to 100000")));
@@ -107,7 +119,7 @@ pub async fn run(load: &Load) -> Result<Report> {
     let (total, total_seen) = watch::channel(None);
     let subscriber = if load.subscriber {
         let stream = connect(load.address, &format!("bench-sub-{run}")).await?;
-        let stream = subscribe(stream, &format!("{root}/#")).await?;
+        let stream = subscribe(stream, &format!("{root}/#"), 1).await?;
         Some(tokio::spawn(count_deliveries(stream, total_seen)))
     } else {
         None
@@ -120,7 +132,17 @@ pub async fn run(load: &Load) -> Result<Report> {
     let mut publishers = JoinSet::new();
     for (at, stream) in streams.into_iter().enumerate() {
         let topic = format!("{root}/dev-{at:05}/telemetry");
-        publishers.spawn(publish(stream, Publisher::new(&topic, load), started + load.duration));
+        let publisher = Publisher::new(&topic, load);
+        let until = started + load.duration;
+        match load.rate {
+            None => publishers.spawn(publish(stream, publisher, until)),
+            Some(rate) => {
+                let every = Duration::from_secs(1) / rate;
+                // Evenly over the interval, as devices that know nothing of each other.
+                let first = started + every * at as u32 / load.publishers as u32;
+                publishers.spawn(publish_paced(stream, publisher, first, every, until))
+            }
+        };
     }
     let mut latency = Histogram::default();
     let mut finished = started;
@@ -274,6 +296,140 @@ async fn publish(
     }
 }
 
+/// One message every `every`, unless the window is full.
+async fn publish_paced(
+    stream: TcpStream,
+    mut publisher: Publisher,
+    mut next: Instant,
+    every: Duration,
+    until: Instant,
+) -> Result<(Histogram, Instant)> {
+    let (mut reader, mut writer) = stream.into_split();
+    let mut input = vec![0; 4 * 1024];
+    let mut kept = 0;
+    let mut last = Instant::now();
+    loop {
+        if next >= until && publisher.outstanding == 0 {
+            return Ok((publisher.latency, last));
+        }
+        let may_send = next < until && publisher.outstanding < publisher.window;
+        tokio::select! {
+            () = tokio::time::sleep_until(next), if may_send => {
+                let frame = publisher.fill(Instant::now());
+                writer.write_all(frame).await.map_err(|cause| io("failed to publish", cause))?;
+                next += every;
+            }
+            read = timeout(SETTLE, reader.read(&mut input[kept..])) => {
+                let bytes = read
+                    .map_err(|_elapsed| late("an acknowledgement"))?
+                    .map_err(|cause| io("failed to read acknowledgements", cause))?;
+                if bytes == 0 {
+                    return Err(closed());
+                }
+                last = Instant::now();
+                let filled = kept + bytes;
+                let used = publisher.settle(&input[..filled], last)?;
+                input.copy_within(used..filled, 0);
+                kept = filled - used;
+            }
+        }
+    }
+}
+
+/// What QoS 0 came to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FanOutReport {
+    /// Messages published.
+    pub sent: u64,
+    /// Messages that arrived, all subscribers together.
+    pub delivered: u64,
+    /// Of those that should have arrived.
+    pub delivered_share: f64,
+    /// From the first message to the last arrival.
+    pub seconds: f64,
+    /// The ratio of arrivals and seconds.
+    pub delivered_per_second: f64,
+}
+
+/// One publisher at QoS 0, as fast as the connection takes it, to `subscribers` subscribers.
+pub async fn fan_out(
+    address: SocketAddr,
+    subscribers: usize,
+    duration: Duration,
+) -> Result<FanOutReport> {
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    let topic = format!("bench/{run}/telemetry");
+    let payload = reading(200);
+    let mut frame = vec![0x30];
+    put_variable(&mut frame, 2 + topic.len() + payload.len());
+    frame.extend_from_slice(&(topic.len() as u16).to_be_bytes());
+    frame.extend_from_slice(topic.as_bytes());
+    frame.extend_from_slice(&payload);
+    let (total, total_seen) = watch::channel(None);
+    let mut counting = JoinSet::new();
+    for at in 0..subscribers {
+        let stream = connect(address, &format!("bench-fan-{at}-{run}")).await?;
+        let stream = subscribe(stream, &topic, 0).await?;
+        counting.spawn(count_frames(stream, frame.len(), total_seen.clone()));
+    }
+    let mut publisher = connect(address, &format!("bench-pub-{run}")).await?;
+    let frames = frame.repeat(10);
+    let (started, mut sent) = (Instant::now(), 0);
+    while started.elapsed() < duration {
+        publisher.write_all(&frames).await.map_err(|cause| io("failed to publish", cause))?;
+        sent += 10;
+    }
+    total.send_replace(Some(sent));
+    let (mut delivered, mut finished) = (0, started);
+    while let Some(result) = counting.join_next().await {
+        let (count, last) =
+            result.map_err(|cause| Error::internal(format!("a subscriber died: {cause}")))??;
+        delivered += count;
+        finished = finished.max(last);
+    }
+    let seconds = (finished - started).as_secs_f64();
+    Ok(FanOutReport {
+        sent,
+        delivered,
+        delivered_share: delivered as f64 / (sent * subscribers as u64).max(1) as f64,
+        seconds,
+        delivered_per_second: delivered as f64 / seconds.max(1e-9),
+    })
+}
+
+/// How long a subscriber waits for more when the publisher is done.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Counts frames, all of one length, until as many came as were sent or none comes any more.
+async fn count_frames(
+    mut stream: TcpStream,
+    frame_bytes: usize,
+    mut total: watch::Receiver<Option<u64>>,
+) -> Result<(u64, Instant)> {
+    let mut input = vec![0; 256 * 1024];
+    let (mut bytes, mut last) = (0_u64, Instant::now());
+    loop {
+        let known = *total.borrow_and_update();
+        let count = bytes / frame_bytes as u64;
+        if known.is_some_and(|total| count >= total) {
+            return Ok((count, last));
+        }
+        let wait = if known.is_some() { QUIET } else { SETTLE };
+        tokio::select! {
+            read = timeout(wait, stream.read(&mut input)) => match read {
+                Err(_elapsed) => return Ok((count, last)),
+                // A broker that drops a slow subscriber has delivered what it has.
+                Ok(Ok(0) | Err(_)) => return Ok((count, last)),
+                Ok(Ok(more)) => {
+                    bytes += more as u64;
+                    last = Instant::now();
+                }
+            },
+            Ok(()) = total.changed() => {}
+        }
+    }
+}
+
 /// Counts and acknowledges until as many came as were acknowledged to the publishers, or none
 /// comes any more.
 async fn count_deliveries(
@@ -356,15 +512,15 @@ async fn connect(address: SocketAddr, client_id: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-async fn subscribe(mut stream: TcpStream, filter: &str) -> Result<TcpStream> {
+async fn subscribe(mut stream: TcpStream, filter: &str, qos: u8) -> Result<TcpStream> {
     let mut packet = vec![0x82];
     put_variable(&mut packet, 2 + 2 + filter.len() + 1);
     packet.extend_from_slice(&[0, 1]);
     packet.extend_from_slice(&(filter.len() as u16).to_be_bytes());
     packet.extend_from_slice(filter.as_bytes());
-    packet.push(1);
+    packet.push(qos);
     let answer: [u8; 5] = ask(&mut stream, &packet, "SUBACK").await?;
-    if answer != [0x90, 3, 0, 1, 1] {
+    if answer != [0x90, 3, 0, 1, qos] {
         return Err(Error::new(
             ErrorKind::Denied,
             format!("the broker refused the subscription to {filter}: {answer:02x?}"),

@@ -34,6 +34,7 @@ mod batch;
 mod convert;
 mod cut;
 mod engine;
+mod fate;
 mod live;
 mod pack;
 mod partition;
@@ -48,6 +49,7 @@ mod worker;
 mod tests;
 
 pub use convert::Schemas;
+pub use fate::{Fate, FateState};
 pub use republish::{HOPS_MAX, RepublishTotals};
 pub use stream::{
     Backup, Column, Compression, Conversion, DIRECT_PUT_PREFIX, Deaggregation, Decision, NewStream,

@@ -44,6 +44,9 @@ const ATTEMPTS_MAX: u32 = 4;
 
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
+/// How long it looks away while no rule asks for anything.
+const GATHER: Duration = Duration::from_millis(20);
+
 /// A cursor that passed nothing of its own is stored this often.
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
 const ADVANCE_OFFSETS: u64 = 100_000;
@@ -221,6 +224,8 @@ impl Republisher {
         if !concerned {
             self.position = view.until;
             self.settle()?;
+            // Nobody waits for this: look again when more has come together.
+            self.live.wait(GATHER, |state| state.stop);
             return Ok(true);
         }
         let records = self.shared.journal.read(self.position, READ_BYTES)?;

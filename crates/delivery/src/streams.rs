@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::convert::{self, Schemas};
+use crate::fate;
 use crate::live::Live;
 use crate::prefix::{Failure, Kind};
 use crate::republish::{self, RepublishTotals, Republisher};
@@ -68,7 +69,7 @@ pub struct StreamStatus {
 /// The streams. Cheap to share in an `Arc`; dropping it stops the workers.
 #[derive(Debug)]
 pub struct Streams {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     buckets: Buckets,
     running: Mutex<BTreeMap<String, Running>>,
     republisher: Mutex<Option<Running>>,
@@ -124,11 +125,6 @@ impl Streams {
             running: Mutex::default(),
             republisher: Mutex::default(),
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     /// Makes a stream that looks at records from the journal's watermark on. It does not run
@@ -280,6 +276,7 @@ impl Streams {
         self.shared.store.transact(|transaction| {
             transaction.delete::<StreamRow>(name)?;
             transaction.delete::<StreamState>(name)?;
+            fate::forget(transaction, name)?;
             Ok(())
         })?;
         self.shared.journal.forget(&consumer(name))
@@ -328,6 +325,11 @@ impl Streams {
             .map_err(|cause| Error::io("failed to start republishing", cause))?;
         *republisher = Some(Running { live, thread });
         Ok(())
+    }
+
+    /// Everything below this offset has been republished, or put elsewhere, where rules say so.
+    pub fn republished_below(&self) -> Result<Offset> {
+        Ok(republish::state_of(&self.shared)?.unwrap_or_default().next)
     }
 
     /// What republishing did so far.

@@ -296,10 +296,9 @@ impl World {
     /// stops after `crash_after` if that step is reached. Says whether it came to the end.
     fn run(&self, name: &str, crash_after: Option<Step>) -> bool {
         let streams = self.streams();
-        *streams.shared().crash_after.lock().unwrap() = crash_after;
+        *streams.shared.crash_after.lock().unwrap() = crash_after;
         let live = Arc::new(Live::default());
-        let mut worker =
-            Worker::new(Arc::clone(streams.shared()), Arc::clone(&live), name).unwrap();
+        let mut worker = Worker::new(Arc::clone(&streams.shared), Arc::clone(&live), name).unwrap();
         live.lock().flush_to = self.log.durable();
         let mut work = || {
             worker.recover()?;
@@ -414,7 +413,7 @@ impl World {
     fn run_to_recovery(&self, name: &str) -> bool {
         let streams = self.streams();
         let live = Arc::new(Live::default());
-        Worker::new(Arc::clone(streams.shared()), live, name).unwrap().recover().is_ok()
+        Worker::new(Arc::clone(&streams.shared), live, name).unwrap().recover().is_ok()
     }
 }
 
@@ -635,7 +634,7 @@ fn records_of_others_move_the_cursor_without_a_write_each() {
     }
     let streams = world.streams();
     let live = Arc::new(Live::default());
-    let mut worker = Worker::new(Arc::clone(streams.shared()), Arc::clone(&live), "s").unwrap();
+    let mut worker = Worker::new(Arc::clone(&streams.shared), Arc::clone(&live), "s").unwrap();
     let version = || world.store.get::<StreamState>("s").unwrap().unwrap().version;
     let before = version();
     while worker.turn().unwrap() {}
@@ -666,8 +665,7 @@ fn age_ends_a_batch_and_a_stop_leaves_it_in_the_log() {
     let turn = |name| {
         let streams = world.streams();
         let live = Arc::new(Live::default());
-        let mut worker =
-            Worker::new(Arc::clone(streams.shared()), Arc::clone(&live), name).unwrap();
+        let mut worker = Worker::new(Arc::clone(&streams.shared), Arc::clone(&live), name).unwrap();
         worker.turn().unwrap();
         live.lock().stop = true;
         assert!(worker.turn().is_err());

@@ -21,6 +21,7 @@ use crate::batch::{Batch, Packed, Packing};
 use crate::convert::Schemas;
 use crate::cut::{Cut, Waiting, cut};
 use crate::engine::Engine;
+use crate::fate::Remembered;
 use crate::live::Live;
 use crate::partition::Query;
 use crate::prefix::{Kind, Prefixes};
@@ -32,6 +33,9 @@ const READ_BYTES: usize = 1024 * 1024;
 
 /// How long an idle worker sleeps before it looks at stop and flush again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// How long records come together before an idle worker looks at them.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// A cursor that passed only records of others is stored this often, not at every read.
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
@@ -152,6 +156,7 @@ pub(crate) struct Worker {
     query: Option<Query>,
     consumer: String,
     batch: Batch,
+    remembered: Remembered,
     advanced_at: Instant,
 }
 
@@ -176,6 +181,7 @@ impl Worker {
             query,
             consumer: consumer(name),
             batch: Batch::new(next),
+            remembered: Remembered::load(&shared.store, name)?,
             advanced_at: Instant::now(),
             shared,
             live,
@@ -340,6 +346,10 @@ impl Worker {
             // A log that failed answers at once; do not spin on it.
             let left = wait.saturating_sub(started.elapsed());
             self.live.wait(left, |state| state.stop);
+        } else if age > GATHER * 10 {
+            // A record that waits for its batch anyway need not be looked at at once: one look
+            // at a hundred of them is cheaper than a hundred.
+            self.live.wait(GATHER, |state| state.stop || state.flush_to > state.next);
         }
     }
 
@@ -437,20 +447,31 @@ impl Worker {
     /// Moves the cursor past a decision that has been carried out, in the store and then in
     /// the journal.
     fn finish(&mut self, decision: &Decision) -> Result<(), Stopped> {
+        let delivered = !decision.objects.is_empty();
         self.insist("move its cursor", |worker| {
-            worker.edit_state(|state| {
+            let name = worker.row.name();
+            worker.shared.store.transact(|transaction| {
+                let stored = transaction.get::<StreamState>(name)?;
+                let mut state = stored.ok_or_else(|| gone(name))?.row;
                 // An attempt whose answer was lost has done it already.
                 if state.next == decision.next {
                     return Ok(());
                 }
-                expect_cursor(state, decision.first)?;
+                expect_cursor(&state, decision.first)?;
                 state.next = decision.next;
                 state.pending = None;
                 state.pending_under = None;
                 state.totals.add(&decision.tally);
+                transaction.put(name, &state)?;
+                if delivered {
+                    worker.remembered.write(transaction, name, decision)?;
+                }
                 Ok(())
             })
         })?;
+        if delivered {
+            self.remembered.written(decision);
+        }
         self.passed(Step::Advanced)?;
         self.advanced_at = Instant::now();
         self.live.change(|state| {

@@ -455,9 +455,9 @@ pub(crate) enum Endpoint {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Why {
-    /// Explains each stage's decision about a message; not supported yet.
+    /// Explains each stage's decision about a message, with the term of WHERE that decided.
     Message {
-        /// Offset in the log.
+        /// Its offset in the log (`forebay tail`, error records), or the RecordId of a put.
         id: String,
     },
     /// Explains what a client was refused, and which statement decided.
@@ -469,7 +469,7 @@ pub(crate) enum Why {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Durable MQTT acknowledgements, side by side with mosquitto when it is installed.
+    /// MQTT under several loads, side by side with other brokers that are installed.
     Ingest(BenchIngest),
     /// Log to objects; not supported yet.
     Delivery,
@@ -483,27 +483,42 @@ pub(crate) enum Bench {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchIngest {
-    /// Publishers.
-    #[arg(long, default_value_t = 20)]
-    pub(crate) publishers: usize,
-    /// Seconds to publish.
-    #[arg(long, default_value_t = 5)]
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 4)]
     pub(crate) seconds: u64,
-    /// Unacknowledged PUBLISHes each publisher keeps under way.
-    #[arg(long, default_value_t = 50)]
-    pub(crate) window: usize,
-    /// PUBLISHes in one write.
-    #[arg(long, default_value_t = 10)]
-    pub(crate) burst: usize,
-    /// Payload bytes.
-    #[arg(long, default_value_t = 200)]
-    pub(crate) payload_bytes: usize,
     /// Idle connections opened to measure memory; 0 leaves it out.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 5000)]
     pub(crate) idle: usize,
-    /// Path of a mosquitto binary to run beside, `none` to leave it out; found on PATH by default.
+    /// Loads to run; all if none is named.
+    #[arg(long = "load", value_name = "LOAD")]
+    pub(crate) loads: Vec<BenchLoad>,
+    /// Path of a mosquitto binary to run beside, `none` to leave it out; found where Debian puts
+    /// it by default.
     #[arg(long)]
     pub(crate) mosquitto: Option<String>,
+    /// As --mosquitto, for nats-server.
+    #[arg(long)]
+    pub(crate) nats: Option<String>,
+    /// Path of a rumqttd binary to run beside.
+    #[arg(long)]
+    pub(crate) rumqttd: Option<String>,
+}
+
+/// A load of `bench ingest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum BenchLoad {
+    /// QoS 1: 20 publishers, 10 messages in a write, 50 under way each.
+    Burst,
+    /// The same with one subscriber.
+    BurstSubscriber,
+    /// QoS 1: 200 publishers, 25 messages a second each, one in a write.
+    Paced,
+    /// The same with one subscriber.
+    PacedSubscriber,
+    /// QoS 0: one publisher to one subscriber.
+    FanOut1,
+    /// QoS 0: one publisher to a hundred subscribers.
+    FanOut100,
 }
 
 #[derive(Clone, Debug, Args)]

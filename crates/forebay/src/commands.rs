@@ -36,7 +36,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Forecast(args) => models::forecast(&args, printer)?,
         Command::Backtest(args) => models::backtest(&args, printer)?,
         Command::Endpoint(command) => endpoint(&global, command, printer).await?,
-        Command::Why(Why::Message { .. }) => return not_yet("why message"),
+        Command::Why(Why::Message { id }) => why_message(&global, id, printer).await?,
         Command::Why(Why::Client { id }) => why_client(&global, id, printer).await?,
         Command::Bench(command) => bench::run(command, printer).await?,
         Command::Doctor => return doctor::run(&global, printer).await,
@@ -123,6 +123,80 @@ async fn why_client(global: &Global, id: String, printer: Printer) -> Result<()>
         refused.iter().map(line).collect::<Vec<_>>().join("\n")
     });
     Ok(())
+}
+
+/// What became of a message, stage by stage.
+async fn why_message(global: &Global, id: String, printer: Printer) -> Result<()> {
+    let control = Control::connect_or_make(global).await?;
+    let answer = control.call("why_message", json!({"name": id})).await;
+    control.close().await;
+    let answer = answer?;
+    printer.answer(&answer, || told(&answer));
+    Ok(())
+}
+
+/// The stages as lines.
+fn told(answer: &Value) -> String {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut lines = Vec::new();
+    if answer["in_log"] == json!(false) {
+        lines.push(format!(
+            "message {} has left the log, which begins at {}: every stream had passed it",
+            answer["offset"], answer["log_begins_at"]
+        ));
+    } else {
+        let message = &answer["message"];
+        lines.push(format!(
+            "message {} on {} from {} (QoS {}, {} bytes) is in the log",
+            answer["offset"],
+            text_of(&message["topic"]),
+            text_of(&message["client_id"]),
+            message["qos"],
+            message["payload_bytes"]
+        ));
+    }
+    for rule in list(&answer["rules"]) {
+        let why = rule["why"].as_str().unwrap_or_default();
+        let decision = match rule["decision"].as_str().unwrap_or_default() {
+            "matched" => format!("matched, and gave {}", text_of(&rule["output"])),
+            "where_not_true" => "WHERE was not true:".to_owned(),
+            "failed" => format!("failed: {why}"),
+            "disabled" => "was disabled".to_owned(),
+            _ => format!("did not look at it: {why}"),
+        };
+        lines.push(format!(
+            "rule {} (version {}) {decision}",
+            text_of(&rule["rule"]),
+            rule["version"]
+        ));
+        for term in list(&rule["terms"]) {
+            let saw: Vec<String> = list(&term["saw"])
+                .iter()
+                .map(|pair| format!("{} was {}", text_of(&pair[0]), text_of(&pair[1])))
+                .collect();
+            let saw = if saw.is_empty() { String::new() } else { format!("; {}", saw.join(", ")) };
+            lines.push(format!(
+                "  {} was {}{saw}",
+                text_of(&term["term"]),
+                text_of(&term["value"])
+            ));
+        }
+    }
+    for stream in list(&answer["streams"]) {
+        let state = text_of(&stream["state"]);
+        lines.push(format!("stream {}: {state}", text_of(&stream["stream"])));
+        lines.extend(
+            list(&stream["set_aside"]).iter().map(|why| format!("  set aside, {}", text_of(why))),
+        );
+        lines.extend(list(&stream["objects"]).iter().map(|place| format!("  {}", text_of(place))));
+        if let Some(why) = stream["retrying"].as_str() {
+            lines.push(format!("  it tries again: {why}"));
+        }
+    }
+    if list(&answer["streams"]).is_empty() {
+        lines.push("no stream took it".to_owned());
+    }
+    lines.join("\n")
 }
 
 /// Ctrl-C or SIGTERM.

@@ -40,6 +40,7 @@ mod commit;
 mod cursors;
 mod disk;
 mod frame;
+mod linger;
 mod log;
 mod queue;
 mod recent;

@@ -14,8 +14,9 @@ use base::{Error, ErrorKind, Offset, Result};
 
 use crate::bell::stopped;
 use crate::frame::{self, ALIGN};
+use crate::linger::{GATHER, Linger, WATCH};
 use crate::segment::PAGE_BYTES;
-use crate::sync::{lock, wait};
+use crate::sync::{lock, wait, wait_for};
 use crate::{Appended, Batch, Bell};
 
 /// A frame takes further batches until it is this long: damage costs little, and the head is
@@ -56,6 +57,10 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
+    fn records(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::from(frame.count)).sum()
+    }
+
     fn add(&mut self, batch: &Batch, count: u32, base: Offset) {
         let framed = batch.framed();
         match self.frames.last_mut() {
@@ -179,7 +184,12 @@ impl Queue {
 
     /// Gives back the `done` commit's account and memory, then waits for records and swaps
     /// them out; `None` when the log closes and none are left.
-    pub(crate) fn next_commit(&self, done: Commit, free: u64) -> Option<Commit> {
+    pub(crate) fn next_commit(
+        &self,
+        done: Commit,
+        free: u64,
+        linger: &mut Linger,
+    ) -> Option<Commit> {
         let mut state = lock(&self.state);
         self.settle(&mut state, &done, free);
         while state.pending.frames.is_empty() {
@@ -190,6 +200,16 @@ impl Queue {
             state = wait(&self.work, state);
         }
         state.idle = false;
+        if linger.tries(state.pending.waiting) && !state.stop {
+            let before = state.pending.records();
+            state = wait_for(&self.work, state, GATHER);
+            let gathered = state.pending.records();
+            if !state.stop {
+                state = wait_for(&self.work, state, WATCH);
+            }
+            let after = state.pending.records();
+            linger.tried(before, after, after - gathered);
+        }
         let fresh =
             Commit { waiting: 0, worst: 0, epoch: EPOCH.fetch_add(1, Ordering::Relaxed), ..done };
         Some(std::mem::replace(&mut state.pending, fresh))

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{DATABASE, Node};
+use crate::{DATABASE, Node, why};
 
 /// How long a flush may take before the caller is told to ask again.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
@@ -54,7 +54,8 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_create" => node.models.create(read(input)?).await,
         "endpoint_delete" => node.models.delete(read(input)?),
         "sdk" => sdk(&node),
-        "why_client" => why_client(&node, input),
+        "why_client" => why::client(&node, input),
+        "why_message" => blocking(move || why::message(&node, input)).await,
         "status" => Ok(status(&node)),
         other => Err(Error::not_found(format!("there is no operation {other:?}"))),
     }
@@ -384,13 +385,6 @@ fn stream_delete(node: &Node, input: Value) -> Result<Value> {
     let Named { name } = read(input)?;
     node.streams.delete(&name)?;
     Ok(json!({"name": name, "deleted": true}))
-}
-
-/// A client's session, if it has one, and what it was refused, newest last.
-fn why_client(node: &Node, input: Value) -> Result<Value> {
-    let Named { name } = read(input)?;
-    let (session, refusals) = node.broker()?.why(&name);
-    Ok(json!({"client_id": name, "session": session, "refusals": refusals}))
 }
 
 /// What an AWS SDK on this machine needs to know, the root key's secret included.

@@ -18,6 +18,7 @@ mod models;
 mod settings;
 mod token;
 mod web;
+mod why;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

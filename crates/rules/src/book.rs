@@ -95,7 +95,8 @@ impl InForce {
         template.fill(&self.sql, message, context)
     }
 
-    fn applies_at(&self, offset: Offset) -> bool {
+    /// Whether this version is in force at an offset.
+    pub fn applies_at(&self, offset: Offset) -> bool {
         self.from <= offset && self.until.is_none_or(|until| offset < until)
     }
 }

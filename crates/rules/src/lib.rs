@@ -21,5 +21,5 @@ pub mod value;
 
 pub use book::{InForce, RuleBook, View, without_basic_ingest};
 pub use rule::{Action, NewRule, Republishing, RuleRow, RuleState, RuleVersion};
-pub use sql::{Context, Evaluated, Sql, Template};
+pub use sql::{Context, Evaluated, Sql, Template, Term};
 pub use target::{ErrorAction, ErrorTarget, Filled, Headers, Put, PutTarget, Republish, Target};

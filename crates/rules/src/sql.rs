@@ -6,6 +6,7 @@
 
 mod ast;
 mod eval;
+mod explain;
 mod functions;
 mod lex;
 mod parse;
@@ -15,6 +16,7 @@ mod time;
 use base::{MessageRef, Offset, Result, TopicFilter};
 use bytes::Bytes;
 
+pub use explain::Term;
 pub use functions::{names as function_names, trace_id_of as trace_id};
 pub use template::Template;
 pub use time::{TimePattern, zone_offset_secs};
@@ -108,6 +110,22 @@ impl Sql {
             Ok(Some(output)) => Evaluated::Pass(output),
             Ok(None) => Evaluated::NoMatch,
             Err(failure) => Evaluated::Failed { reason: failure.reason() },
+        }
+    }
+
+    /// The terms of WHERE that kept a message from matching; none where it was not WHERE.
+    pub fn blame(&self, message: &MessageRef<'_>, context: &Context<'_>) -> Vec<Term> {
+        let Some(filter) = &self.statement.select.filter else { return Vec::new() };
+        let root = if self.filter_reads_json {
+            json::parse(message.payload)
+        } else {
+            Ok(Value::Undefined)
+        };
+        let Ok(root) = root else { return Vec::new() };
+        let mut env = Env::new(message, context);
+        match env.set(&self.statement.variables, &root) {
+            Ok(()) => explain::blame(&env, filter, &root),
+            Err(_failed) => Vec::new(),
         }
     }
 

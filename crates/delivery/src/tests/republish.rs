@@ -70,7 +70,7 @@ fn an_output_is_published_and_a_restart_repeats_nothing() {
     let expected: Vec<Value> = [1, 2].map(|n| serde_json::json!({"n": n, "t": "a"})).into();
     assert_eq!((on(&world, "x"), on(&world, "y")), (expected.clone(), expected.clone()));
     // As after a crash between the append and the cursor.
-    let mut state = crate::republish::state_of(world.streams().shared()).unwrap().unwrap();
+    let mut state = crate::republish::state_of(&world.streams().shared).unwrap().unwrap();
     state.next = Offset(0);
     world.store.put("republish", &state).unwrap();
     world.log.forget("republish").unwrap();
@@ -337,5 +337,5 @@ fn the_log_is_held_only_while_a_rule_asks() {
     settle(&world);
     assert_eq!(cursor(), None);
     let live = Arc::new(Live::default());
-    assert!(Republisher::new(Arc::clone(world.streams().shared()), live).is_ok());
+    assert!(Republisher::new(Arc::clone(&world.streams().shared), live).is_ok());
 }

@@ -6,7 +6,7 @@ use std::io::{Cursor, Read};
 use formats::parquet::Reader;
 
 use super::*;
-use crate::{Backup, Conversion, Deaggregation, Partitioning};
+use crate::{Backup, Conversion, Deaggregation, FateState, Partitioning};
 
 const BY_DEVICE: &str = "{device: .device, year: (.at | strftime(\"%Y\"))}";
 
@@ -314,4 +314,48 @@ fn shapes_that_cannot_be_are_refused() {
     };
     let error = streams.update(1, &partitioned).unwrap_err().to_string();
     assert!(error.contains("make another stream"), "{error}");
+}
+
+#[test]
+fn a_record_is_followed_to_its_objects() {
+    let world = everything();
+    let streams = world.streams();
+    let view = |world: &World| world.rules.view(|| world.log.durable());
+    let records: Vec<Bytes> =
+        world.log.inner.lock().unwrap().records.iter().map(|r| r.clone().unwrap()).collect();
+    let fate = |offset: u64| {
+        let record = &records[offset as usize];
+        streams.fate("s", Offset(offset), record, &view(&world)).unwrap().unwrap()
+    };
+    assert_eq!((fate(0).state, fate(0).objects.len()), (FateState::Waiting, 0));
+    assert!(!world.run("s", Some(Step::Decided)));
+    assert_eq!((fate(0).state, fate(39).state), (FateState::Decided, FateState::Waiting));
+    assert_eq!(fate(0).objects.len(), 2, "a row and the copy: {:?}", fate(0).objects);
+    assert!(world.run("s", None));
+    let good = fate(4);
+    assert_eq!((good.state, good.records, good.matched), (FateState::Delivered, 1, 1));
+    assert!(good.set_aside.is_empty());
+    let [row, copy] = good.objects.as_slice() else { panic!("{:?}", good.objects) };
+    assert!(copy.starts_with("s3://raw/as-they-came/2026/"), "{copy}");
+    let key = row.strip_prefix("s3://lake/").unwrap();
+    let objects = world.objects("s/device=d1/");
+    assert!(rows(&objects[key]).contains(&"d1|1795406710|4.0".to_owned()), "{key}");
+    let bad = fate(7);
+    assert_eq!(bad.records, 0);
+    assert!(bad.set_aside[0].starts_with("DataFormatConversion.MalformedData: "), "{bad:?}");
+    assert!(bad.objects[0].contains("/bad/format-conversion-failed/"), "{bad:?}");
+    // What no stream takes, and what is remembered no longer than it is bounded.
+    world.publish("elsewhere", "1");
+    let other = world.log.inner.lock().unwrap().records[40].clone().unwrap();
+    assert_eq!(streams.fate("s", Offset(40), &other, &view(&world)).unwrap(), None);
+    for n in 0..300 {
+        world.publish("$aws/firehose/s", format!("{{\"device\":\"d\",\"at\":{n}}}"));
+        assert!(world.run("s", None));
+    }
+    assert!(streams.objects_around("s", Offset(4)).unwrap().is_empty());
+    assert_eq!(streams.objects_around("s", Offset(340)).unwrap().len(), 2);
+    assert_eq!(streams.objects_around("s", Offset(90)).unwrap().len(), 2);
+    assert_eq!(streams.objects_around("s", Offset(80)).unwrap().len(), 0);
+    streams.delete("s").unwrap();
+    assert!(streams.objects_around("s", Offset(340)).unwrap().is_empty());
 }

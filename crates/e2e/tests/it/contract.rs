@@ -17,8 +17,7 @@ fn exit_codes_and_messages_are_those_of_the_contract() {
     assert_eq!(refused(&["fly"]).0, 2);
     assert_eq!(refused(&["demo", "--devices", "many"]).0, 2);
     for args in [
-        &["why", "message", "1"][..],
-        &["endpoint", "traffic", "air", "a=90", "b=10"],
+        &["endpoint", "traffic", "air", "a=90", "b=10"][..],
         &["endpoint", "rollback", "air"],
         &["bench", "delivery"],
         &["bench", "etl"],
@@ -160,4 +159,67 @@ fn a_disabled_rule_stops_delivery_and_an_enabled_one_goes_on() {
     let delivered: String =
         files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     assert_eq!(delivered, "{\"seq\":1}\n{\"seq\":3}\n");
+}
+
+#[test]
+fn why_message_tells_every_stage_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data);
+    server.forebay(&["stream", "create", "air", "--error-prefix", "bad/", "--interval-secs", "1"]);
+    let rule = |name: &str, sql: &str| {
+        server.forebay(&["rule", "create", name, "--sql", sql, "--stream", "air"]);
+    };
+    rule("high", "SELECT station, ozone * 2 AS twice FROM 'air/+' WHERE ozone > 100 AND ok");
+    rule("water", "SELECT * FROM 'water/#'");
+    rule("off", "SELECT * FROM 'air/#'");
+    server.forebay(&["rule", "disable", "off"]);
+    let ours = [
+        "{\"station\":\"a\",\"ozone\":42,\"ok\":true}",
+        "{\"station\":\"b\",\"ozone\":142,\"ok\":true}",
+        "{\"station\":",
+    ];
+    let publish = |payload| server.forebay(&["topic", "publish", "air/roof", payload]);
+    let ours = ours.map(|payload| publish(payload)["offset"].to_string());
+    server.forebay(&["stream", "flush", "air"]);
+    let why = |offset: &str| server.forebay(&["why", "message", offset]);
+    let found = |why: &Value, rule: &str| {
+        let mut rules = why["rules"].as_array().unwrap().iter();
+        rules.find(|found| found["rule"] == rule).unwrap_or_else(|| panic!("{why}")).clone()
+    };
+    let low = why(&ours[0]);
+    let high = found(&low, "high");
+    assert_eq!(high["decision"], "where_not_true", "{low}");
+    assert_eq!(high["terms"][0]["term"], "ozone > 100");
+    assert_eq!(high["terms"][0]["saw"][0][1], "42 (a number)");
+    assert_eq!(high["terms"].as_array().unwrap().len(), 1);
+    assert_eq!(found(&low, "water")["why"], "topic \"air/roof\" does not match FROM \"water/#\"");
+    assert_eq!(found(&low, "off")["decision"], "disabled");
+    assert_eq!(low["streams"], serde_json::json!([]));
+    let taken = why(&ours[1]);
+    assert_eq!(found(&taken, "high")["output"], "{\"station\":\"b\",\"twice\":284}");
+    let stream = &taken["streams"][0];
+    assert_eq!((&stream["state"], &stream["records"]), (&"delivered".into(), &1.into()), "{taken}");
+    let object = stream["objects"][0].as_str().unwrap();
+    let path = data.join(object.replace("s3:/", "lake"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("{object}"));
+    assert!(text.contains("\"twice\":284"), "{object}: {text}");
+    let broken = why(&ours[2]);
+    assert_eq!(found(&broken, "high")["decision"], "failed");
+    let stream = &broken["streams"][0];
+    let why_aside = stream["set_aside"][0].as_str().unwrap();
+    assert!(why_aside.starts_with("Rule.EvaluationFailed: the payload is not JSON"), "{broken}");
+    assert!(stream["objects"][0].as_str().unwrap().contains("/bad/processing-failed/"), "{broken}");
+    // As people read it.
+    let mut command = Command::new(e2e::binary());
+    command.args(["why", "message", &ours[0], "--data-dir"]).arg(&data);
+    let text = e2e::run_command(&mut command);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    let line = "  ozone > 100 was false; ozone was 42 (a number)";
+    assert!(text.contains(line) && text.ends_with("no stream took it\n"), "{text}");
+    let (code, message) = e2e::refusal(&data, &["why", "message", "999999"]);
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("the next one will be message"), "{message}");
+    let (_, message) = e2e::refusal(&data, &["why", "message", "soon"]);
+    assert!(message.contains("give its offset"), "{message}");
 }

@@ -41,8 +41,8 @@ pub(crate) struct Item {
 #[derive(Debug)]
 pub(crate) enum Expr {
     Literal(Value),
-    /// What SET set, by its place there.
-    Variable(usize),
+    /// What SET set, by its place there and its name.
+    Variable(usize, String),
     /// The payload, or within a nested SELECT the element.
     Star,
     /// `a.b.c` from the payload or element.
@@ -122,7 +122,7 @@ impl Expr {
         match self {
             Expr::Star | Expr::Path(_) => true,
             // A variable was worked out before.
-            Expr::Literal(_) | Expr::EncodePayload | Expr::Variable(_) => false,
+            Expr::Literal(_) | Expr::EncodePayload | Expr::Variable(..) => false,
             Expr::Member(inner, _)
             | Expr::Not(inner)
             | Expr::Negate(inner)

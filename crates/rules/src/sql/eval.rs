@@ -214,7 +214,7 @@ pub(crate) fn eval<'v>(
     let truth = |bool: Option<bool>| bool.map_or(Value::Undefined, Value::Bool);
     let computed = match expr {
         Expr::Literal(value) => return Ok(Cow::Borrowed(value)),
-        Expr::Variable(index) => {
+        Expr::Variable(index, _) => {
             return Ok(Cow::Borrowed(env.variables.get(*index).unwrap_or(&Value::Undefined)));
         }
         Expr::Star => return Ok(Cow::Borrowed(root)),

@@ -215,7 +215,7 @@ impl Parser {
             source => source,
         };
         let is_path = matches!(from, Expr::Path(_) | Expr::Star);
-        if !is_path && !matches!(source, Expr::Variable(_)) {
+        if !is_path && !matches!(source, Expr::Variable(..)) {
             return Err(place.unsupported("a nested SELECT from anything but a path"));
         }
         let filter = self.filter()?;
@@ -456,7 +456,7 @@ impl Parser {
             Kind::Variable(name) => match self.variables.iter().position(|set| *set == name) {
                 Some(index) => {
                     self.advance();
-                    Ok(Expr::Variable(index))
+                    Ok(Expr::Variable(index, name))
                 }
                 None => Err(self.place().refuse(format!("@{name} is not set before"))),
             },

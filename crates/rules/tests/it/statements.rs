@@ -348,3 +348,61 @@ fn refusals_name_the_place_and_the_word() {
         "SQL line 1, column 19: expected the end of the statement, found the text 'b'",
     );
 }
+
+#[test]
+fn where_says_which_terms_decided() {
+    let check = |filter: &str, payload: &str, expect: &[&str]| {
+        let sql = Sql::parse(&format!("SET @limit = 10 SELECT * FROM 'a' WHERE {filter}")).unwrap();
+        let message = message("plant/7/ozone", payload.as_bytes());
+        assert_eq!(sql.evaluate(&message, &context()), Evaluated::NoMatch, "{filter}");
+        let line = |term: &rules::Term| {
+            let saw: Vec<_> = term.saw.iter().map(|(name, was)| format!("{name}: {was}")).collect();
+            format!("{} -> {} [{}]", term.term, term.value, saw.join(", "))
+        };
+        let terms = sql.blame(&message, &context());
+        assert_eq!(terms.iter().map(line).collect::<Vec<_>>(), expect, "{filter}");
+        // What is shown means the same.
+        for term in terms {
+            let again =
+                Sql::parse(&format!("SET @limit = 10 SELECT * FROM 'a' WHERE {}", term.term));
+            assert_eq!(again.unwrap().evaluate(&message, &context()), Evaluated::NoMatch);
+        }
+    };
+    check("ozone > 180", "{\"ozone\":42.5}", &["ozone > 180 -> false [ozone: 42.5 (a number)]"]);
+    check(
+        "ozone > 1 AND station = 'Rome' AND a.b <> 'it''s'",
+        "{\"ozone\":42,\"station\":\"Oslo\"}",
+        &[
+            "station = 'Rome' -> false [station: \"Oslo\" (a string)]",
+            "a.b <> 'it''s' -> undefined, which is no truth value [a.b: undefined (undefined)]",
+        ],
+    );
+    check(
+        "NOT (ok OR n IN [1, 2]) OR upper(name) = 'A' OR topic(2) = '8'",
+        "{\"ok\":true,\"n\":2,\"name\":\"b\"}",
+        &[
+            "NOT (ok OR (n IN [1, 2])) -> false [ok: true (a boolean), n: 2 (a number)]",
+            "upper(name) = 'A' -> false [upper(name): \"B\" (a string)]",
+            "topic(2) = '8' -> false [topic(2): \"7\" (a string)]",
+        ],
+    );
+    check(
+        "(n + 1) * -2 >= @limit",
+        "{\"n\":2}",
+        &["((n + 1) * -2) >= @limit -> false [(n + 1) * -2: -6 (a number), @limit: 10 (a number)]"],
+    );
+    check(
+        "EXISTS (SELECT VALUE x FROM list WHERE x > 5)",
+        "{\"list\":[{\"x\":1}]}",
+        &[
+            "EXISTS (SELECT VALUE x FROM list WHERE x > 5) -> false [(SELECT VALUE x FROM list WHERE x > 5): [] (an array)]",
+        ],
+    );
+    check(
+        "CASE n WHEN 1 THEN cast(s AS Boolean) ELSE {'a': 1}.a = 2 END",
+        "{\"n\":1,\"s\":\"false\"}",
+        &[
+            "CASE n WHEN 1 THEN cast(s AS Boolean) ELSE ({'a': 1}.a = 2) END -> false [CASE n WHEN 1 THEN cast(s AS Boolean) ELSE ({'a': 1}.a = 2) END: false (a boolean)]",
+        ],
+    );
+}
