@@ -61,9 +61,7 @@ impl Writer {
     pub(crate) fn run(mut self) {
         let _latch = Latch(Arc::clone(&self.shared));
         let (mut done, mut linger) = (Commit::default(), Linger::default());
-        while let Some(mut commit) =
-            self.shared.queue.next_commit(done, self.free(), &mut linger)
-        {
+        while let Some(mut commit) = self.shared.queue.next_commit(done, self.free(), &mut linger) {
             match self.commit(&mut commit) {
                 Ok(()) => {}
                 Err(Halt::Closing) => {
