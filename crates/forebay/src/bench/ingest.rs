@@ -138,7 +138,8 @@ fn table(figures: &Value) -> String {
         "p99 ms",
         "delivered"
     )];
-    let loads = ours.as_object().map(|loads| loads.keys().cloned().collect()).unwrap_or_default();
+    let loads: Vec<String> =
+        ours.as_object().map(|loads| loads.keys().cloned().collect()).unwrap_or_default();
     for load in loads.iter().filter(|load| ours[*load].is_object()) {
         for (name, broker) in all {
             let found = &broker[load];
