@@ -4,11 +4,13 @@
 //! ```text
 //! record = version u8 (1) | flags u8 | received_at i64 | topic_len u16 | client_id_len u16
 //!        | principal_len u16 | topic | client_id | principal
-//!        | [packet_id u16, if flag bit 4] | [properties_len u32 | properties, if flag bit 3]
-//!        | payload (to the end)
-//! flags  = bits 0-1 QoS, bit 2 retain, bit 3 properties, bit 4 packet id, others 0
+//!        | [packet_id u16, if flag bit 4] | [source_len u8 (4 or 16) | source, if flag bit 5]
+//!        | [properties_len u32 | properties, if flag bit 3] | payload (to the end)
+//! flags  = bits 0-1 QoS, bit 2 retain, bit 3 properties, bit 4 packet id, bit 5 source, others 0
 //! ```
 //! All integers are little-endian. The journal adds length and checksum around it.
+
+use std::net::IpAddr;
 
 use bytes::Bytes;
 
@@ -19,7 +21,10 @@ const HEAD_BYTES: usize = 16;
 const RETAIN: u8 = 0b100;
 const PROPERTIES: u8 = 0b1000;
 const PACKET_ID: u8 = 0b1_0000;
-const FLAGS: u8 = 0b1_1111;
+const SOURCE: u8 = 0b10_0000;
+const FLAGS: u8 = 0b11_1111;
+/// A length and the longest address.
+const SOURCE_BYTES_MAX: usize = 17;
 
 /// MQTT's delivery promise of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +84,8 @@ pub struct Extras<'a> {
     pub properties: &'a [u8],
     /// The packet id under which it came, if it may come again under the same.
     pub packet_id: Option<u16>,
+    /// The address of the device that sent it.
+    pub source: Option<IpAddr>,
 }
 
 impl MessageRef<'_> {
@@ -98,7 +105,7 @@ impl MessageRef<'_> {
 
     /// Appends the record together with what only the broker reads.
     pub fn encode_with(&self, extras: &Extras<'_>, out: &mut Vec<u8>) -> Result<()> {
-        let Extras { properties, packet_id } = *extras;
+        let Extras { properties, packet_id, source } = *extras;
         let properties_len = u32::try_from(properties.len()).map_err(|_too_long| {
             Error::invalid(format!("properties are {} bytes long", properties.len()))
         })?;
@@ -110,12 +117,14 @@ impl MessageRef<'_> {
         let topic_len = len("topic", self.topic)?;
         let client_id_len = len("client id", self.client_id)?;
         let principal_len = len("principal", self.principal)?;
-        out.reserve(self.encoded_bytes() + properties.len() + size_of::<u32>() + size_of::<u16>());
+        let extra = properties.len() + size_of::<u32>() + size_of::<u16>() + SOURCE_BYTES_MAX;
+        out.reserve(self.encoded_bytes() + extra);
         out.push(VERSION);
         let retain = if self.retain { RETAIN } else { 0 };
         let has_properties = if properties.is_empty() { 0 } else { PROPERTIES };
         let has_packet_id = if packet_id.is_some() { PACKET_ID } else { 0 };
-        out.push(self.qos as u8 | retain | has_properties | has_packet_id);
+        let has_source = if source.is_some() { SOURCE } else { 0 };
+        out.push(self.qos as u8 | retain | has_properties | has_packet_id | has_source);
         out.extend_from_slice(&self.received_at.0.to_le_bytes());
         out.extend_from_slice(&topic_len.to_le_bytes());
         out.extend_from_slice(&client_id_len.to_le_bytes());
@@ -125,6 +134,17 @@ impl MessageRef<'_> {
         out.extend_from_slice(self.principal.as_bytes());
         if let Some(packet_id) = packet_id {
             out.extend_from_slice(&packet_id.to_le_bytes());
+        }
+        match source {
+            Some(IpAddr::V4(address)) => {
+                out.push(4);
+                out.extend_from_slice(&address.octets());
+            }
+            Some(IpAddr::V6(address)) => {
+                out.push(16);
+                out.extend_from_slice(&address.octets());
+            }
+            None => {}
         }
         if has_properties != 0 {
             out.extend_from_slice(&properties_len.to_le_bytes());
@@ -180,6 +200,11 @@ impl<'a> MessageRef<'a> {
             extras.packet_id = Some(u16::from_le_bytes(*id));
             rest = tail;
         }
+        if head[1] & SOURCE != 0 {
+            let (source, tail) = source(rest).ok_or_else(|| corrupt("its source is no address"))?;
+            extras.source = Some(source);
+            rest = tail;
+        }
         if head[1] & PROPERTIES != 0 {
             let cut = || corrupt("ends inside its properties");
             let (len, tail) = rest.split_first_chunk().ok_or_else(cut)?;
@@ -196,6 +221,16 @@ impl<'a> MessageRef<'a> {
             retain: head[1] & RETAIN != 0,
         };
         Ok((message, extras))
+    }
+}
+
+/// An address and what follows it.
+fn source(record: &[u8]) -> Option<(IpAddr, &[u8])> {
+    let (&len, rest) = record.split_first()?;
+    match len {
+        4 => rest.split_first_chunk::<4>().map(|(octets, tail)| (IpAddr::from(*octets), tail)),
+        16 => rest.split_first_chunk::<16>().map(|(octets, tail)| (IpAddr::from(*octets), tail)),
+        _ => None,
     }
 }
 
@@ -253,9 +288,13 @@ mod tests {
 
     #[test]
     fn extras_travel_beside_the_payload() {
+        let packet_ids = [None, Some(0x0102)];
+        let sources = [None, Some("192.0.2.7"), Some("2001:db8::7")];
+        let pairs = || packet_ids.iter().flat_map(|id| sources.map(|source| (*id, source)));
         for properties in [&b""[..], b"\x01\x01"] {
-            for packet_id in [None, Some(0x0102)] {
-                let extras = Extras { properties, packet_id };
+            for (packet_id, source) in pairs() {
+                let source = source.map(|text| text.parse().unwrap());
+                let extras = Extras { properties, packet_id, source };
                 let mut record = Vec::new();
                 sample().as_ref().encode_with(&extras, &mut record).unwrap();
                 assert_eq!(Message::decode(&record.clone().into()).unwrap(), sample());
@@ -273,9 +312,9 @@ mod tests {
     fn unknown_flags_are_corrupt() {
         let mut record = Vec::new();
         sample().as_ref().encode_into(&mut record).unwrap();
-        record[1] |= 0b10_0000;
+        record[1] |= 0b100_0000;
         let error = MessageRef::decode(&record).unwrap_err();
-        assert!(error.to_string().contains("flags 0b00100101"), "{error}");
+        assert!(error.to_string().contains("flags 0b01000101"), "{error}");
     }
 
     #[test]

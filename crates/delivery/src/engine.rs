@@ -65,6 +65,7 @@ impl Engine<'_> {
                 rule_version: rule.version,
                 account_id: self.account_id,
                 properties: extras.properties,
+                source: extras.source,
             };
             self.apply(batch, &message, rule, &context);
         }

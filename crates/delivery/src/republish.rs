@@ -278,6 +278,7 @@ impl Republisher {
                 rule_version: rule.version,
                 account_id: &self.shared.account_id,
                 properties: extras.properties,
+                source: extras.source,
             };
             let at = At { message: &message, streams, rule, context };
             if concerns(rule, streams) || (0..rule.actions.len()).any(|a| at.miss(a).is_some()) {

@@ -223,6 +223,7 @@ fn rule_try(node: &Node, input: Value) -> Result<Value> {
                 rule_version: 0,
                 account_id: &node.settings.aws.account_id,
                 properties: extras.properties,
+                source: extras.source,
             };
             let mut row = message_as_json(offset, &message);
             match sql.evaluate(&message.as_ref(), &context) {

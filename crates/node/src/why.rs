@@ -60,6 +60,7 @@ pub(crate) fn message(node: &Node, input: Value) -> Result<Value> {
                 rule_version: version,
                 account_id: &node.settings.aws.account_id,
                 properties: extras.properties,
+                source: extras.source,
             };
             decide(&mut shown, rule, &message, &context);
         } else {

@@ -54,6 +54,8 @@ pub struct Context<'c> {
     pub account_id: &'c str,
     /// The properties of MQTT 5 that came with the message, as they stand in its record.
     pub properties: &'c [u8],
+    /// The address of the device that sent it.
+    pub source: Option<std::net::IpAddr>,
 }
 
 /// What became of a message.

@@ -219,6 +219,7 @@ impl Connection {
         let extras = Extras {
             properties: &work.properties,
             packet_id: may_return.then_some(publish.packet_id),
+            source: Some(self.link.peer.ip().to_canonical()),
         };
         let batch = work.batch.get_or_insert_with(Batch::new);
         batch.push(|out| message.encode_with(&extras, out)).map_err(Ending::Journal)?;

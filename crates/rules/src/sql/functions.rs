@@ -154,7 +154,7 @@ const fn prepared(prepare: Prepare, function: Function) -> Function {
 /// Most arguments of `concat`.
 const CONCAT_ARGS_MAX: usize = 1_000;
 
-static FUNCTIONS: [Function; 74] = [
+static FUNCTIONS: [Function; 75] = [
     function("abs", 1, 1, number::abs),
     function("accountid", 0, 0, message::account_id),
     function("acos", 1, 1, number::acos),
@@ -216,6 +216,7 @@ static FUNCTIONS: [Function; 74] = [
     function("sin", 1, 1, number::sin),
     function("sinh", 1, 1, number::sinh),
     function("sql_version", 0, 0, message::sql_version),
+    function("sourceip", 0, 0, message::source_ip),
     function("sqrt", 1, 1, number::sqrt),
     function("startswith", 2, 2, text::starts_with),
     function("substring", 2, 3, text::substring),
@@ -232,12 +233,11 @@ static FUNCTIONS: [Function; 74] = [
 ];
 
 /// Functions of IoT SQL that are refused by name.
-const UNSUPPORTED: [&str; 7] = [
+const UNSUPPORTED: [&str; 6] = [
     "aws_lambda",
     "get_dynamodb",
     "get_registry_data",
     "get_secret",
     "get_thing_shadow",
     "machinelearning_predict",
-    "sourceip",
 ];

@@ -418,6 +418,7 @@ fn functions_of_time() {
 #[test]
 fn functions_of_the_message() {
     check(&[
+        ("sourceip()", "\"192.0.2.7\""),
         ("accountid()", "\"123456789012\""),
         ("clientid()", "\"dev-1\""),
         ("principal()", "\"ab12\""),

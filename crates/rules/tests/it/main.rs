@@ -29,6 +29,7 @@ fn context() -> Context<'static> {
         rule_version: 3,
         account_id: "123456789012",
         properties: &[],
+        source: Some(std::net::IpAddr::from([192, 0, 2, 7])),
     }
 }
 

@@ -26,6 +26,12 @@ pub(super) fn client_id(call: &Call<'_>) -> Evaluation<Value> {
     Ok(Value::String(if client_id.is_empty() { "n/a" } else { client_id }.to_owned()))
 }
 
+/// The address that the device connects from; what came another way has none.
+pub(super) fn source_ip(call: &Call<'_>) -> Evaluation<Value> {
+    let source = call.env.context.source;
+    Ok(source.map_or(Value::Undefined, |address| Value::String(address.to_string())))
+}
+
 pub(super) fn principal(call: &Call<'_>) -> Evaluation<Value> {
     Ok(Value::String(call.env.message.principal.to_owned()))
 }
