@@ -1,10 +1,11 @@
 //! Republishing: outputs of rules, and reports of failed actions, back into the log; and putting
-//! them elsewhere, as an object, a log event or a measurement.
+//! them elsewhere, as an object, a log event or a measurement, or with an HTTP request.
 //!
-//! One worker for all rules follows the log with a cursor of its own. Its cursor moves once what
-//! it appended is durable. What it appends names rule, origin and action in its principal
-//! (`rule/NAME/ORIGIN/ACTION/HOPS`), so that after a crash it finds what it had appended beyond
-//! its cursor and does not append it twice.
+//! Two workers follow the log for all rules, each with a cursor of its own: one for what stays
+//! on this machine and one for what waits for other people's, so that these delay nothing here.
+//! A cursor moves once what its worker appended is durable. What it appends names rule, origin
+//! and action in its principal (`rule/NAME/ORIGIN/ACTION/HOPS`), so that after a crash it finds
+//! what it had appended beyond its cursor and does not append it twice.
 //!
 //! What is put elsewhere is put before the cursor moves, so after a crash it may be put again.
 //!
@@ -12,7 +13,8 @@
 //! a warning, so that a rule that feeds itself ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::{Error, ErrorKind, Extras, MessageRef, Offset, QoS, Result};
@@ -36,8 +38,9 @@ pub const HOPS_MAX: u32 = 8;
 /// Largest payload of a message, AWS's bound.
 const PAYLOAD_BYTES_MAX: usize = 128 * 1024;
 
-/// Bytes of log read at once.
-const READ_BYTES: usize = 256 * 1024;
+/// How many HTTP requests are sent between two moves of the cursor, and how many at a time.
+const POSTS_MAX: usize = 64;
+const POSTS_AT_ONCE: usize = 16;
 
 /// How often something that may pass is tried before the action has failed.
 const ATTEMPTS_MAX: u32 = 4;
@@ -51,12 +54,61 @@ const GATHER: Duration = Duration::from_millis(20);
 const ADVANCE_EVERY: Duration = Duration::from_secs(10);
 const ADVANCE_OFFSETS: u64 = 100_000;
 
-const CONSUMER: &str = "republish";
-const KEY: &str = "republish";
 const PRINCIPAL: &str = "rule/";
 
-/// The action's place in a principal for reports of failures.
+/// The action's place in a principal for reports of failures, by the worker that saw them.
 const REPORT: usize = usize::MAX;
+const FAR_REPORT: usize = usize::MAX - 1;
+
+/// Which actions a worker carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Those that this machine carries out alone.
+    Near,
+    /// Those that wait for another one.
+    Far,
+}
+
+impl Lane {
+    pub(crate) const ALL: [Lane; 2] = [Lane::Near, Lane::Far];
+
+    /// The worker's name, as a consumer of the log and as the key of its state.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Lane::Near => "republish",
+            Lane::Far => "http",
+        }
+    }
+
+    fn report(self) -> usize {
+        match self {
+            Lane::Near => REPORT,
+            Lane::Far => FAR_REPORT,
+        }
+    }
+
+    /// Bytes of log read at once.
+    fn read_bytes(self) -> usize {
+        match self {
+            Lane::Near => 256 * 1024,
+            Lane::Far => 32 * 1024,
+        }
+    }
+
+    /// Whether a rule may have something for it, or an action that fails.
+    fn concerns(self, rule: &InForce, streams: &BTreeMap<String, Offset>) -> bool {
+        if self == Lane::Far {
+            return rule.puts.iter().any(|put| put.given.is_far());
+        }
+        let missing = |action| {
+            rule.constant_stream(action).is_none_or(|stream| !streams.contains_key(stream))
+        };
+        !rule.republish.is_empty()
+            || rule.puts.iter().any(|put| !put.given.is_far())
+            || rule.on_error.is_some()
+            || (0..rule.actions.len()).any(missing)
+    }
+}
 
 /// What republishing did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +136,8 @@ impl Row for RepublishState {
     const TABLE: &'static str = "republish_state";
 }
 
-pub(crate) fn state_of(shared: &Shared) -> Result<Option<RepublishState>> {
-    Ok(shared.store.get::<RepublishState>(KEY)?.map(|versioned| versioned.row))
+pub(crate) fn state_of(shared: &Shared, lane: Lane) -> Result<Option<RepublishState>> {
+    Ok(shared.store.get::<RepublishState>(lane.name())?.map(|versioned| versioned.row))
 }
 
 /// An action that failed on one message.
@@ -102,8 +154,16 @@ struct Output {
     totals: RepublishTotals,
 }
 
-/// The worker. At most one runs on a log.
+/// An output that is to be posted.
+struct Job<'a> {
+    at: At<'a>,
+    result: Bytes,
+    hops: u32,
+}
+
+/// A worker. At most one of a lane runs on a log.
 pub(crate) struct Republisher {
+    lane: Lane,
     shared: Arc<Shared>,
     live: Arc<Live>,
     state: RepublishState,
@@ -116,9 +176,9 @@ pub(crate) struct Republisher {
 
 impl Republisher {
     /// Finds out where an earlier run ended. A log that is another one begins at its end.
-    pub(crate) fn new(shared: Arc<Shared>, live: Arc<Live>) -> Result<Republisher> {
+    pub(crate) fn new(lane: Lane, shared: Arc<Shared>, live: Arc<Live>) -> Result<Republisher> {
         let (log_id, durable) = (shared.journal.id().to_owned(), shared.journal.durable());
-        let state = match state_of(&shared)? {
+        let state = match state_of(&shared, lane)? {
             Some(state) if state.log_id == log_id && state.next <= durable => state,
             found => {
                 if let Some(found) = &found {
@@ -131,9 +191,10 @@ impl Republisher {
                 RepublishState { log_id, next: durable, totals }
             }
         };
-        let holds_log = shared.journal.committed(CONSUMER)?.is_some();
+        let holds_log = shared.journal.committed(lane.name())?.is_some();
         live.change(|live| live.next = state.next);
         let mut republisher = Republisher {
+            lane,
             position: state.next,
             shared,
             live,
@@ -151,7 +212,7 @@ impl Republisher {
     fn look_ahead(&mut self, until: Offset) -> Result<()> {
         let mut at = self.state.next;
         while at < until {
-            let records = self.shared.journal.read(at, READ_BYTES)?;
+            let records = self.shared.journal.read(at, self.lane.read_bytes())?;
             if records.next <= at {
                 break;
             }
@@ -219,7 +280,7 @@ impl Republisher {
             return Ok(false);
         }
         let streams = self.streams()?;
-        let concerned = view.rules().any(|rule| concerns(rule, &streams));
+        let concerned = view.rules().any(|rule| self.lane.concerns(rule, &streams));
         self.hold_log(concerned)?;
         if !concerned {
             self.position = view.until;
@@ -228,16 +289,29 @@ impl Republisher {
             self.live.wait(GATHER, |state| state.stop);
             return Ok(true);
         }
-        let records = self.shared.journal.read(self.position, READ_BYTES)?;
+        let records = self.shared.journal.read(self.position, self.lane.read_bytes())?;
         if records.next <= self.position {
             let message = format!("the log gave nothing from offset {} on", self.position);
             return Err(Error::internal(message));
         }
         let mut output = Output::default();
+        let mut next = records.next.min(view.until);
+        let mut jobs = Vec::new();
         for (offset, record) in records.items.iter().filter(|(offset, _)| *offset < view.until) {
-            self.take(*offset, record, &view, &streams, &mut output)?;
+            for at in self.concerned(*offset, record, &view, &streams) {
+                let Some((result, hops)) = self.passes(&at, &mut output) else { continue };
+                match self.lane {
+                    Lane::Near => self.apply(&at, &result, hops, &mut output)?,
+                    Lane::Far => jobs.push(Job { at, result, hops }),
+                }
+            }
+            if jobs.len() >= POSTS_MAX {
+                next = Offset(offset.0 + 1);
+                break;
+            }
         }
-        self.finish(&output, records.next.min(view.until))?;
+        self.post(&jobs, &mut output)?;
+        self.finish(&output, next)?;
         Ok(true)
     }
 
@@ -250,27 +324,28 @@ impl Republisher {
     /// The log keeps what this has not passed only while a rule asks for it.
     fn hold_log(&mut self, hold: bool) -> Result<()> {
         if hold && !self.holds_log {
-            self.shared.journal.commit(CONSUMER, self.position)?;
+            self.shared.journal.commit(self.lane.name(), self.position)?;
         } else if !hold && self.holds_log {
-            self.shared.journal.forget(CONSUMER)?;
+            self.shared.journal.forget(self.lane.name())?;
         }
         self.holds_log = hold;
         Ok(())
     }
 
-    fn take(
-        &self,
+    /// The rules that a record concerns, each with what there was when it arrived.
+    fn concerned<'a>(
+        &'a self,
         offset: Offset,
-        record: &[u8],
-        view: &View,
-        streams: &BTreeMap<String, Offset>,
-        output: &mut Output,
-    ) -> Result<()> {
-        let Ok((message, extras)) = MessageRef::decode_with(record) else { return Ok(()) };
+        record: &'a [u8],
+        view: &'a View,
+        streams: &'a BTreeMap<String, Offset>,
+    ) -> Vec<At<'a>> {
+        let Ok((message, extras)) = MessageRef::decode_with(record) else { return Vec::new() };
         if message.topic.starts_with(DIRECT_PUT_PREFIX) {
-            return Ok(());
+            return Vec::new();
         }
-        for rule in view.matching(message.topic, offset) {
+        let matching = view.matching(message.topic, offset).into_iter();
+        let all = matching.map(|rule| {
             let context = Context {
                 offset,
                 log_id: self.shared.journal.id(),
@@ -280,56 +355,108 @@ impl Republisher {
                 properties: extras.properties,
                 source: extras.source,
             };
-            let at = At { message: &message, streams, rule, context };
-            if concerns(rule, streams) || (0..rule.actions.len()).any(|a| at.miss(a).is_some()) {
-                self.apply(&at, output)?;
-            }
-        }
-        Ok(())
+            At { message, streams, rule, context }
+        });
+        let misses = |at: &At<'_>| (0..at.rule.actions.len()).any(|a| at.miss(a).is_some());
+        all.filter(|at| {
+            self.lane.concerns(at.rule, streams) || (self.lane == Lane::Near && misses(at))
+        })
+        .collect()
     }
 
-    fn apply(&self, at: &At<'_>, output: &mut Output) -> Result<()> {
-        let (rule, offset) = (at.rule, at.context.offset);
-        let Evaluated::Pass(result) = rule.sql.evaluate(at.message, &at.context) else {
+    /// What a rule makes of a record, and how often that has been round then.
+    fn passes(&self, at: &At<'_>, output: &mut Output) -> Option<(Bytes, u32)> {
+        let Evaluated::Pass(result) = at.rule.sql.evaluate(&at.message, &at.context) else {
             // As on AWS, a statement that fails is no failed action.
-            return Ok(());
+            return None;
         };
         let hops = Origin::read(at.message.principal).map_or(0, |origin| origin.hops) + 1;
-        if hops > HOPS_MAX {
+        if hops <= HOPS_MAX {
+            return Some((result, hops));
+        }
+        if self.lane == Lane::Near {
             tracing::warn!(
-                rule = rule.rule, %offset, topic = at.message.topic,
+                rule = at.rule.rule, offset = %at.context.offset, topic = at.message.topic,
                 "a message was republished {HOPS_MAX} times and is not any more"
             );
             output.totals.looped += 1;
-            return Ok(());
         }
-        let mut failures = at.failures(&result);
-        for put in &rule.puts {
-            match self.put(at, put, &result) {
+        None
+    }
+
+    /// Carries out what this machine does alone.
+    fn apply(&self, at: &At<'_>, result: &[u8], hops: u32, output: &mut Output) -> Result<()> {
+        let (rule, offset) = (at.rule, at.context.offset);
+        let mut failures = at.failures(result);
+        for put in rule.puts.iter().filter(|put| !put.given.is_far()) {
+            match self.put(at, put, result) {
                 Ok(()) => output.totals.outputs += 1,
                 Err(failure) => failures.push(failure),
             }
         }
         for (index, target) in rule.republish.iter().enumerate() {
             let origin = Origin { rule: &rule.rule, offset, action: index, hops };
-            match self.push(&origin, (at, target), &result, output)? {
+            match self.push(&origin, (at, target), result, output)? {
                 Ok(pushed) => output.totals.outputs += u64::from(pushed),
                 Err(failure) => failures.push(failure),
             }
         }
+        self.tell(at, hops, &failures, output)
+    }
+
+    /// Posts what is to be posted, several at a time, and waits for all of it.
+    fn post(&self, jobs: &[Job<'_>], output: &mut Output) -> Result<()> {
+        let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let work = || {
+            while let Some((at, job)) = {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                jobs.get(at).map(|job| (at, job))
+            } {
+                let far = job.at.rule.puts.iter().filter(|put| put.given.is_far());
+                let failed: Vec<Option<Failure>> =
+                    far.map(|put| self.put(&job.at, put, &job.result).err()).collect();
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((at, failed));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..jobs.len().min(POSTS_AT_ONCE) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcomes.sort_by_key(|(at, _)| *at);
+        for (job, (_, failed)) in jobs.iter().zip(outcomes) {
+            output.totals.outputs += failed.iter().filter(|failed| failed.is_none()).count() as u64;
+            let failures: Vec<Failure> = failed.into_iter().flatten().collect();
+            self.tell(&job.at, job.hops, &failures, output)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what failed and has it reported.
+    fn tell(
+        &self,
+        at: &At<'_>,
+        hops: u32,
+        failures: &[Failure],
+        output: &mut Output,
+    ) -> Result<()> {
+        let (rule, offset) = (at.rule, at.context.offset);
         if failures.is_empty() {
             return Ok(());
         }
         output.totals.failures += failures.len() as u64;
-        for failure in &failures {
+        for failure in failures {
             tracing::debug!(
                 rule = rule.rule, %offset, resource = failure.resource,
                 message = failure.message, "an action failed"
             );
         }
         if let Some(target) = &rule.on_error {
-            let report = self.report(at, &failures).to_string();
-            let origin = Origin { rule: &rule.rule, offset, action: REPORT, hops };
+            let report = self.report(at, failures).to_string();
+            let action = self.lane.report();
+            let origin = Origin { rule: &rule.rule, offset, action, hops };
             match self.push_report(&origin, (at, target), &report, output)? {
                 Ok(pushed) => output.totals.reports += u64::from(pushed),
                 Err(Failure { resource, message, .. }) => {
@@ -361,7 +488,7 @@ impl Republisher {
                     let resource = resource.to_owned();
                     Ok(Err(Failure { action: "FirehoseAction", resource, message }))
                 };
-                let stream = match stream.fill(&at.rule.sql, at.message, &at.context) {
+                let stream = match stream.fill(&at.rule.sql, &at.message, &at.context) {
                     Ok(stream) => stream,
                     Err(why) => return fail("", why),
                 };
@@ -389,13 +516,15 @@ impl Republisher {
             resource: put.given.resource().to_owned(),
             message,
         };
-        let filled = put.fill(&at.rule.sql, at.message, &at.context).map_err(failure)?;
+        let filled = put.fill(&at.rule.sql, &at.message, &at.context).map_err(failure)?;
         let records = match &put.given {
             Put::LogEvent { batch_mode: true, .. } => {
                 split(payload).map_err(|(_, why)| failure(why))?
             }
             _ => vec![payload],
         };
+        // What is far away is tried again by whoever knows the way there.
+        let attempts_max = if put.given.is_far() { 1 } else { ATTEMPTS_MAX };
         let mut attempts = 0;
         loop {
             let error = match self.put_once(at, &filled, &records) {
@@ -404,7 +533,7 @@ impl Republisher {
             };
             let may_pass = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);
             attempts += 1;
-            if !may_pass || attempts >= ATTEMPTS_MAX || self.live.lock().stop {
+            if !may_pass || attempts >= attempts_max || self.live.lock().stop {
                 return Err(failure(error.to_string()));
             }
             let pause = self.shared.backoff.pause(attempts, at.context.offset.0);
@@ -463,7 +592,7 @@ impl Republisher {
                 format!("the output has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
             return failure(&target.given.topic, message);
         }
-        let (topic, properties) = match target.fill(&at.rule.sql, at.message, &at.context) {
+        let (topic, properties) = match target.fill(&at.rule.sql, &at.message, &at.context) {
             Ok(filled) => filled,
             Err(why) => return failure(&target.given.topic, why),
         };
@@ -544,13 +673,13 @@ impl Republisher {
         let mut state = self.state.clone();
         state.next = self.position;
         state.totals.add(more);
-        self.shared.store.put(KEY, &state)?;
+        self.shared.store.put(self.lane.name(), &state)?;
         self.state = state;
         self.advanced_at = Instant::now();
         let next = self.position.0;
         self.done.retain(|(_, origin, _)| *origin >= next);
         if self.holds_log {
-            self.shared.journal.commit(CONSUMER, self.position)?;
+            self.shared.journal.commit(self.lane.name(), self.position)?;
             self.shared.journal.trim()?;
         }
         let position = self.position;
@@ -560,7 +689,7 @@ impl Republisher {
 }
 
 impl RepublishTotals {
-    fn add(&mut self, more: RepublishTotals) {
+    pub(crate) fn add(&mut self, more: RepublishTotals) {
         self.outputs += more.outputs;
         self.reports += more.reports;
         self.failures += more.failures;
@@ -568,17 +697,9 @@ impl RepublishTotals {
     }
 }
 
-/// Whether a rule may have something to republish, or an action that fails.
-fn concerns(rule: &InForce, streams: &BTreeMap<String, Offset>) -> bool {
-    let missing = (0..rule.actions.len()).any(|action| {
-        rule.constant_stream(action).is_none_or(|stream| !streams.contains_key(stream))
-    });
-    !rule.republish.is_empty() || !rule.puts.is_empty() || rule.on_error.is_some() || missing
-}
-
 /// A record, what there was when it arrived, and a rule that looks at it.
 struct At<'a> {
-    message: &'a MessageRef<'a>,
+    message: MessageRef<'a>,
     streams: &'a BTreeMap<String, Offset>,
     rule: &'a InForce,
     context: Context<'a>,
@@ -587,7 +708,7 @@ struct At<'a> {
 impl At<'_> {
     /// Why no stream looked at this record for an action, with the name that the action gives.
     fn miss(&self, action: usize) -> Option<(String, String)> {
-        let stream = match self.rule.stream(action, self.message, &self.context) {
+        let stream = match self.rule.stream(action, &self.message, &self.context) {
             Ok(stream) => stream,
             Err(why) => {
                 let Action::Firehose { stream, .. } = self.rule.actions.get(action)?;
@@ -632,6 +753,7 @@ impl<'a> Origin<'a> {
         let offset = Offset(parts.next()?.parse().ok()?);
         let action = match parts.next()? {
             "error" => REPORT,
+            "http-error" => FAR_REPORT,
             index => index.parse().ok()?,
         };
         Some(Origin { rule, offset, action, hops: parts.next()?.parse().ok()? })
@@ -643,6 +765,7 @@ impl std::fmt::Display for Origin<'_> {
         write!(f, "{PRINCIPAL}{}/{}/", self.rule, self.offset.0)?;
         match self.action {
             REPORT => write!(f, "error/{}", self.hops),
+            FAR_REPORT => write!(f, "http-error/{}", self.hops),
             index => write!(f, "{index}/{}", self.hops),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Offset, Result, Timestamp};
 use journal::Journal;
@@ -17,7 +17,7 @@ use crate::convert::{self, Schemas};
 use crate::fate;
 use crate::live::Live;
 use crate::prefix::{Failure, Kind};
-use crate::republish::{self, RepublishTotals, Republisher};
+use crate::republish::{self, Lane, RepublishTotals, Republisher};
 use crate::shelf::{BucketShelf, Shelf};
 use crate::stream::{NewStream, StreamRow, StreamState, Tally};
 use crate::worker::{Backoff, Publisher, Shared, Worker, consumer, route, state_of};
@@ -72,7 +72,7 @@ pub struct Streams {
     pub(crate) shared: Arc<Shared>,
     buckets: Buckets,
     running: Mutex<BTreeMap<String, Running>>,
-    republisher: Mutex<Option<Running>>,
+    republishers: Mutex<Vec<Running>>,
 }
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Streams {
             shared: Arc::new(shared),
             buckets,
             running: Mutex::default(),
-            republisher: Mutex::default(),
+            republishers: Mutex::default(),
         }
     }
 
@@ -313,47 +313,64 @@ impl Streams {
 
     /// Starts republishing; nothing happens if it runs.
     pub fn start_republishing(&self) -> Result<()> {
-        let mut republisher = self.republisher();
-        if republisher.as_ref().is_some_and(|running| !running.thread.is_finished()) {
+        let mut republishers = self.republishers();
+        if republishers.iter().any(|running| !running.thread.is_finished()) {
             return Ok(());
         }
-        let live = Arc::new(Live::default());
-        let worker = Republisher::new(Arc::clone(&self.shared), Arc::clone(&live))?;
-        let thread = std::thread::Builder::new()
-            .name("republish".to_owned())
-            .spawn(move || worker.run())
-            .map_err(|cause| Error::io("failed to start republishing", cause))?;
-        *republisher = Some(Running { live, thread });
+        republishers.clear();
+        for lane in Lane::ALL {
+            let live = Arc::new(Live::default());
+            let worker = Republisher::new(lane, Arc::clone(&self.shared), Arc::clone(&live))?;
+            let thread = std::thread::Builder::new()
+                .name(lane.name().to_owned())
+                .spawn(move || worker.run())
+                .map_err(|cause| Error::io("failed to start republishing", cause))?;
+            republishers.push(Running { live, thread });
+        }
         Ok(())
     }
 
     /// Everything below this offset has been republished, or put elsewhere, where rules say so.
     pub fn republished_below(&self) -> Result<Offset> {
-        Ok(republish::state_of(&self.shared)?.unwrap_or_default().next)
+        Ok(self.republish_states()?.iter().map(|state| state.next).min().unwrap_or_default())
     }
 
     /// What republishing did so far.
     pub fn republished(&self) -> Result<RepublishTotals> {
-        Ok(republish::state_of(&self.shared)?.unwrap_or_default().totals)
+        let mut totals = RepublishTotals::default();
+        self.republish_states()?.iter().for_each(|state| totals.add(state.totals));
+        Ok(totals)
+    }
+
+    fn republish_states(&self) -> Result<Vec<republish::RepublishState>> {
+        let states = Lane::ALL.map(|lane| republish::state_of(&self.shared, lane));
+        states.into_iter().filter_map(Result::transpose).collect()
     }
 
     /// Waits until everything that is durable now has been republished where rules say so.
     pub fn settle_republishing(&self, timeout: Duration) -> Result<()> {
-        let live = self.republisher().as_ref().map(|running| Arc::clone(&running.live));
-        let live =
-            live.ok_or_else(|| Error::new(ErrorKind::Unavailable, "republishing is not running"))?;
-        let target = self.shared.journal.durable();
-        let state = live.wait(timeout, |state| state.next >= target || state.stopped);
-        if state.next >= target {
-            return Ok(());
+        let lives: Vec<_> =
+            self.republishers().iter().map(|running| Arc::clone(&running.live)).collect();
+        if lives.is_empty() {
+            return Err(Error::new(ErrorKind::Unavailable, "republishing is not running"));
         }
-        let why = state.retrying.unwrap_or_else(|| format!("no answer within {timeout:?}"));
-        let message = format!("republishing stands at offset {} of {target}: {why}", state.next);
-        Err(Error::new(ErrorKind::Unavailable, message))
+        let target = self.shared.journal.durable();
+        let deadline = Instant::now() + timeout;
+        for live in lives {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let state = live.wait(left, |state| state.next >= target || state.stopped);
+            if state.next < target {
+                let why = state.retrying.unwrap_or_else(|| format!("no answer within {timeout:?}"));
+                let message =
+                    format!("republishing stands at offset {} of {target}: {why}", state.next);
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+        }
+        Ok(())
     }
 
-    fn republisher(&self) -> MutexGuard<'_, Option<Running>> {
-        self.republisher.lock().unwrap_or_else(PoisonError::into_inner)
+    fn republishers(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.republishers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts republishing and every stream's worker. One that cannot start does not keep the others from it;
@@ -378,8 +395,11 @@ impl Streams {
             running.live.change(|state| state.stop = true);
         }
         all.into_values().for_each(Running::stop);
-        let republisher = self.republisher().take();
-        republisher.into_iter().for_each(Running::stop);
+        let republishers = std::mem::take(&mut *self.republishers());
+        for running in &republishers {
+            running.live.change(|state| state.stop = true);
+        }
+        republishers.into_iter().for_each(Running::stop);
     }
 
     /// Delivers everything that is durable now without waiting for size or age. Blocks until
@@ -421,7 +441,8 @@ impl Streams {
     /// and then; returns how many were forgotten.
     pub fn prune_rules(&self) -> Result<usize> {
         let states = self.shared.store.list::<StreamState>()?;
-        let republished = republish::state_of(&self.shared)?.map(|state| state.next);
+        let republished = self.republish_states()?;
+        let republished = republished.iter().map(|state| state.next);
         match states.iter().map(|(_, state)| state.next).chain(republished).min() {
             Some(passed) => self.shared.rules.prune(passed),
             None => Ok(0),

@@ -1,5 +1,5 @@
-//! Where a rule's output goes besides streams: topics, objects, log events and metrics. The fields
-//! may hold substitution templates; they are read when the rule is made and filled for each
+//! Where a rule's output goes besides streams: topics, objects, log events, metrics and HTTP
+//! endpoints. The fields may hold substitution templates; they are read when the rule is made and filled for each
 //! message.
 
 use base::{Error, MessageRef, Properties, QoS, Result, Timestamp, TopicName};
@@ -176,7 +176,8 @@ impl Republish {
 }
 
 /// Puts the output, or the report of a failure, somewhere outside the log. Done again after a
-/// crash: an object is replaced by the same one, an event or a measurement may come twice.
+/// crash: an object is replaced by the same one, an event, a measurement or a request may come
+/// twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Put {
@@ -208,6 +209,13 @@ pub enum Put {
         /// Seconds since 1970; the message's arrival if it is not given.
         timestamp: Option<String>,
     },
+    /// A POST to an endpoint that confirmed that it wants them.
+    Http {
+        /// Where to.
+        url: String,
+        /// Names and values; the values may hold templates.
+        headers: Vec<(String, String)>,
+    },
 }
 
 /// A [`Put`] for one message.
@@ -235,6 +243,13 @@ pub enum Filled {
         value: f64,
         /// When.
         at: Timestamp,
+    },
+    /// See [`Put::Http`].
+    Http {
+        /// Where to.
+        url: String,
+        /// Names and values.
+        headers: Vec<(String, String)>,
     },
 }
 
@@ -276,6 +291,7 @@ impl Put {
             Put::Object { .. } => "S3Action",
             Put::LogEvent { .. } => "CloudwatchLogsAction",
             Put::Metric { .. } => "CloudwatchMetricAction",
+            Put::Http { .. } => "HttpAction",
         }
     }
 
@@ -285,7 +301,13 @@ impl Put {
             Put::Object { bucket, .. } => bucket,
             Put::LogEvent { group, .. } => group,
             Put::Metric { name, .. } => name,
+            Put::Http { url, .. } => url,
         }
+    }
+
+    /// Whether somebody else's machine has to answer.
+    pub fn is_far(&self) -> bool {
+        matches!(self, Put::Http { .. })
     }
 
     /// Every field, in the order of [`Filled`].
@@ -295,6 +317,9 @@ impl Put {
             Put::LogEvent { group, .. } => vec![group],
             Put::Metric { namespace, name, value, unit, timestamp } => {
                 [namespace, name, value, unit].into_iter().chain(timestamp).collect()
+            }
+            Put::Http { url, headers } => {
+                std::iter::once(url).chain(headers.iter().map(|(_, value)| value)).collect()
             }
         }
     }
@@ -338,6 +363,11 @@ impl PutTarget {
         Ok(match &self.given {
             Put::Object { .. } => Filled::Object { bucket: field(0), key: field(1) },
             Put::LogEvent { .. } => Filled::LogEvent { group: field(0) },
+            Put::Http { headers, .. } => {
+                let names = headers.iter().enumerate();
+                let headers = names.map(|(at, (name, _))| (name.clone(), field(at + 1))).collect();
+                Filled::Http { url: field(0), headers }
+            }
             Put::Metric { timestamp, .. } => {
                 let value: Option<f64> =
                     field(2).parse().ok().filter(|value: &f64| value.is_finite());
@@ -408,6 +438,12 @@ impl ErrorAction {
                 stream: Template::parse(stream, sql)?,
                 separator: separator.clone(),
             },
+            ErrorAction::Put(put) if put.is_far() => {
+                return Err(Error::unsupported(
+                    "an error action cannot be http; republish the reports on a topic with a rule \
+                     of its own that has an http action, or send them to a delivery stream",
+                ));
+            }
             ErrorAction::Put(put) => ErrorTarget::Put(PutTarget::read(put, sql)?),
         })
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::RepublishTotals;
-use crate::republish::{HOPS_MAX, Republisher};
+use crate::republish::{HOPS_MAX, Lane, Republisher};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -70,7 +70,8 @@ fn an_output_is_published_and_a_restart_repeats_nothing() {
     let expected: Vec<Value> = [1, 2].map(|n| serde_json::json!({"n": n, "t": "a"})).into();
     assert_eq!((on(&world, "x"), on(&world, "y")), (expected.clone(), expected.clone()));
     // As after a crash between the append and the cursor.
-    let mut state = crate::republish::state_of(&world.streams().shared).unwrap().unwrap();
+    let state = crate::republish::state_of(&world.streams().shared, Lane::Near);
+    let mut state = state.unwrap().unwrap();
     state.next = Offset(0);
     world.store.put("republish", &state).unwrap();
     world.log.forget("republish").unwrap();
@@ -337,5 +338,95 @@ fn the_log_is_held_only_while_a_rule_asks() {
     settle(&world);
     assert_eq!(cursor(), None);
     let live = Arc::new(Live::default());
-    assert!(Republisher::new(Arc::clone(&world.streams().shared), live).is_ok());
+    assert!(Republisher::new(Lane::Near, Arc::clone(&world.streams().shared), live).is_ok());
+}
+
+/// Endpoints that take their time, and one that is down.
+#[derive(Debug)]
+struct Endpoints {
+    log: Arc<MemoryLog>,
+    pause: Duration,
+    taken: Mutex<Vec<(String, String)>>,
+}
+
+impl crate::Publisher for Endpoints {
+    fn refuses(&self, _topic: &str) -> Option<String> {
+        None
+    }
+
+    fn append(&self, batch: &Batch) -> Result<Appended> {
+        self.log.append(batch, None)
+    }
+
+    fn put(&self, _rule: &str, to: &Filled, records: &[&[u8]], _at: Timestamp) -> Result<()> {
+        let Filled::Http { url, headers } = to else { panic!("{to:?}") };
+        assert_eq!(headers, &[("x-n".to_owned(), url.rsplit('/').next().unwrap().to_owned())]);
+        std::thread::sleep(self.pause);
+        if url.contains("down") {
+            return Err(Error::new(ErrorKind::Unavailable, "nobody answers"));
+        }
+        let payload = String::from_utf8_lossy(records[0]).into_owned();
+        self.taken.lock().unwrap().push((url.clone(), payload));
+        Ok(())
+    }
+}
+
+/// C1, C2: every match is posted or reported, and what waits for an endpoint holds up nothing
+/// that this machine does alone.
+#[test]
+fn c2_a_slow_endpoint_delays_no_other_rule() {
+    let world = World::new();
+    settle(&world);
+    let post = |host: &str| Put::Http {
+        url: format!("https://{host}/${{n}}"),
+        headers: vec![("x-n".into(), "${n}".into())],
+    };
+    let posts = Republishing {
+        puts: vec![post("up"), post("down")],
+        on_error: Some(ErrorAction::Republish(to("errors/http"))),
+        ..Republishing::default()
+    };
+    make(&world, "posts", "a", &[], posts);
+    make(
+        &world,
+        "copies",
+        "a",
+        &[],
+        Republishing { output: vec![to("copy")], ..Republishing::default() },
+    );
+    const N: usize = 200;
+    for n in 1..=N {
+        world.publish("a", format!("{{\"n\": {n}}}"));
+    }
+    world.log.commit("test", Offset(0)).unwrap();
+    let endpoints = Arc::new(Endpoints {
+        log: Arc::clone(&world.log),
+        pause: Duration::from_millis(20),
+        taken: Mutex::default(),
+    });
+    let streams = world.streams();
+    streams.publish_through(endpoints.clone());
+    let started = std::time::Instant::now();
+    streams.start_republishing().unwrap();
+    while on(&world, "copy").len() < N {
+        assert!(started.elapsed() < WAIT, "the copies wait for the endpoint");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let posted = endpoints.taken.lock().unwrap().len();
+    assert!(posted < N, "{posted} requests were done before the copies");
+    streams.settle_republishing(WAIT).unwrap();
+    // Two requests a record one after the other would take 8 s.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let taken: BTreeSet<_> = endpoints.taken.lock().unwrap().iter().cloned().collect();
+    let expected =
+        (1..=N).map(|n| (format!("https://up/{n}"), format!("{{\"n\":{n},\"t\":\"a\"}}")));
+    assert_eq!(taken, expected.collect());
+    let reports = on(&world, "errors/http");
+    assert_eq!(reports.len(), N);
+    assert_eq!(reports[0]["failures"][0]["failedAction"], "HttpAction");
+    assert_eq!(reports[0]["failures"].as_array().unwrap().len(), 1);
+    let totals = streams.republished().unwrap();
+    let n = N as u64;
+    assert_eq!((totals.outputs, totals.failures, totals.reports), (2 * n, n, n));
+    streams.stop_all();
 }
