@@ -16,6 +16,7 @@
 pub mod auth;
 mod call;
 pub mod coverage;
+mod destinations;
 mod fault;
 mod front;
 pub mod lenient;
@@ -30,6 +31,7 @@ mod tags;
 mod testing;
 
 pub use auth::Caller;
+pub use destinations::Destinations;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
 pub use services::{CatalogSchemas, JobRuns, Queries, RunJob, Trainings};

@@ -188,10 +188,21 @@ fn rest(
 /// are compared encoded, since an encoded slash belongs to its segment.
 fn matches(path: &str, segments: &[&str]) -> Result<Option<Map<String, Value>>, Fault> {
     let pattern: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let mut members = Map::new();
+    // `{name+}` takes the rest of the path, slashes and all.
+    let greedy = pattern.last().and_then(|last| last.strip_prefix('{')?.strip_suffix("+}"));
+    if let Some(name) = greedy {
+        let at = pattern.len() - 1;
+        let Some((head, rest)) = segments.split_at_checked(at) else { return Ok(None) };
+        if rest.is_empty() || pattern.iter().zip(head).any(|(wanted, given)| wanted != given) {
+            return Ok(None);
+        }
+        members.insert(name.to_owned(), Value::String(decoded(&rest.join("/"))?));
+        return Ok(Some(members));
+    }
     if pattern.len() != segments.len() {
         return Ok(None);
     }
-    let mut members = Map::new();
     for (wanted, given) in pattern.iter().zip(segments) {
         match wanted.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             Some(name) if !given.is_empty() => {

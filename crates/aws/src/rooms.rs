@@ -14,6 +14,7 @@ use objects::Buckets;
 use rules::RuleBook;
 use serving::Host;
 
+use crate::destinations::Destinations;
 use crate::logs::LogStore;
 use crate::metrics::Metrics;
 use crate::services::{JobRuns, Queries, RunJob, Trainings};
@@ -32,6 +33,8 @@ pub struct Rooms {
     pub journal: Arc<SegmentLog>,
     /// MQTT.
     pub broker: Arc<Broker>,
+    /// The endpoints of HTTP actions.
+    pub destinations: Arc<Destinations>,
     /// Topic rules.
     pub rules: Arc<RuleBook>,
     /// Delivery streams.

@@ -120,7 +120,16 @@ impl World {
         .expect("broker");
         let trainings = services::Trainings::open(&metastore, clock.now());
         let trainings = Arc::new(trainings.expect("trainings"));
+        // This machine's own addresses, so that tests can have endpoints.
+        let egress = egress::Egress::new(&["127.0.0.1".to_owned()]).expect("egress");
+        let destinations = crate::Destinations::new(
+            metastore.clone(),
+            clock.clone(),
+            egress,
+            "http://localhost".to_owned(),
+        );
         let rooms = Rooms {
+            destinations: Arc::new(destinations),
             clock,
             metastore,
             registry,

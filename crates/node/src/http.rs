@@ -1,7 +1,8 @@
 //! The routes of our own: health, metrics, invocations for the command line, and its calls.
 //!
 //! One middleware stands in front of every route and denies by default. Public are
-//! `/healthz`, `/readyz` and `/metrics`. Everything else needs the token that lies, readable
+//! `/healthz`, `/readyz`, `/metrics`, and the links by which endpoints of HTTP actions confirm
+//! that they want what a rule posts; such a link holds a token. Everything else needs the token that lies, readable
 //! by its owner only, in the data directory. What is signed for AWS never comes here.
 
 use std::sync::Arc;
@@ -21,12 +22,13 @@ use serde_json::{Value, json};
 use crate::{Node, admin, metrics};
 
 /// All routes.
-pub(crate) fn router(node: Arc<Node>) -> Router {
+pub(crate) fn router(node: Arc<Node>, destinations: Arc<aws::Destinations>) -> Router {
     let body_bytes_max = node.settings.http.body_bytes_max;
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
+        .route("/confirmdestination/{token}", get(confirm).with_state(destinations))
         .route("/endpoints/{name}/invocations", post(invoke))
         .route("/forebay/call/{operation}", post(call))
         .route("/forebay/tail", get(tail))
@@ -44,7 +46,7 @@ pub(crate) fn is_route(path: &str) -> bool {
 
 /// Whether a route is open to everybody.
 pub(crate) fn is_public(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics")
+    matches!(path, "/healthz" | "/readyz" | "/metrics") || path.starts_with("/confirmdestination/")
 }
 
 async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
@@ -80,6 +82,15 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
 
 async fn metrics_page(State(node): State<Arc<Node>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&node)).into_response()
+}
+
+/// What the `enableUrl` of a confirmation leads to.
+async fn confirm(
+    State(destinations): State<Arc<aws::Destinations>>,
+    Path(token): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    destinations.confirm(&token)?;
+    Ok(Json(json!({"confirmed": true})))
 }
 
 /// InvokeEndpoint as the SDKs send it: the body is the model's request, headers steer.

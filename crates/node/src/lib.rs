@@ -205,8 +205,10 @@ impl Node {
         if self.broker.set(broker.clone()).is_err() {
             return Err(Error::internal("this node serves already"));
         }
+        let destinations = Arc::new(self.destinations(addresses.http)?);
         self.streams.publish_through(Arc::new(Republished {
             broker: broker.clone(),
+            destinations: destinations.clone(),
             logs: self.logs.clone(),
             metrics: self.metrics.clone(),
         }));
@@ -229,7 +231,7 @@ impl Node {
                 ended("mqtt over websocket", served)
             })
         };
-        let web = self.web(&broker)?;
+        let web = self.web(&broker, destinations)?;
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
         let tasks = vec![
@@ -318,8 +320,24 @@ impl Node {
         }))
     }
 
+    /// The endpoints of HTTP actions, which confirm at `http`.
+    fn destinations(&self, http: SocketAddr) -> Result<aws::Destinations> {
+        let host = match self.settings.mqtt.host_names.first() {
+            Some(name) if !http.ip().is_loopback() => format!("{name}:{}", http.port()),
+            _ if http.ip().is_unspecified() => format!("localhost:{}", http.port()),
+            _ => http.to_string(),
+        };
+        let egress = egress::Egress::new(&self.settings.rules.http_allowed)?;
+        let (store, clock) = (self.metastore.clone(), self.clock.clone());
+        Ok(aws::Destinations::new(store, clock, egress, format!("http://{host}")))
+    }
+
     /// Everything that answers HTTP.
-    fn web(self: &Arc<Self>, broker: &Arc<Broker>) -> Result<web::Web> {
+    fn web(
+        self: &Arc<Self>,
+        broker: &Arc<Broker>,
+        destinations: Arc<aws::Destinations>,
+    ) -> Result<web::Web> {
         let authority = self.registry.authority();
         let host_names = &self.settings.mqtt.host_names;
         let endpoint_host = host_names.first().map_or("localhost", String::as_str).to_owned();
@@ -331,6 +349,7 @@ impl Node {
             keys: self.keys.clone(),
             journal: self.journal.clone(),
             broker: broker.clone(),
+            destinations: destinations.clone(),
             rules: self.rules.clone(),
             streams: self.streams.clone(),
             buckets: self.buckets.clone(),
@@ -353,7 +372,7 @@ impl Node {
             },
         };
         Ok(web::Web {
-            router: http::router(self.clone()),
+            router: http::router(self.clone(), destinations),
             front: aws::Front::new(Arc::new(rooms)),
             s3: S3Front::new(
                 self.keys.clone(),
@@ -410,6 +429,7 @@ impl Node {
 #[derive(Debug)]
 struct Republished {
     broker: Arc<Broker>,
+    destinations: Arc<aws::Destinations>,
     logs: Arc<aws::logs::LogStore>,
     metrics: Arc<aws::metrics::Metrics>,
 }
@@ -434,6 +454,10 @@ impl delivery::Publisher for Republished {
             rules::Filled::LogEvent { group } => self.logs.put(group, rule, records, at),
             rules::Filled::Metric { namespace, name, value, at } => {
                 self.metrics.measured(namespace, name, *value, *at)
+            }
+            rules::Filled::Http { url, headers } => {
+                let body = records.first().copied().unwrap_or_default();
+                self.destinations.post(url, headers, body)
             }
             rules::Filled::Object { .. } => Err(Error::internal("an object is no log event")),
         }

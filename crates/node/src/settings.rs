@@ -20,6 +20,8 @@ pub struct Settings {
     pub mqtt: Mqtt,
     /// The broker's limits.
     pub broker: broker::Settings,
+    /// Rules.
+    pub rules: Rules,
     /// The log.
     pub journal: Journal,
     /// Queries and jobs.
@@ -79,6 +81,16 @@ impl Default for Mqtt {
             host_names: Vec::new(),
         }
     }
+}
+
+/// What rules may do.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// Where HTTP actions may post: host names (`hooks.example.com`), suffixes (`*.example.com`),
+    /// addresses and networks (`10.1.2.0/24`). A name opens only addresses of the internet;
+    /// this machine and its network are opened by their addresses. Nothing by default.
+    pub http_allowed: Vec<String>,
 }
 
 /// The log's settings.
@@ -171,6 +183,7 @@ impl Settings {
                  \"123456789012\""
             )));
         }
+        egress::Egress::new(&self.rules.http_allowed)?;
         let region = &self.aws.region;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if region.is_empty() || region.len() > 32 || !region.bytes().all(plain) {

@@ -31,7 +31,9 @@ impl Place {
     fn new(why: &str) -> Option<Place> {
         let tools = Tools::find(why)?;
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::start(&folder.path().join("plant"));
+        // The walk's rules post to an endpoint of its own.
+        let settings = ["--set", "rules.http_allowed=[\"127.0.0.1\"]"];
+        let server = Server::start_with(&folder.path().join("plant"), &settings, &[]);
         Some(Place { folder, tools, server })
     }
 

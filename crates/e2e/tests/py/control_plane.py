@@ -4,7 +4,7 @@ Where a walk over the operations only asks that each answers, this one asks that
 a policy refuses, a crawl finds the types, a bookmark keeps inputs from being taken twice, a
 filter filters and a page ends. Usage: MQTTS_PORT=… ROOT_CA=… control_plane.py [service ...]
 """
-import base64, datetime, gzip, io, json, os, sys, tempfile, time, uuid, zipfile
+import base64, datetime, gzip, http.server, io, json, os, sys, tempfile, threading, time, urllib.request, uuid, zipfile
 
 import boto3
 import paho.mqtt.client as mqtt
@@ -291,6 +291,7 @@ def iot():
     points = aws("cloudwatch").get_metric_statistics(Namespace=kind, MetricName="ozone", StartTime=ago, EndTime=now + datetime.timedelta(minutes=1), Period=3600, Statistics=["Sum", "SampleCount"])["Datapoints"]
     same((sum(p["Sum"] for p in points), sum(p["SampleCount"] for p in points)), (7.0, 2.0))
     c.delete_topic_rule(ruleName=elsewhere)
+    posts_to_an_endpoint(c, rule)
 
     refused("DeleteConflictException", c.delete_policy, policyName=name)
     refused("CertificateStateException", c.delete_certificate, certificateId=identity_)
@@ -307,6 +308,69 @@ def iot():
         c.delete_thing(thingName=thing)
     same(c.list_things(thingTypeName=kind)["things"], [])
     certificates_made_elsewhere()
+
+
+def posts_to_an_endpoint(c, rule):
+    """A rule's endpoint, as somebody else's program: it confirms, and is told what happens."""
+    seen = []
+
+    class Endpoint(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            seen.append((self.path, self.headers, json.loads(body)))
+            self.send_response(418 if b"spill" in body else 200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    endpoint = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+    at, data, s3 = f"http://127.0.0.1:{endpoint.server_port}/in", aws("iot-data"), aws("s3")
+    posts, topic = f"{rule}_posts", f"posts/{rule}"
+    action = {"http": {"url": at + "/${kind}", "confirmationUrl": at, "headers": [{"key": "X-Topic", "value": "${topic()}"}]}}
+    sink = {"s3": {"bucketName": BUCKET, "roleArn": ROLE, "key": f"posts/{rule}/${{kind}}"}}
+    refused("InvalidRequestException", c.create_topic_rule, "rules.http_allowed", ruleName=posts, topicRulePayload={"sql": "SELECT * FROM 'a'", "actions": [{"http": {"url": "http://192.168.0.1/"}}]})
+    c.create_topic_rule(ruleName=posts, topicRulePayload={"sql": f"SELECT *, sourceip() AS ip FROM '{topic}'", "actions": [action], "errorAction": sink})
+    same(c.get_topic_rule(ruleName=posts)["rule"]["actions"], [action])
+
+    # Until the endpoint says that it wants them, it gets nothing, and the error action does.
+    asked = until("the question", lambda: seen and seen.pop())
+    same((asked[0], asked[2]["messageType"]), (f"/in?confirmationToken={asked[2]['confirmationToken']}", "DestinationConfirmation"))
+    destination = c.get_topic_rule_destination(arn=asked[2]["arn"])["topicRuleDestination"]
+    same((destination["status"], destination["httpUrlProperties"]), ("IN_PROGRESS", {"confirmationUrl": at}))
+    publish = lambda kind: data.publish(topic=topic, qos=1, payload=json.dumps({"kind": kind}).encode())
+    report = lambda kind: json.loads(until(f"the report of {kind}", lambda: below(s3, f"posts/{rule}/{kind}")))["failures"][0]
+    publish("early")
+    same(report("early")["failedAction"], "HttpAction")
+    same(seen, [])
+    same(urllib.request.urlopen(asked[2]["enableUrl"]).status, 200)
+    same(c.get_topic_rule_destination(arn=asked[2]["arn"])["topicRuleDestination"]["status"], "ENABLED")
+
+    publish("rain")
+    path, headers, body = until("the post", lambda: seen and seen.pop())
+    same((path, headers["X-Topic"], body["kind"]), ("/in/rain", topic, "rain"))
+    publish("spill")
+    assert "418" in report("spill")["errorMessage"], report("spill")
+    same(len(seen), 1, "what is refused is not posted again")
+    c.update_topic_rule_destination(arn=asked[2]["arn"], status="DISABLED")
+    publish("late")
+    same((report("late")["failedResource"], len(seen)), (at + "/${kind}", 1))
+    same([d["arn"] for d in c.list_topic_rule_destinations()["destinationSummaries"]], [asked[2]["arn"]])
+    c.delete_topic_rule(ruleName=posts)
+    c.delete_topic_rule_destination(arn=asked[2]["arn"])
+    refused("UnauthorizedException", c.get_topic_rule_destination, arn=asked[2]["arn"])
+    endpoint.shutdown()
+
+
+def below(s3, key):
+    """The bytes of an object, once it is there."""
+    try:
+        return s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    except ClientError as error:
+        assert error.response["Error"]["Code"] == "NoSuchKey", error
+        return None
 
 
 class Issuer:

@@ -3,6 +3,7 @@
 mod account;
 mod authorization;
 mod certificates;
+mod destinations;
 mod groups;
 mod issuers;
 mod policies;
@@ -390,7 +391,7 @@ static OPERATIONS: &[Operation] = &[
         "CreateTopicRule",
         rules::create_topic_rule,
         route!("POST", "/rules/{ruleName}", headers: [("x-amz-tagging", "tagging")]),
-        differs: "actions and error actions firehose, republish, s3, cloudwatchLogs and cloudwatchMetric; both SQL versions are evaluated as 2016-03-23"
+        differs: "actions firehose, kinesis (into the delivery stream of that name; its partition key means nothing), republish, s3, cloudwatchLogs, cloudwatchMetric and http (to hosts that rules.http_allowed lists; no batching, no signing), error actions all but http; both SQL versions are evaluated as 2016-03-23"
     ),
     operation!("GetTopicRule", rules::get_topic_rule, route!("GET", "/rules/{ruleName}")),
     operation!(
@@ -420,6 +421,37 @@ static OPERATIONS: &[Operation] = &[
         route!("POST", "/rules/{ruleName}/disable")
     ),
     operation!("DeleteTopicRule", rules::delete_topic_rule, route!("DELETE", "/rules/{ruleName}")),
+    operation!(
+        "CreateTopicRuleDestination",
+        destinations::create_destination,
+        route!("POST", "/destinations"),
+        differs: "HTTP endpoints only, http:// as well as https://, and only hosts that rules.http_allowed lists"
+    ),
+    operation!(
+        "GetTopicRuleDestination",
+        destinations::get_destination,
+        route!("GET", "/destinations/{arn+}")
+    ),
+    operation!(
+        "ListTopicRuleDestinations",
+        destinations::list_destinations,
+        route!("GET", "/destinations", query: [NEXT, MOST])
+    ),
+    operation!(
+        "UpdateTopicRuleDestination",
+        destinations::update_destination,
+        route!("PATCH", "/destinations")
+    ),
+    operation!(
+        "DeleteTopicRuleDestination",
+        destinations::delete_destination,
+        route!("DELETE", "/destinations/{arn+}")
+    ),
+    operation!(
+        "ConfirmTopicRuleDestination",
+        destinations::confirm_destination,
+        route!("GET", "/confirmdestination/{confirmationToken+}")
+    ),
     // ---- tags ----
     operation!("TagResource", tags::tag_resource, route!("POST", "/tags")),
     operation!("UntagResource", tags::untag_resource, route!("POST", "/untag")),

@@ -12,19 +12,18 @@ use serde_json::{Map, Value, json};
 
 use super::inputs::RuleName;
 use super::tags::{self, Tag};
-use super::{Page, arn, compact};
+use super::{Page, arn, compact, destinations};
 use crate::call::{Call, Outcome, Reply};
 use crate::fault::Fault;
 use crate::rooms::{Rooms, epoch_secs};
 
 /// Actions that AWS has and Forebay has not.
-const OTHER_ACTIONS: [&str; 18] = [
+const OTHER_ACTIONS: [&str; 16] = [
     "dynamoDB",
     "dynamoDBv2",
     "lambda",
     "sns",
     "sqs",
-    "kinesis",
     "cloudwatchAlarm",
     "elasticsearch",
     "salesforce",
@@ -33,7 +32,6 @@ const OTHER_ACTIONS: [&str; 18] = [
     "iotSiteWise",
     "stepFunctions",
     "timestream",
-    "http",
     "kafka",
     "openSearch",
     "location",
@@ -146,8 +144,34 @@ struct CloudwatchMetricAction {
     metric_timestamp: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct KinesisAction {
+    role_arn: String,
+    stream_name: String,
+    partition_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct HttpAction {
+    url: String,
+    confirmation_url: Option<String>,
+    #[serde(default)]
+    headers: Vec<UserProperty>,
+    auth: Option<Value>,
+    #[serde(default)]
+    enable_batching: bool,
+    batch_config: Option<Value>,
+}
+
+/// Most headers of an HTTP action, as on AWS.
+const HEADERS_MAX: usize = 100;
+
 enum Read {
     Firehose(Action),
+    /// With the URL whose endpoint must confirm.
+    Http(Put, String),
     Republish(Republish),
     Put(Put),
 }
@@ -203,13 +227,71 @@ fn action(place: &str, given: &Value) -> Result<Read, Fault> {
                 timestamp: read.metric_timestamp,
             }))
         }
+        "kinesis" => {
+            let read: KinesisAction = member(&place, body)?;
+            check_role(&place, &read.role_arn)?;
+            // A delivery stream has no shards that a key could choose from.
+            if read.partition_key.is_some_and(|key| key.is_empty()) {
+                return Err(Fault::invalid(format!("{place}.partitionKey is empty")));
+            }
+            let stream = read.stream_name;
+            Ok(Read::Firehose(Action::Firehose { stream, separator: None, batch_mode: false }))
+        }
+        "http" => http(&place, member(&place, body)?),
         other if OTHER_ACTIONS.contains(&other) => {
-            let why =
-                "the actions here are firehose, republish, s3, cloudwatchLogs and cloudwatchMetric";
+            let why = "the actions here are firehose, kinesis, republish, s3, cloudwatchLogs, \
+                       cloudwatchMetric and http";
             Err(Fault::unsupported(&place, why))
         }
         other => Err(Fault::invalid(format!("{place}: there is no action {other:?}"))),
     }
+}
+
+fn http(place: &str, read: HttpAction) -> Result<Read, Fault> {
+    if read.auth.is_some() {
+        let why = "nothing is signed for AWS here; send a secret in a header";
+        return Err(Fault::unsupported(&format!("{place}.auth"), why));
+    }
+    if read.enable_batching || read.batch_config.is_some() {
+        let why = "each output is a request of its own";
+        return Err(Fault::unsupported(&format!("{place}.enableBatching"), why));
+    }
+    if read.headers.len() > HEADERS_MAX {
+        return Err(Fault::invalid(format!(
+            "{place}.headers has {} entries; at most {HEADERS_MAX} are allowed",
+            read.headers.len()
+        )));
+    }
+    let filled = |text: &str| text.contains("${");
+    for (index, UserProperty { key, value }) in read.headers.iter().enumerate() {
+        let value = if filled(value) { "" } else { value };
+        egress::check_header(key, value)
+            .map_err(|error| Fault::invalid(format!("{place}.headers[{index}]: {error}")))?;
+    }
+    let confirmation = read.confirmation_url.filter(|url| !url.is_empty());
+    let confirmation = match confirmation {
+        Some(url) if filled(&url) => {
+            return Err(Fault::invalid(format!("{place}.confirmationUrl holds a template")));
+        }
+        Some(url) => url,
+        None if filled(&read.url) => {
+            return Err(Fault::invalid(format!(
+                "{place}.url holds a template; name the part that does not change in \
+                 confirmationUrl"
+            )));
+        }
+        None => read.url.clone(),
+    };
+    if !filled(&read.url)
+        && let (Ok(url), Ok(above)) = (url::Url::parse(&read.url), url::Url::parse(&confirmation))
+        && !egress::lies_under(&url, &above)
+    {
+        return Err(Fault::invalid(format!(
+            "{place}.url {url} does not lie under confirmationUrl {above}"
+        )));
+    }
+    let headers = read.headers.into_iter().map(|header| (header.key, header.value)).collect();
+    Ok(Read::Http(Put::Http { url: read.url, headers }, confirmation))
 }
 
 fn member<T: serde::de::DeserializeOwned>(place: &str, body: &Value) -> Result<T, Fault> {
@@ -232,6 +314,8 @@ struct Given {
     republishing: Republishing,
     wire: Wire,
     tags: Vec<Tag>,
+    /// URLs whose endpoints must confirm.
+    confirm: Vec<String>,
 }
 
 /// The body is the payload; the file form of the command line wraps it once more.
@@ -271,11 +355,16 @@ fn given(call: &Call) -> Result<Given, Fault> {
         }
     }
     let (mut actions, mut republishing) = (Vec::new(), Republishing::default());
+    let mut confirm = Vec::new();
     for (index, given) in payload.actions.iter().enumerate() {
         match action(&format!("actions[{index}]"), given)? {
             Read::Firehose(action) => actions.push(action),
             Read::Republish(republish) => republishing.output.push(republish),
             Read::Put(put) => republishing.puts.push(put),
+            Read::Http(put, url) => {
+                republishing.puts.push(put);
+                confirm.push(url);
+            }
         }
     }
     let on_error = payload.error_action.as_ref().map(|given| action("errorAction", given));
@@ -290,13 +379,14 @@ fn given(call: &Call) -> Result<Given, Fault> {
     rules::Sql::parse(&rule.sql)
         .map_err(|error| Fault::named("SqlParseException", 400, error.to_string()))?;
     let (actions, error_action) = (payload.actions, payload.error_action);
-    Ok(Given { rule, republishing, wire: Wire { actions, error_action, sql_version }, tags })
+    let wire = Wire { actions, error_action, sql_version };
+    Ok(Given { rule, republishing, wire, tags, confirm })
 }
 
 fn error_action(read: Read) -> ErrorAction {
     match read {
         Read::Republish(republish) => ErrorAction::Republish(republish),
-        Read::Put(put) => ErrorAction::Put(put),
+        Read::Put(put) | Read::Http(put, _) => ErrorAction::Put(put),
         Read::Firehose(Action::Firehose { stream, separator, .. }) => {
             ErrorAction::Firehose { stream, separator }
         }
@@ -325,7 +415,7 @@ fn read_tagging(text: &str) -> Result<Vec<Tag>, Fault> {
 
 /// The model of rules has no ResourceNotFoundException: AWS answers a rule that is not there
 /// as one that the caller may not see.
-fn rule_fault(error: Error) -> Fault {
+pub(super) fn rule_fault(error: Error) -> Fault {
     match error.kind() {
         ErrorKind::NotFound => Fault::named("UnauthorizedException", 401, error.to_string()),
         ErrorKind::Conflict => {
@@ -341,7 +431,8 @@ fn rule_fault(error: Error) -> Fault {
 }
 
 pub(super) async fn create_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let Given { rule, republishing, wire, tags } = given(call)?;
+    let Given { rule, republishing, wire, tags, confirm } = given(call)?;
+    check_endpoints(rooms, &confirm)?;
     let durable = || journal::Journal::durable(&*rooms.journal);
     let now = rooms.clock.now();
     rooms.rules.create_with(&rule, &republishing, now, durable).map_err(|error| {
@@ -355,15 +446,26 @@ pub(super) async fn create_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcom
     })?;
     rooms.metastore.put(&rule.name, &wire)?;
     tags::put(rooms, &format!("rule/{}", rule.name), &tags)?;
+    destinations::ensure(rooms, call, &confirm).await?;
     Ok(Reply::empty())
 }
 
 pub(super) async fn replace_topic_rule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
-    let Given { rule, republishing, wire, .. } = given(call)?;
+    let Given { rule, republishing, wire, confirm, .. } = given(call)?;
+    check_endpoints(rooms, &confirm)?;
     let (now, durable) = (rooms.clock.now(), || journal::Journal::durable(&*rooms.journal));
     rooms.rules.replace_with(&rule, &republishing, now, durable).map_err(rule_fault)?;
     rooms.metastore.put(&rule.name, &wire)?;
+    destinations::ensure(rooms, call, &confirm).await?;
     Ok(Reply::empty())
+}
+
+/// Refuses endpoints that the settings do not open, before anything is made.
+fn check_endpoints(rooms: &Rooms, urls: &[String]) -> Result<(), Fault> {
+    for url in urls {
+        rooms.destinations.check(url).map_err(|error| Fault::invalid(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn rule_arn(rooms: &Rooms, call: &Call, name: &str) -> String {
@@ -408,7 +510,7 @@ fn fits(wire: &Wire, row: &RuleRow) -> bool {
         match action("actions", given) {
             Ok(Read::Firehose(action)) => actions.push(action),
             Ok(Read::Republish(target)) => republish.push(target),
-            Ok(Read::Put(put)) => puts.push(put),
+            Ok(Read::Put(put) | Read::Http(put, _)) => puts.push(put),
             Err(_) => return false,
         }
     }
@@ -480,6 +582,10 @@ fn wire_put(role: &str, put: &Put) -> Value {
             "logGroupName": group,
             "batchMode": batch_mode,
         }}),
+        Put::Http { url, headers } => {
+            let headers = headers.iter().map(|(key, value)| json!({"key": key, "value": value}));
+            json!({ "http": {"url": url, "headers": headers.collect::<Vec<_>>()} })
+        }
         Put::Metric { namespace, name, value, unit, timestamp } => {
             compact(json!({ "cloudwatchMetric": {
                 "roleArn": role,

@@ -1,5 +1,6 @@
 //! The control plane through its front.
 
+mod endpoints;
 mod registering;
 
 use axum::body::Bytes;
