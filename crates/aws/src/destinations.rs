@@ -98,20 +98,13 @@ impl Destinations {
     /// Every destination by its id; one whose token came to nothing is in ERROR.
     pub(crate) fn list(&self) -> Result<Vec<(String, Destination)>> {
         let now = self.clock.now();
-        let mut rows = Vec::new();
-        for (id, versioned) in self.store.list::<Destination>()? {
-            let mut row = versioned.row;
-            if row.status == Status::InProgress && row.expired(now) {
-                row.status = Status::Error;
-                row.reason = "it was not confirmed within three days".to_owned();
-            }
-            rows.push((id, row));
-        }
-        Ok(rows)
+        let rows = self.store.list::<Destination>()?.into_iter();
+        Ok(rows.map(|(id, found)| (id, found.row.at(now))).collect())
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<Option<Destination>> {
-        Ok(self.list()?.into_iter().find(|(found, _)| found == id).map(|(_, row)| row))
+        let now = self.clock.now();
+        Ok(self.store.get::<Destination>(id)?.map(|found| found.row.at(now)))
     }
 
     /// Makes a destination and asks its endpoint to confirm. Blocks.
@@ -245,6 +238,15 @@ impl Destinations {
 }
 
 impl Destination {
+    /// How it stands at `now`.
+    fn at(mut self, now: Timestamp) -> Destination {
+        if self.status == Status::InProgress && self.expired(now) {
+            self.status = Status::Error;
+            self.reason = "it was not confirmed within three days".to_owned();
+        }
+        self
+    }
+
     fn expired(&self, now: Timestamp) -> bool {
         now.millis().saturating_sub(self.asked_at.millis()) > TOKEN_MILLIS
     }

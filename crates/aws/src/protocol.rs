@@ -188,28 +188,22 @@ fn rest(
 /// are compared encoded, since an encoded slash belongs to its segment.
 fn matches(path: &str, segments: &[&str]) -> Result<Option<Map<String, Value>>, Fault> {
     let pattern: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let mut members = Map::new();
-    // `{name+}` takes the rest of the path, slashes and all.
-    let greedy = pattern.last().and_then(|last| last.strip_prefix('{')?.strip_suffix("+}"));
-    if let Some(name) = greedy {
-        let at = pattern.len() - 1;
-        let Some((head, rest)) = segments.split_at_checked(at) else { return Ok(None) };
-        if rest.is_empty() || pattern.iter().zip(head).any(|(wanted, given)| wanted != given) {
-            return Ok(None);
-        }
-        members.insert(name.to_owned(), Value::String(decoded(&rest.join("/"))?));
-        return Ok(Some(members));
-    }
-    if pattern.len() != segments.len() {
+    let greedy = pattern.last().is_some_and(|last| last.ends_with("+}"));
+    if segments.len() < pattern.len() || (segments.len() > pattern.len() && !greedy) {
         return Ok(None);
     }
-    for (wanted, given) in pattern.iter().zip(segments) {
+    let mut members = Map::new();
+    for (at, wanted) in pattern.iter().enumerate() {
+        // `{name+}` takes the rest of the path, slashes and all.
+        let end = if at + 1 < pattern.len() { at + 1 } else { segments.len() };
+        let given = segments[at..end].join("/");
         match wanted.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
             Some(name) if !given.is_empty() => {
-                members.insert(name.to_owned(), Value::String(decoded(given)?));
+                let name = name.strip_suffix('+').unwrap_or(name);
+                members.insert(name.to_owned(), Value::String(decoded(&given)?));
             }
             Some(_) => return Ok(None),
-            None if wanted == given => {}
+            None if **wanted == given => {}
             None => return Ok(None),
         }
     }
@@ -473,6 +467,15 @@ mod tests {
         assert_eq!(members["topic"], "pollution/data");
         assert!(matches("/topics/{topic}", &["topics", "a", "b"]).unwrap().is_none());
         assert!(matches("/topics/{topic}", &["topics", "%ff"]).is_err());
+    }
+
+    #[test]
+    fn a_greedy_label_takes_the_rest() {
+        let members = matches("/a/{id}/{arn+}", &["a", "7", "x", "y%2Fz"]).unwrap().unwrap();
+        assert_eq!((&members["id"], &members["arn"]), (&json!("7"), &json!("x/y/z")));
+        for segments in [&["a", "7"][..], &["a", "7", ""], &["b", "7", "x"], &["a", "", "x"]] {
+            assert!(matches("/a/{id}/{arn+}", segments).unwrap().is_none(), "{segments:?}");
+        }
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub struct Streams {
     pub(crate) shared: Arc<Shared>,
     buckets: Buckets,
     running: Mutex<BTreeMap<String, Running>>,
-    republishers: Mutex<Vec<Running>>,
+    /// By the name of their lane.
+    republishers: Mutex<BTreeMap<&'static str, Running>>,
 }
 
 #[derive(Debug)]
@@ -311,21 +312,21 @@ impl Streams {
         }
     }
 
-    /// Starts republishing; nothing happens if it runs.
+    /// Starts the workers that republish, but not those that run.
     pub fn start_republishing(&self) -> Result<()> {
         let mut republishers = self.republishers();
-        if republishers.iter().any(|running| !running.thread.is_finished()) {
-            return Ok(());
-        }
-        republishers.clear();
         for lane in Lane::ALL {
+            let name = lane.name();
+            if republishers.get(name).is_some_and(|running| !running.thread.is_finished()) {
+                continue;
+            }
             let live = Arc::new(Live::default());
             let worker = Republisher::new(lane, Arc::clone(&self.shared), Arc::clone(&live))?;
             let thread = std::thread::Builder::new()
-                .name(lane.name().to_owned())
+                .name(name.to_owned())
                 .spawn(move || worker.run())
                 .map_err(|cause| Error::io("failed to start republishing", cause))?;
-            republishers.push(Running { live, thread });
+            republishers.insert(name, Running { live, thread });
         }
         Ok(())
     }
@@ -350,7 +351,7 @@ impl Streams {
     /// Waits until everything that is durable now has been republished where rules say so.
     pub fn settle_republishing(&self, timeout: Duration) -> Result<()> {
         let lives: Vec<_> =
-            self.republishers().iter().map(|running| Arc::clone(&running.live)).collect();
+            self.republishers().values().map(|running| Arc::clone(&running.live)).collect();
         if lives.is_empty() {
             return Err(Error::new(ErrorKind::Unavailable, "republishing is not running"));
         }
@@ -369,12 +370,12 @@ impl Streams {
         Ok(())
     }
 
-    fn republishers(&self) -> MutexGuard<'_, Vec<Running>> {
+    fn republishers(&self) -> MutexGuard<'_, BTreeMap<&'static str, Running>> {
         self.republishers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts republishing and every stream's worker. One that cannot start does not keep the others from it;
-    /// the first error is returned.
+    /// Starts republishing and every stream's worker. One that cannot start does not keep the
+    /// others from it; the first error is returned.
     pub fn start_all(&self) -> Result<()> {
         let mut started = vec![self.start_republishing()];
         started.extend(self.list()?.iter().map(|row| self.start(row.name())));
@@ -396,10 +397,10 @@ impl Streams {
         }
         all.into_values().for_each(Running::stop);
         let republishers = std::mem::take(&mut *self.republishers());
-        for running in &republishers {
+        for running in republishers.values() {
             running.live.change(|state| state.stop = true);
         }
-        republishers.into_iter().for_each(Running::stop);
+        republishers.into_values().for_each(Running::stop);
     }
 
     /// Delivers everything that is durable now without waiting for size or age. Blocks until

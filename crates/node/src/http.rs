@@ -2,8 +2,9 @@
 //!
 //! One middleware stands in front of every route and denies by default. Public are
 //! `/healthz`, `/readyz`, `/metrics`, and the links by which endpoints of HTTP actions confirm
-//! that they want what a rule posts; such a link holds a token. Everything else needs the token that lies, readable
-//! by its owner only, in the data directory. What is signed for AWS never comes here.
+//! that they want what a rule posts; such a link holds a token. Everything else needs the token
+//! that lies, readable by its owner only, in the data directory. What is signed for AWS never
+//! comes here.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Where a rule's output goes besides streams: topics, objects, log events, metrics and HTTP
-//! endpoints. The fields may hold substitution templates; they are read when the rule is made and filled for each
-//! message.
+//! endpoints. The fields may hold substitution templates; they are read when the rule is made
+//! and filled for each message.
 
 use base::{Error, MessageRef, Properties, QoS, Result, Timestamp, TopicName};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::Error;
+use base::{Error, ErrorKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -51,12 +51,12 @@ pub(super) async fn create_destination(rooms: &Arc<Rooms>, call: &Call) -> Outco
     let http = given.http_url_configuration.ok_or_else(|| {
         Fault::invalid("destinationConfiguration.httpUrlConfiguration is missing")
     })?;
-    let id = make(rooms, call, http.confirmation_url).await?;
+    let id = make(rooms, call, http.confirmation_url).await.map_err(rule_fault)?;
     Ok(json!({ "topicRuleDestination": shown(rooms, call, &id, &found(rooms, &id)?) }).into())
 }
 
 /// Makes a destination and has its endpoint asked, which takes as long as that takes to answer.
-async fn make(rooms: &Arc<Rooms>, call: &Call, url: String) -> Result<String, Fault> {
+async fn make(rooms: &Arc<Rooms>, call: &Call, url: String) -> base::Result<String> {
     let (name, destinations) = (arn(rooms, call, KIND), rooms.destinations.clone());
     blocking(move || destinations.make(&url, |id| format!("{name}/{id}"))).await
 }
@@ -64,9 +64,11 @@ async fn make(rooms: &Arc<Rooms>, call: &Call, url: String) -> Result<String, Fa
 /// Makes the destinations of a rule's HTTP actions that nobody made yet.
 pub(super) async fn ensure(rooms: &Arc<Rooms>, call: &Call, urls: &[String]) -> Result<(), Fault> {
     for url in urls {
-        let url = rooms.destinations.check(url)?.to_string();
-        if rooms.destinations.list()?.iter().all(|(_, row)| row.url != url) {
-            make(rooms, call, url).await?;
+        match make(rooms, call, url.clone()).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => {
+                made.map_err(rule_fault)?;
+            }
         }
     }
     Ok(())
@@ -74,10 +76,9 @@ pub(super) async fn ensure(rooms: &Arc<Rooms>, call: &Call, urls: &[String]) -> 
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> base::Result<T> + Send + 'static,
-) -> Result<T, Fault> {
+) -> base::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|_ended| Error::internal("asking the endpoint to confirm broke off"));
-    done.and_then(|done| done).map_err(rule_fault)
+    done.map_err(|_ended| Error::internal("asking the endpoint to confirm broke off"))?
 }
 
 fn id_of<'a>(rooms: &Rooms, given: &'a str) -> Result<&'a str, Fault> {
@@ -146,7 +147,9 @@ pub(super) async fn update_destination(rooms: &Arc<Rooms>, call: &Call) -> Outco
     match given.status {
         Status::Enabled => destinations.switch(&id, true).map_err(rule_fault)?,
         Status::Disabled => destinations.switch(&id, false).map_err(rule_fault)?,
-        Status::InProgress => blocking(move || destinations.ask(&id, &arn)).await?,
+        Status::InProgress => {
+            blocking(move || destinations.ask(&id, &arn)).await.map_err(rule_fault)?;
+        }
         Status::Error => {
             let message = "status ERROR cannot be set; use ENABLED, DISABLED or IN_PROGRESS";
             return Err(Fault::invalid(message));
