@@ -175,7 +175,7 @@ async fn open(
     let rights = rights(broker, peer, identity, &connect)?;
     let link = Link::new(
         connect.client_id.as_str().into(),
-        Arc::new(identity.clone()),
+        broker.same_for_all(identity),
         version,
         peer.address,
         broker.clock.now(),

@@ -1,8 +1,7 @@
 //! One connected client: moves bytes between its socket, the journal and its feed.
 //!
-//! One task per connection, written as one poll function so that an idle connection is a few
-//! hundred bytes: it waits with no buffer, reads into a buffer of the thread, and keeps only
-//! what is unfinished.
+//! One poll function, called by its shard, so that an idle connection is a few hundred bytes: it
+//! waits with no buffer, reads into a buffer of the thread, and keeps only what is unfinished.
 //!
 //! Invariants
 //! * An acknowledgement leaves only when the journal's bell says that its record is durable;
@@ -11,7 +10,7 @@
 //!   the reading, up to the receive maximum.
 //! * When the journal is full the socket is not read, and nothing that was read is dropped.
 //! * When the journal failed, nothing more is acknowledged and the connection ends.
-//! * The session goes back to the registry exactly once, also when the task dies.
+//! * The session goes back to the registry exactly once, also after a panic.
 
 mod deliver;
 mod receive;
@@ -19,12 +18,11 @@ mod stable;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Error, Offset, QoS, Timestamp};
 use bytes::Bytes;
@@ -32,7 +30,7 @@ use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode as Code;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::auth::Explanation;
@@ -61,7 +59,7 @@ const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 /// How often a full journal is asked again.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Turns of the poll function before other tasks get theirs.
+/// Turns of the poll function before other connections get theirs.
 const TURNS_MAX: usize = 16;
 
 /// How long a last DISCONNECT may take to leave.
@@ -74,10 +72,12 @@ pub(crate) struct Connection {
     pub(crate) link: Arc<Link>,
     pub(crate) session: Session,
     feed: Feed,
-    pub(crate) will: Option<Will>,
+    // What an idle client does not need is behind a pointer, here and below.
+    pub(crate) will: Option<Box<Will>>,
     pub(crate) rights: Held,
     /// What is said with the acknowledgements of `due` that say why they refuse, in their order.
-    reasons: VecDeque<String>,
+    #[expect(clippy::box_collection, reason = "a pointer while there is none")]
+    reasons: Option<Box<VecDeque<String>>>,
     /// Whether acknowledgements may say why they refuse.
     says_why: bool,
     /// Largest packet the client takes.
@@ -86,7 +86,10 @@ pub(crate) struct Connection {
     window: usize,
     keep_alive: Duration,
     heard_at: Instant,
-    timer: Pin<Box<Sleep>>,
+    /// When it was last sent something.
+    answered_at: Instant,
+    /// When it wants to be polled though nothing happened.
+    deadline: Instant,
     /// Rung when our records are durable; made with the first message.
     bell: Option<Arc<Bell>>,
     /// Acknowledgements that wait for durability, in the order they must leave.
@@ -115,17 +118,26 @@ pub(crate) struct Connection {
     identified: bool,
     /// Bytes of all its filters.
     filter_bytes: usize,
-    stable: Stable,
+    /// `None`: the session ends with the connection.
+    stable: Option<Box<Stable>>,
     /// Which of its shared subscriptions is looked at first for the next message.
     share_turn: usize,
-    /// Messages in flight from an earlier connection, to be sent again first.
-    resend: VecDeque<InFlight>,
-    /// Retained messages due to new subscriptions.
-    welcome: VecDeque<(Delivery, Origin)>,
-    resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
+    /// What the client gets before anything new.
+    owed: Option<Box<Owed>>,
     /// Set at shutdown: what is due goes out, nothing else happens.
     closing: bool,
     released: bool,
+}
+
+/// What a client gets before anything new.
+#[derive(Default)]
+struct Owed {
+    /// Messages in flight from an earlier connection, to be sent again.
+    resend: VecDeque<InFlight>,
+    /// The one that is being read from the log.
+    resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
+    /// Retained messages due to new subscriptions.
+    welcome: VecDeque<(Delivery, Origin)>,
 }
 
 /// An acknowledgement that waits until everything below `next` is durable.
@@ -169,6 +181,8 @@ pub(crate) struct Work {
     properties: Vec<u8>,
     /// When the read arrived.
     now: Timestamp,
+    /// How long it was.
+    bytes: usize,
 }
 
 impl Work {
@@ -269,7 +283,8 @@ impl Connection {
             broker.journal.durable(),
         );
         let now = Instant::now();
-        let resend = session.outgoing.iter().copied().collect();
+        let resend: VecDeque<_> = session.outgoing.iter().copied().collect();
+        let keeps = session.kept_for.is_some() && broker.keeper.is_some();
         let aliases_max = opening.topic_alias_max.min(broker.settings.topic_alias_max);
         let mut connection = Box::new(Connection {
             says_why: opening.problem_information && broker.settings.refusals_explained,
@@ -277,7 +292,7 @@ impl Connection {
             presence: broker.presence(),
             identified: false,
             filter_bytes: 0,
-            stable: Stable::new(),
+            stable: keeps.then(|| Box::new(Stable::new())),
             share_turn: 0,
             window: usize::from(opening.receive_maximum.min(broker.settings.in_flight_max)),
             broker,
@@ -286,13 +301,14 @@ impl Connection {
             link,
             session,
             feed,
-            will,
+            will: will.map(Box::new),
             rights,
-            reasons: VecDeque::new(),
+            reasons: None,
             packet_bytes_max: opening.packet_bytes_max,
             keep_alive: opening.keep_alive,
             heard_at: now,
-            timer: Box::pin(sleep_until(now + opening.keep_alive)),
+            answered_at: now,
+            deadline: now + opening.keep_alive,
             bell: None,
             due: VecDeque::new(),
             due_pubacks: 0,
@@ -305,9 +321,7 @@ impl Connection {
             out_at: 0,
             unflushed: false,
             aliases: Vec::new(),
-            resend,
-            welcome: VecDeque::new(),
-            resending: None,
+            owed: (!resend.is_empty()).then(|| Box::new(Owed { resend, ..Owed::default() })),
             closing: false,
             released: false,
         });
@@ -320,14 +334,13 @@ impl Connection {
         self.link.kick(Kick::Shutdown);
     }
 
-    /// Serves the client until it goes or must go.
-    pub(crate) async fn run(mut self: Box<Self>) {
+    /// Says that the client is here.
+    pub(crate) fn begin(&self) {
         self.broker.say_connected(&self.link, self.presence);
-        let ending = std::future::poll_fn(|cx| self.poll(cx)).await;
-        Box::pin(self.finish(ending)).await;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+    /// Serves the client; ready when it goes or must go.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         self.link.mailbox.waker.register(cx.waker());
         for _ in 0..TURNS_MAX {
             match self.turn(cx) {
@@ -338,6 +351,11 @@ impl Connection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// When it wants to be polled though nothing happened.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// One round of everything; false when nothing moved and all wakers are set.
@@ -353,7 +371,7 @@ impl Connection {
             return Err(Ending::Kicked(Kick::Shutdown));
         }
         if !moved {
-            moved = self.poll_timer(cx)?;
+            self.look_at_clock()?;
         }
         Ok(moved)
     }
@@ -388,7 +406,7 @@ impl Connection {
         let mut moved = false;
         while let Some(due) = self.due.front().filter(|due| due.next <= durable) {
             if due.says == Says::Why
-                && let Some(why) = self.reasons.pop_front()
+                && let Some(why) = self.reasons.as_mut().and_then(|reasons| reasons.pop_front())
             {
                 let head = (due.head, due.packet_id, due.code);
                 codec::put_refusal(&mut self.out, head, &why, self.packet_bytes_max);
@@ -402,6 +420,7 @@ impl Connection {
         }
         if self.due.is_empty() {
             self.due_of_others = false;
+            self.reasons = None;
             self.due.shrink_to(0);
         }
         self.broker.counters.acknowledged.add(sent);
@@ -427,7 +446,7 @@ impl Connection {
         match self.due.back() {
             Some(last) => {
                 let next = last.next;
-                self.reasons.push_back(why);
+                self.reasons.get_or_insert_default().push_back(why);
                 self.push_due(Due { next, packet_id, head, code, says: Says::Why });
             }
             None => {
@@ -524,6 +543,7 @@ impl Connection {
         // Empty unless the task of another connection died here.
         work.clear();
         work.now = self.broker.clock.now();
+        work.bytes = input.len();
         let mut used = 0;
         let result = loop {
             let stop = self.held.is_some()
@@ -621,6 +641,7 @@ impl Connection {
                 Poll::Ready(Ok(bytes)) if bytes > 0 => {
                     self.out_at += bytes;
                     self.unflushed = true;
+                    self.answered_at = Instant::now();
                     self.broker.counters.bytes_out.add(bytes as u64);
                     moved = true;
                 }
@@ -644,8 +665,8 @@ impl Connection {
 
     // ---- time ----
 
-    /// True when the timer fired and something is to be tried again.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    /// Ends a connection that is silent for too long, and says when to look again.
+    fn look_at_clock(&mut self) -> Result<(), Ending> {
         let retrying = self.held.is_some() || self.held_back || self.due_of_others;
         let now = Instant::now();
         if retrying || (self.window_is_full(0) && !self.due.is_empty()) {
@@ -657,17 +678,14 @@ impl Connection {
             return Err(Ending::KeepAlive);
         }
         let deadline = if retrying { now + RETRY } else { silent_until };
-        let deadline = self.save_by().map_or(deadline, |save_by| save_by.min(deadline));
-        // A timer that fires too early only looks again: it need not be moved for every read.
-        if self.timer.deadline() > deadline || self.timer.is_elapsed() {
-            self.timer.as_mut().reset(deadline);
-        }
-        Ok(self.timer.as_mut().poll(cx).is_ready())
+        self.deadline = self.save_by().map_or(deadline, |save_by| save_by.min(deadline));
+        Ok(())
     }
 
     // ---- the end ----
 
-    async fn finish(mut self: Box<Self>, ending: Ending) {
+    /// The last word to a client, and what its going means to others.
+    pub(crate) async fn finish(mut self: Box<Self>, ending: Ending) {
         let counters = &self.broker.counters;
         let client_id = &self.link.client_id;
         let (code, why, keeps_will) = match &ending {
@@ -764,7 +782,7 @@ impl Connection {
         session.subscriptions = Arc::clone(self.feed.subscriptions());
         session.cursor = self.feed.close();
         let now = self.broker.clock.now();
-        let (will, silence) = (self.will.take(), self.keep_alive);
+        let (will, silence) = (self.will.take().map(|will| *will), self.keep_alive);
         let will = self.broker.sessions.release(link, Some(session), will, silence, now);
         if let Some(will) = will {
             self.broker.publish_will(&link.client_id, &link.identity.principal, will);
@@ -775,5 +793,25 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle client costs is measured by `forebay bench ingest`; this only notices when
+    /// it grows.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let bytes = [
+            ("connection", size_of::<Connection>()),
+            ("session", size_of::<Session>()),
+            ("feed", size_of::<Feed>()),
+            ("link", size_of::<Link>()),
+            ("mailbox", size_of::<crate::hub::Mailbox>()),
+        ];
+        println!("{bytes:?}");
+        assert!(bytes[0].1 <= 680, "{bytes:?}");
     }
 }

@@ -15,9 +15,9 @@
 //! What it does not know: who reads the log, what a rule is, where certificates are kept.
 //!
 //! ```text
-//! listen ─▶ connect ─▶ connection ─append─▶ journal ─▶ hub ─mailbox─▶ feed ─▶ connection
-//!   TLS      CONNECT    codec, session         ▲                        │ when behind
-//!   identity            acknowledgements       └──────── reads ─────────┘
+//! listen ─▶ shard: connect ─▶ connection ─append─▶ journal ─▶ hub ─mailbox─▶ feed ─▶ connection
+//!            TLS      CONNECT   codec, session         ▲                        │ when behind
+//!            identity           acknowledgements       └──────── reads ─────────┘
 //! ```
 //!
 //! Retained messages, shadows, and sessions that outlive the process need a metastore
@@ -42,6 +42,7 @@ mod session;
 mod sessions;
 mod settings;
 mod shadows;
+mod shard;
 mod share;
 mod subscription;
 mod tap;
@@ -80,6 +81,7 @@ use hub::{Hub, lock};
 use kept::Keeper;
 use sessions::{Kick, Sessions};
 use shadows::Shadows;
+use shard::Shards;
 use share::Groups;
 
 /// How often sessions are looked through for those that expired and wills that are due.
@@ -109,12 +111,15 @@ pub struct Broker {
     pub(crate) groups: Arc<Groups>,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
+    pub(crate) shards: Shards,
     /// `None`: nothing is retained, and clients are told so.
     pub(crate) retained: Option<Arc<retained::Retained>>,
     /// `None`: sessions end with the process.
     pub(crate) keeper: Option<Arc<Keeper>>,
     /// `None`: shadows are not kept, and their topics are refused.
     pub(crate) shadows: Option<Arc<Shadows>>,
+    /// The identity of the last client without a thing of its own: many share it.
+    crowd: Mutex<Option<Arc<Identity>>>,
     taps: AtomicUsize,
     /// The last number given to a connection.
     pub(crate) presences: AtomicU64,
@@ -147,8 +152,9 @@ impl fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// Makes a broker and starts its hub thread and its sweeping task. To be called within a
-    /// tokio runtime; [`close`](Self::close) ends both. Refuses settings that cannot work.
+    /// Makes a broker and starts its threads and its sweeping task. To be called within a tokio
+    /// runtime, which must outlive the broker's connections; [`close`](Self::close) ends all of
+    /// them. Refuses settings that cannot work.
     pub fn new(
         journal: Arc<dyn Journal>,
         auth: Arc<dyn Authenticator>,
@@ -196,7 +202,6 @@ impl Broker {
             groups.keep(keeper);
         }
         let broker = Arc::new(Broker {
-            journal,
             auth,
             clock,
             sessions: Sessions::new(settings.sessions_max, Arc::clone(&counters), keeper.clone()),
@@ -206,9 +211,12 @@ impl Broker {
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
+            shards: Shards::start(settings.threads(), &journal)?,
             settings,
+            journal,
             counters,
             hub: Arc::clone(&hub),
+            crowd: Mutex::default(),
             taps: AtomicUsize::new(0),
             presences: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -291,6 +299,7 @@ impl Broker {
         let threads = lock(&self.threads).take();
         let Some(Threads { hub, keeper, shadows, sweeper }) = threads else { return };
         sweeper.abort();
+        self.shards.stop();
         self.hub.stop();
         self.groups.save();
         if let Some(keeper) = &self.keeper {
@@ -299,9 +308,10 @@ impl Broker {
         if let Some(shadows) = &self.shadows {
             shadows.stop();
         }
+        let mut threads = self.shards.take_threads();
+        threads.extend([Some(hub), keeper, shadows].into_iter().flatten());
         let joined = tokio::task::spawn_blocking(move || {
-            let threads = [Some(hub), keeper, shadows];
-            threads.into_iter().flatten().map(std::thread::JoinHandle::join).all(|j| j.is_ok())
+            threads.into_iter().map(std::thread::JoinHandle::join).all(|j| j.is_ok())
         });
         if !matches!(joined.await, Ok(true)) {
             error!("a thread of the broker panicked; subscribers missed messages");
@@ -354,6 +364,18 @@ impl Broker {
             ));
         }
         Ok(Tap::open(Arc::clone(self), filter))
+    }
+
+    /// The identity, as one copy for all who are the same.
+    pub(crate) fn same_for_all(&self, identity: &Identity) -> Arc<Identity> {
+        if identity.thing_name.is_some() {
+            return Arc::new(identity.clone());
+        }
+        let mut crowd = lock(&self.crowd);
+        match &*crowd {
+            Some(known) if **known == *identity => Arc::clone(known),
+            _ => Arc::clone(crowd.insert(Arc::new(identity.clone()))),
+        }
     }
 
     pub(crate) fn tap_closed(&self) {
@@ -420,6 +442,18 @@ impl Broker {
         bell: Option<&Arc<Bell>>,
         concern: Concern,
     ) -> Result<Appended> {
+        let appended = self.append_some(batch, bell, concern);
+        self.journal.nudge();
+        appended
+    }
+
+    /// As [`append`](Self::append), for a shard, which nudges the journal when its pass is over.
+    pub(crate) fn append_some(
+        &self,
+        batch: &Batch,
+        bell: Option<&Arc<Bell>>,
+        concern: Concern,
+    ) -> Result<Appended> {
         let Some(shadows) = self.shadows.as_ref().filter(|_| concern.shadows) else {
             return self.append_retained(batch, bell, concern.retained);
         };
@@ -438,10 +472,10 @@ impl Broker {
         retains: bool,
     ) -> Result<Appended> {
         let Some(retained) = self.retained.as_ref().filter(|_| retains) else {
-            return self.journal.append(batch, bell);
+            return self.journal.append_some(batch, bell);
         };
         let mut index = retained.hold();
-        let appended = self.journal.append(batch, bell)?;
+        let appended = self.journal.append_some(batch, bell)?;
         for (at, record) in batch.records().enumerate() {
             index.note(appended.first.plus(at as u64), record);
         }
@@ -519,5 +553,6 @@ impl Drop for Broker {
             shadows.stop();
         }
         self.hub.stop();
+        self.shards.stop();
     }
 }

@@ -1,7 +1,7 @@
 //! Accepts sockets, and goes on accepting whatever happens.
 //!
 //! Invariants
-//! * Every connection is a task of its listener; none outlives `serve` by more than the drain.
+//! * No connection outlives `serve` by more than the drain.
 //! * A handshake never holds up the accept loop, and there are at most `handshakes_max`.
 //! * When accept fails, for instance for want of descriptors, it is tried again after a pause.
 
@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
@@ -22,11 +21,15 @@ use crate::auth::Credential;
 use crate::connect::{Peer, admit};
 use crate::connection::{Connection, Transport};
 use crate::sessions::Kick;
+use crate::shard::{Arrival, Listening, Seat, Socket};
 use crate::websocket::{self, Below};
 
 /// Pause after a failed accept; doubled while it goes on failing.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long cutting connections may take.
+const CUT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// TLS's first byte: a handshake record. Nothing that HTTP begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -52,57 +55,35 @@ impl Entrance {
     }
 }
 
-/// One place at the table; free again when dropped.
-struct Seat(Arc<Broker>);
-
-impl Seat {
-    fn take(broker: &Arc<Broker>) -> Option<Seat> {
-        let counters = &broker.counters;
-        counters.connections.one();
-        let seat = Seat(Arc::clone(broker));
-        // Counted first, so that two racing for the last seat cannot both get it.
-        if counters.connections.get() > broker.settings.connections_max as u64 {
-            counters.refused_limit.one();
-            return None;
-        }
-        counters.connections_total.one();
-        Some(seat)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.counters.connections.less();
-    }
-}
-
 pub(crate) async fn serve(
     broker: &Arc<Broker>,
     listener: TcpListener,
     entrance: Entrance,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut tasks = JoinSet::new();
+    let table = Table { broker: Arc::clone(broker), listening: Arc::default() };
     let mut pause = PAUSE_MIN;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                note_end(ended);
-                continue;
-            }
             // A sender that is gone means shutdown as well.
             _ = shutdown.wait_for(|stop| *stop) => break,
         };
-        match accepted {
-            Ok((stream, address)) => {
-                pause = PAUSE_MIN;
-                let Some(seat) = Seat::take(broker) else {
-                    debug!(peer = %address, "connection refused: connections_max is reached");
-                    continue;
-                };
-                tasks.spawn(serve_one(seat, stream, address, entrance.clone(), shutdown.clone()));
+        let accepted = accepted.and_then(|(stream, address)| {
+            let Some(seat) = Seat::take(broker, &table.listening) else {
+                debug!(peer = %address, "connection refused: connections_max is reached");
+                return Ok(());
+            };
+            // Without it an acknowledgement waits for Nagle, 40 ms at a time.
+            if let Err(cause) = stream.set_nodelay(true) {
+                debug!(peer = %address, %cause, "TCP_NODELAY refused");
             }
+            let (stream, entrance) = (stream.into_std()?, entrance.clone());
+            broker.shards.seat(Arrival { seat, stream, address, entrance });
+            Ok(())
+        });
+        match accepted {
+            Ok(()) => pause = PAUSE_MIN,
             Err(cause) => {
                 broker.counters.accept_failed.one();
                 warn!(%cause, "failed to accept a connection; trying again");
@@ -112,67 +93,52 @@ pub(crate) async fn serve(
         }
     }
     drop(listener);
-    drain(broker, tasks).await
+    table.drain().await
 }
 
-/// Lets pending acknowledgements out, then ends what is left.
-async fn drain(broker: &Arc<Broker>, mut tasks: JoinSet<()>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(broker.settings.drain_secs_max);
-    broker.sessions.kick_all(Kick::Shutdown);
-    while let Ok(Some(ended)) = timeout_at(deadline, tasks.join_next()).await {
-        note_end(ended);
-    }
-    if tasks.is_empty() {
-        return Ok(());
-    }
-    let left = tasks.len();
-    tasks.shutdown().await;
-    Err(Error::new(
-        ErrorKind::Unavailable,
-        format!("{left} connections did not end within the drain time and were cut"),
-    ))
+/// The connections of one listener; none is left when it is dropped.
+struct Table {
+    broker: Arc<Broker>,
+    listening: Arc<Listening>,
 }
 
-fn note_end(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(cause) = ended
-        && cause.is_panic()
-    {
-        error!(%cause, "a connection's task panicked; the others go on");
-    }
-}
-
-async fn serve_one(
-    seat: Seat,
-    stream: TcpStream,
-    address: SocketAddr,
-    entrance: Entrance,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let broker = &seat.0;
-    let connection = tokio::select! {
-        // Boxed: what it needs is gone before the connection's long life begins.
-        connection = Box::pin(begin(broker, stream, address, entrance)) => connection,
+impl Table {
+    /// Lets pending acknowledgements out, then ends what is left.
+    async fn drain(self) -> Result<()> {
+        let Table { broker, listening } = &self;
+        let drain_time = Duration::from_secs(broker.settings.drain_secs_max);
+        listening.stop();
+        broker.sessions.kick_all(Kick::Shutdown);
         // Whoever has not finished CONNECT has nothing to lose.
-        _ = shutdown.wait_for(|stop| *stop) => return,
-    };
-    let Some(connection) = connection else { return };
-    if *shutdown.borrow() {
-        connection.shut_down();
+        broker.shards.end_handshakes(listening);
+        if timeout(drain_time, listening.all_gone()).await.is_ok() {
+            return Ok(());
+        }
+        let left = listening.open();
+        broker.shards.end_all(listening);
+        if timeout(CUT_TIME_MAX, listening.all_gone()).await.is_err() {
+            error!(left = listening.open(), "connections cannot be cut: their thread is stuck");
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("{left} connections did not end within the drain time and were cut"),
+        ))
     }
-    connection.run().await;
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.broker.shards.end_all(&self.listening);
+    }
 }
 
 /// TLS, WebSocket and CONNECT, under one deadline.
-async fn begin(
+pub(crate) async fn begin(
     broker: &Arc<Broker>,
-    stream: TcpStream,
+    stream: Socket,
     address: SocketAddr,
     entrance: Entrance,
 ) -> Option<Box<Connection>> {
-    // Without it an acknowledgement waits for Nagle, 40 ms at a time.
-    if let Err(cause) = stream.set_nodelay(true) {
-        debug!(peer = %address, %cause, "TCP_NODELAY refused");
-    }
     let deadline = Instant::now() + Duration::from_secs(broker.settings.connect_secs_max);
     let handshake = timeout_at(deadline, broker.handshakes.acquire()).await;
     let Ok(Ok(_permit)) = handshake else {
@@ -194,13 +160,12 @@ async fn begin(
             (stream, credential)
         }
         Entrance::WebSocket(acceptor) => {
-            let mut first = [0];
-            let looked = timeout_at(deadline, stream.peek(&mut first)).await;
-            if !matches!(looked, Ok(Ok(1))) {
+            let first = timeout_at(deadline, stream.first_byte()).await;
+            let Ok(Ok(Some(first))) = first else {
                 broker.counters.refused_handshake.one();
                 return None;
-            }
-            let is_tls = first[0] == TLS_HANDSHAKE;
+            };
+            let is_tls = first == TLS_HANDSHAKE;
             let (stream, certificate) = if is_tls {
                 secure(broker, stream, address, acceptor, deadline).await?
             } else {
@@ -223,7 +188,7 @@ async fn begin(
 /// The TLS handshake, and the certificate that the peer showed.
 async fn secure(
     broker: &Arc<Broker>,
-    stream: TcpStream,
+    stream: Socket,
     address: SocketAddr,
     acceptor: TlsAcceptor,
     deadline: Instant,

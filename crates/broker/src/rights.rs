@@ -144,7 +144,7 @@ impl Connection {
             self.refused(Action::Connect, &client_id);
             return Err(Ending::Kicked(Kick::NotAllowed));
         }
-        let forbidden = self.will.as_ref().and_then(|will| {
+        let forbidden = self.will.as_deref().and_then(|will| {
             let bound = self.rights.0.as_deref()?;
             refused_connect(&*bound.rights, &client_id, Some(will))
         });

@@ -175,9 +175,12 @@ impl Outgoing {
     }
 }
 
-/// What was received and may come again.
+/// What was received and may come again. A pointer until there is something.
 #[derive(Debug, Default)]
-pub(crate) struct Incoming {
+pub(crate) struct Incoming(Option<Box<Received>>);
+
+#[derive(Debug, Default)]
+struct Received {
     /// QoS 2 packet ids awaiting PUBREL, with the offset behind their record.
     open: HashMap<u16, Offset>,
     /// The last QoS 1 messages logged, oldest first.
@@ -199,41 +202,44 @@ impl Incoming {
     ) -> Incoming {
         let logged =
             |(packet_id, fingerprint, next)| Logged { packet_id, fingerprint, next: Offset(next) };
-        Incoming { open: open.collect(), recent: recent.into_iter().map(logged).collect() }
+        let recent = recent.into_iter().map(logged).collect();
+        Incoming(Some(Box::new(Received { open: open.collect(), recent })))
     }
 
     /// The open QoS 2 messages, with the offsets behind them.
     pub(crate) fn open(&self) -> impl Iterator<Item = (u16, Offset)> {
-        self.open.iter().map(|(id, next)| (*id, *next))
+        self.0.iter().flat_map(|known| known.open.iter().map(|(id, next)| (*id, *next)))
     }
 
     /// The last QoS 1 messages: packet id, fingerprint and the offset behind each.
     pub(crate) fn recent(&self, count_max: usize) -> Vec<(u16, u64, u64)> {
-        let skipped = self.recent.len().saturating_sub(count_max);
-        let last = self.recent.iter().skip(skipped);
+        let Some(known) = &self.0 else { return Vec::new() };
+        let skipped = known.recent.len().saturating_sub(count_max);
+        let last = known.recent.iter().skip(skipped);
         last.map(|logged| (logged.packet_id, logged.fingerprint, logged.next.0)).collect()
     }
 
     /// How many QoS 2 messages await their PUBREL.
     pub(crate) fn open_count(&self) -> usize {
-        self.open.len()
+        self.0.as_ref().map_or(0, |known| known.open.len())
     }
 
     /// The offset behind an open QoS 2 message: it is acknowledged again once that is durable.
     pub(crate) fn open_until(&self, packet_id: u16) -> Option<Offset> {
-        self.open.get(&packet_id).copied()
+        self.0.as_ref()?.open.get(&packet_id).copied()
     }
 
     /// Notes a QoS 2 message handed to the journal.
     pub(crate) fn opened(&mut self, packet_id: u16, next: Offset) {
-        self.open.insert(packet_id, next);
+        self.0.get_or_insert_default().open.insert(packet_id, next);
     }
 
     /// PUBREL: forgets the message; gives the offset behind it, `None` if it is unknown.
     pub(crate) fn released(&mut self, packet_id: u16) -> Option<Offset> {
-        let next = self.open.remove(&packet_id);
-        if self.open.is_empty() {
-            self.open = HashMap::new();
+        let known = self.0.as_mut()?;
+        let next = known.open.remove(&packet_id);
+        if known.open.is_empty() {
+            known.open = HashMap::new();
         }
         next
     }
@@ -257,16 +263,18 @@ impl Incoming {
         next: Offset,
         count_max: usize,
     ) {
-        while self.recent.len() >= count_max {
-            self.recent.pop_front();
+        let recent = &mut self.0.get_or_insert_default().recent;
+        while recent.len() >= count_max {
+            recent.pop_front();
         }
-        self.recent.push_back(Logged { packet_id, fingerprint, next });
+        recent.push_back(Logged { packet_id, fingerprint, next });
     }
 
     /// Whether a resent QoS 1 message is the last one logged under its packet id; gives the
     /// offset behind it.
     pub(crate) fn logged_before(&self, packet_id: u16, fingerprint: u64) -> Option<Offset> {
-        let last = self.recent.iter().rev().find(|logged| logged.packet_id == packet_id)?;
+        let last =
+            self.0.as_ref()?.recent.iter().rev().find(|logged| logged.packet_id == packet_id)?;
         (last.fingerprint == fingerprint).then_some(last.next)
     }
 }

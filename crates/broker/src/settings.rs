@@ -26,6 +26,9 @@ pub struct Settings {
     pub connect_bytes_max: usize,
     /// Connections at one time, over all listeners.
     pub connections_max: usize,
+    /// Threads that serve connections; 0 for one for every two cores: the log, the subscribers
+    /// and what is behind them need the others.
+    pub connection_threads: usize,
     /// TLS handshakes and unfinished CONNECTs at one time.
     pub handshakes_max: usize,
     /// Seconds a peer has for its TLS handshake and CONNECT together.
@@ -82,6 +85,7 @@ impl Default for Settings {
             payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
             connect_bytes_max: 16 * 1024,
             connections_max: 18_000,
+            connection_threads: 0,
             handshakes_max: 256,
             connect_secs_max: 10,
             sessions_max: 100_000,
@@ -138,6 +142,12 @@ impl Settings {
                 self.shadow_bytes_max
             )));
         }
+        if self.connection_threads > 256 {
+            return Err(Error::invalid(format!(
+                "broker.connection_threads is {}; give 1 to 256, or 0 to have it chosen",
+                self.connection_threads
+            )));
+        }
         // MQTT's own bound on a packet is 256 MiB.
         if self.payload_bytes_max > 128 * 1024 * 1024 {
             return Err(Error::invalid(format!(
@@ -146,6 +156,14 @@ impl Settings {
             )));
         }
         Ok(())
+    }
+
+    /// How many threads serve connections.
+    pub(crate) fn threads(&self) -> usize {
+        match self.connection_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+            count => count,
+        }
     }
 
     /// The reason code of what a policy refuses (MQTT 5, 2.4).

@@ -1,8 +1,7 @@
 //! The writer: one thread that makes what waits durable, and only then says so.
 //!
 //! While one commit is synced the next one gathers, so the disk sets the pace and the batch grows
-//! with the load. Where records come one by one, and come anyway, a commit waits for some more
-//! (`linger`).
+//! with the load.
 //!
 //! Invariants
 //! * The watermark moves, and bells ring, only after the sync that covers them returned.
@@ -17,7 +16,6 @@ use std::sync::atomic::Ordering;
 use base::Offset;
 
 use crate::frame::{self, Frame, align_up};
-use crate::linger::Linger;
 use crate::log::{Shared, random};
 use crate::queue::{Commit, Mark, SECTOR_BYTES};
 use crate::recent::{Pool, Recent};
@@ -60,8 +58,8 @@ impl Writer {
     /// The writer's life.
     pub(crate) fn run(mut self) {
         let _latch = Latch(Arc::clone(&self.shared));
-        let (mut done, mut linger) = (Commit::default(), Linger::default());
-        while let Some(mut commit) = self.shared.queue.next_commit(done, self.free(), &mut linger) {
+        let mut done = Commit::default();
+        while let Some(mut commit) = self.shared.queue.next_commit(done, self.free()) {
             match self.commit(&mut commit) {
                 Ok(()) => {}
                 Err(Halt::Closing) => {

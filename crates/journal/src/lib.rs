@@ -40,7 +40,6 @@ mod commit;
 mod cursors;
 mod disk;
 mod frame;
-mod linger;
 mod log;
 mod queue;
 mod recent;
@@ -155,6 +154,15 @@ pub trait Journal: Send + Sync + std::fmt::Debug {
     /// `Exhausted`: the log is full and nothing was appended. `Unavailable`: its storage failed.
     /// `Invalid`: the batch is longer than the log takes at once.
     fn append(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended>;
+
+    /// As [`append`](Self::append), for a caller who has more to append at once: a commit need
+    /// not begin before [`nudge`](Self::nudge), which the caller owes.
+    fn append_some(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended> {
+        self.append(batch, bell)
+    }
+
+    /// Begins a commit of what [`append_some`](Self::append_some) took, if none has begun.
+    fn nudge(&self) {}
 
     /// Exclusive: everything below is on stable storage.
     fn durable(&self) -> Offset;

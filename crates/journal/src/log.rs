@@ -215,7 +215,15 @@ impl Journal for SegmentLog {
     }
 
     fn append(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended> {
-        self.shared.queue.append(batch, bell)
+        self.shared.queue.append(batch, bell, false)
+    }
+
+    fn append_some(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended> {
+        self.shared.queue.append(batch, bell, true)
+    }
+
+    fn nudge(&self) {
+        self.shared.queue.nudge();
     }
 
     fn durable(&self) -> Offset {

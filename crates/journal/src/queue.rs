@@ -14,9 +14,8 @@ use base::{Error, ErrorKind, Offset, Result};
 
 use crate::bell::stopped;
 use crate::frame::{self, ALIGN};
-use crate::linger::{GATHER, Linger, WATCH};
 use crate::segment::PAGE_BYTES;
-use crate::sync::{lock, wait, wait_for};
+use crate::sync::{lock, wait};
 use crate::{Appended, Batch, Bell};
 
 /// A frame takes further batches until it is this long: damage costs little, and the head is
@@ -26,6 +25,8 @@ const FRAME_BYTES: usize = 64 * 1024;
 pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Most bytes that wait for the disk.
 const WAITING_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Bytes that are worth a commit though their sender has more.
+const ENOUGH_BYTES: u64 = 32 * 1024;
 /// What a batch may cost on disk beyond its bytes.
 const OVERHEAD_BYTES: u64 = frame::HEAD_BYTES as u64 + ALIGN as u64 + SECTOR_BYTES;
 
@@ -57,10 +58,6 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
-    fn records(&self) -> u64 {
-        self.frames.iter().map(|frame| u64::from(frame.count)).sum()
-    }
-
     fn add(&mut self, batch: &Batch, count: u32, base: Offset) {
         let framed = batch.framed();
         match self.frames.last_mut() {
@@ -91,6 +88,8 @@ pub(crate) struct Queue {
     /// Tells the writer that there is something to do.
     work: Condvar,
     room: AtomicBool,
+    /// Set while something waits that a sleeping writer was not told of.
+    untold: AtomicBool,
     waiting_max: u64,
     /// Room kept for what is under way when publishers are held back.
     reserve: u64,
@@ -138,12 +137,20 @@ impl Queue {
             state: Mutex::new(state),
             work: Condvar::new(),
             room: AtomicBool::new(true),
+            untold: AtomicBool::new(false),
             waiting_max,
             reserve: segment_bytes / 4,
         }
     }
 
-    pub(crate) fn append(&self, batch: &Batch, bell: Option<&Arc<Bell>>) -> Result<Appended> {
+    /// Queues a batch. The writer is woken, unless `more` is about to come and this alone is not
+    /// worth a commit: then [`nudge`](Self::nudge) does.
+    pub(crate) fn append(
+        &self,
+        batch: &Batch,
+        bell: Option<&Arc<Bell>>,
+        more: bool,
+    ) -> Result<Appended> {
         let bytes = batch.framed().len() as u64;
         if bytes > self.waiting_max {
             return Err(Error::invalid(format!(
@@ -173,6 +180,10 @@ impl Queue {
             state.pending.bells.push(Arc::clone(bell));
         }
         self.measure(&state);
+        if more && state.idle && state.pending.waiting < ENOUGH_BYTES {
+            self.untold.store(true, Ordering::SeqCst);
+            return Ok(appended);
+        }
         // Only a writer that sleeps needs the call that wakes it.
         let wake = std::mem::take(&mut state.idle);
         drop(state);
@@ -182,14 +193,20 @@ impl Queue {
         Ok(appended)
     }
 
+    /// Wakes the writer for what it was not told of.
+    pub(crate) fn nudge(&self) {
+        if !self.untold.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        // A writer that is at work looks for more before it sleeps.
+        if std::mem::take(&mut lock(&self.state).idle) {
+            self.work.notify_one();
+        }
+    }
+
     /// Gives back the `done` commit's account and memory, then waits for records and swaps
     /// them out; `None` when the log closes and none are left.
-    pub(crate) fn next_commit(
-        &self,
-        done: Commit,
-        free: u64,
-        linger: &mut Linger,
-    ) -> Option<Commit> {
+    pub(crate) fn next_commit(&self, done: Commit, free: u64) -> Option<Commit> {
         let mut state = lock(&self.state);
         self.settle(&mut state, &done, free);
         while state.pending.frames.is_empty() {
@@ -200,16 +217,6 @@ impl Queue {
             state = wait(&self.work, state);
         }
         state.idle = false;
-        if linger.tries(state.pending.waiting) && !state.stop {
-            let before = state.pending.records();
-            state = wait_for(&self.work, state, GATHER);
-            let gathered = state.pending.records();
-            if !state.stop {
-                state = wait_for(&self.work, state, WATCH);
-            }
-            let after = state.pending.records();
-            linger.tried(before, after, after - gathered);
-        }
         let fresh =
             Commit { waiting: 0, worst: 0, epoch: EPOCH.fetch_add(1, Ordering::Relaxed), ..done };
         Some(std::mem::replace(&mut state.pending, fresh))

@@ -55,21 +55,11 @@ impl Connection {
     pub(super) fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         let mut moved = false;
         while !self.closing && self.backlog() < BACKLOG_BYTES_MAX && !self.promises_much() {
-            if self.resending.is_some() || !self.resend.is_empty() {
-                if !self.poll_resend(cx)? {
+            if self.owed.is_some() {
+                if !self.poll_owed(cx)? {
                     break;
                 }
                 moved = true;
-                continue;
-            }
-            if let Some((front, _)) = self.welcome.front() {
-                if front.qos != QoS::AtMostOnce && !self.fits() {
-                    break;
-                }
-                if let Some((delivery, origin)) = self.welcome.pop_front() {
-                    self.deliver(delivery, origin);
-                    moved = true;
-                }
                 continue;
             }
             // Own and shared subscriptions take turns.
@@ -216,20 +206,32 @@ impl Connection {
         (retain, identifiers)
     }
 
-    /// Sends again what was in flight when the last connection ended; false while waiting.
-    fn poll_resend(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
-        if let Some((in_flight, read)) = &mut self.resending {
+    /// Sends again what was in flight when the last connection ended, then what is retained;
+    /// false while waiting.
+    fn poll_owed(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let fits = self.fits();
+        let Some(owed) = &mut self.owed else { return Ok(true) };
+        if let Some((in_flight, read)) = &mut owed.resending {
             let Poll::Ready(record) = Pin::new(read).poll(cx) else { return Ok(false) };
             let in_flight = *in_flight;
-            self.resending = None;
+            owed.resending = None;
             self.resend_record(in_flight, record.ok().flatten());
             return Ok(true);
         }
-        let sent = self.session.outgoing.len() - self.resend.len();
+        if owed.resend.is_empty() {
+            let next = owed.welcome.pop_front_if(|(next, _)| next.qos == QoS::AtMostOnce || fits);
+            match next {
+                Some((delivery, origin)) => self.deliver(delivery, origin),
+                None if owed.welcome.is_empty() => self.owed = None,
+                None => return Ok(false),
+            }
+            return Ok(true);
+        }
+        let sent = self.session.outgoing.len() - owed.resend.len();
         if sent >= self.window {
             return Ok(false);
         }
-        let Some(in_flight) = self.resend.pop_front() else { return Ok(true) };
+        let Some(in_flight) = owed.resend.pop_front() else { return Ok(true) };
         if in_flight.released {
             codec::put_ack(&mut self.out, ack::PUBREL, in_flight.packet_id, 0);
             return Ok(true);
@@ -243,7 +245,9 @@ impl Connection {
             }
             read_one(&*journal, in_flight.offset)
         });
-        self.resending = Some((in_flight, read));
+        if let Some(owed) = &mut self.owed {
+            owed.resending = Some((in_flight, read));
+        }
         Ok(true)
     }
 

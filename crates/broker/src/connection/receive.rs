@@ -19,6 +19,7 @@ use crate::publish::is_basic_ingest;
 use crate::retained::Retained;
 use crate::session::{Incoming, Origin};
 use crate::sessions::Subscribed;
+use crate::shard::{self, BULK_BYTES, EAGER};
 use crate::subscription::{FILTER_BYTES_MAX, FILTER_LEVELS_MAX, Options, Subscription};
 use crate::{shadows, share};
 
@@ -240,11 +241,13 @@ impl Connection {
             self.note_received();
         }
         let bell = (work.acknowledged > 0).then(|| self.bell.get_or_insert_with(Bell::new));
-        match self.broker.append(batch, bell.map(|bell| &*bell), work.concern) {
+        match self.broker.append_some(batch, bell.map(|bell| &*bell), work.concern) {
             Ok(appended) => {
                 self.held_back = false;
                 self.broker.counters.logged.add(appended.count);
                 self.session.until = appended.next();
+                let waited = work.acknowledged > 0 && self.answered_at.elapsed() < EAGER;
+                shard::note_pace(waited || work.bytes >= BULK_BYTES);
                 self.note_logged(work, appended.first);
                 work.clear();
                 Ok(())
@@ -465,7 +468,8 @@ impl Connection {
             }
             let qos = wanted.qos.min(message.qos);
             let delivery = Delivery { offset: entry.offset, qos, record: entry.record };
-            self.welcome.push_back((delivery, Origin::Retained(wanted.identifier)));
+            let owed = self.owed.get_or_insert_default();
+            owed.welcome.push_back((delivery, Origin::Retained(wanted.identifier)));
         }
         from
     }

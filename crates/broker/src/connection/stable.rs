@@ -6,11 +6,9 @@
 //! waits for nothing and is written a moment later.
 
 use std::collections::VecDeque;
-use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::{Offset, QoS};
-use tokio::time::Instant;
 
 use super::{Connection, Ending};
 use crate::codec::{self, ack};
@@ -78,26 +76,38 @@ impl Stable {
     fn within(&mut self, time: Duration) {
         self.save_by = self.save_by.min(Instant::now() + time);
     }
+
+    fn queue(&mut self, promise: Promise) {
+        self.messages += usize::from(matches!(promise, Promise::Message(..)));
+        self.promises.push_back((self.version, promise));
+    }
+
+    /// The next promise that a row of version `saved` lets us keep.
+    fn kept_by(&mut self, saved: u64) -> Option<Promise> {
+        let (_, promise) = self.promises.pop_front_if(|(version, _)| *version <= saved)?;
+        self.messages -= usize::from(matches!(promise, Promise::Message(..)));
+        if self.promises.is_empty() {
+            self.promises.shrink_to(0);
+        }
+        Some(promise)
+    }
 }
 
 impl Connection {
     /// Whether the session outlives connection and process.
     pub(super) fn keeps(&self) -> bool {
-        self.session.kept_for.is_some() && self.broker.keeper.is_some()
+        self.session.kept_for.is_some() && self.stable.is_some()
     }
 
     /// Says something once the session is stable as it is now; at once if it is not kept.
     pub(super) fn promise(&mut self, promise: Promise) {
-        if !self.keeps() {
-            return self.perform(promise);
+        match &mut self.stable {
+            Some(stable) if self.session.kept_for.is_some() => {
+                stable.version += 1;
+                stable.queue(promise);
+            }
+            _ => self.perform(promise),
         }
-        self.stable.version += 1;
-        self.queue(promise);
-    }
-
-    fn queue(&mut self, promise: Promise) {
-        self.stable.messages += usize::from(matches!(promise, Promise::Message(..)));
-        self.stable.promises.push_back((self.stable.version, promise));
     }
 
     /// Sends a message: of QoS 2 once its packet id is stable, others at once unless they would
@@ -107,40 +117,43 @@ impl Connection {
             self.progressed();
         }
         let message = Promise::Message(delivery, packet_id, origin);
-        match &message {
-            Promise::Message(delivery, ..) if delivery.qos == QoS::ExactlyOnce => {
+        match (&message, &mut self.stable) {
+            (Promise::Message(delivery, ..), _) if delivery.qos == QoS::ExactlyOnce => {
                 self.promise(message);
             }
-            _ if self.stable.messages > 0 => self.queue(message),
+            (_, Some(stable)) if stable.messages > 0 => stable.queue(message),
             _ => self.perform(message),
         }
     }
 
     pub(super) fn promises_much(&self) -> bool {
-        self.stable.promises.len() >= PROMISES_MAX
+        self.stable.as_ref().is_some_and(|stable| stable.promises.len() >= PROMISES_MAX)
     }
 
     /// Notes that the client took something, or was sent it.
     pub(super) fn progressed(&mut self) {
-        self.stable.steps = self.stable.steps.saturating_add(1);
-        match self.stable.steps {
-            1 => self.stable.within(PROGRESS),
-            PROGRESS_MAX => self.stable.within(Duration::ZERO),
+        let Some(stable) = &mut self.stable else { return };
+        stable.steps = stable.steps.saturating_add(1);
+        match stable.steps {
+            1 => stable.within(PROGRESS),
+            PROGRESS_MAX => stable.within(Duration::ZERO),
             _ => {}
         }
     }
 
     /// To be called before messages of the client are logged that it may send again.
     pub(super) fn note_received(&mut self) {
-        if self.keeps() {
+        if self.keeps()
+            && let Some(stable) = &mut self.stable
+        {
             self.link.note_unsaved(self.broker.journal.durable());
-            self.stable.within(RECEIVED);
+            stable.within(RECEIVED);
         }
     }
 
     /// When the row is due.
     pub(super) fn save_by(&self) -> Option<Instant> {
-        self.keeps().then_some(self.stable.save_by)
+        self.stable.as_ref().filter(|_| self.keeps()).map(|stable| stable.save_by)
     }
 
     /// Has the row written that is due, and keeps the promises that may be kept.
@@ -151,34 +164,31 @@ impl Connection {
         if let Some(failure) = self.broker.keeper.as_ref().and_then(|keeper| keeper.failure()) {
             return Err(Ending::Unkept(failure));
         }
-        let mut moved = false;
-        if self.stable.version > self.stable.handed || Instant::now() >= self.stable.save_by {
-            self.save();
-            moved = true;
-        }
+        let mut moved = self.save_if_due();
         let saved = self.link.saved_version();
-        if let Some((version, until)) = self.stable.until
+        if let Some(stable) = &mut self.stable
+            && let Some((version, until)) = stable.until
             && version <= saved
         {
-            self.stable.until = None;
+            stable.until = None;
             self.link.set_unsaved((self.session.until > until).then_some(until));
         }
-        while self.stable.promises.front().is_some_and(|(version, _)| *version <= saved) {
-            let Some((_, promise)) = self.stable.promises.pop_front() else { break };
-            self.stable.messages -= usize::from(matches!(promise, Promise::Message(..)));
+        while let Some(promise) = self.stable.as_mut().and_then(|stable| stable.kept_by(saved)) {
             self.perform(promise);
             moved = true;
-        }
-        if self.stable.promises.is_empty() {
-            self.stable.promises.shrink_to(0);
         }
         Ok(moved)
     }
 
-    fn save(&mut self) {
-        let Some(keeper) = &self.broker.keeper else { return };
-        if self.stable.version == self.stable.handed {
-            self.stable.version += 1;
+    fn save_if_due(&mut self) -> bool {
+        let (Some(keeper), Some(stable)) = (&self.broker.keeper, &mut self.stable) else {
+            return false;
+        };
+        if stable.version == stable.handed {
+            if Instant::now() < stable.save_by {
+                return false;
+            }
+            stable.version += 1;
         }
         let row = SessionRow::new(
             &self.session,
@@ -186,16 +196,17 @@ impl Connection {
                 subscriptions: self.feed.subscriptions(),
                 cursor: self.feed.position(),
                 silence: self.keep_alive,
-                will: self.will.as_ref().map(|will| (will, None)),
+                will: self.will.as_deref().map(|will| (will, None)),
                 left_at: None,
             },
         );
-        let version = self.stable.version;
-        self.stable.handed = version;
-        self.stable.until = Some((version, self.session.until));
-        self.stable.save_by = Instant::now() + IDLE;
-        self.stable.steps = 0;
+        let version = stable.version;
+        stable.handed = version;
+        stable.until = Some((version, self.session.until));
+        stable.save_by = Instant::now() + IDLE;
+        stable.steps = 0;
         keeper.put(&self.link.client_id, Some(row), Some((&self.link, version)));
+        true
     }
 
     fn perform(&mut self, promise: Promise) {
@@ -244,6 +255,6 @@ impl Connection {
 
     /// Forgets what was promised: the connection ends.
     pub(super) fn break_promises(&mut self) {
-        mem::take(&mut self.stable.promises);
+        self.stable = None;
     }
 }
