@@ -5,15 +5,20 @@
 //! broker it measures.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::codec::put_variable;
 
@@ -180,6 +185,30 @@ pub async fn idle(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(count);
     for at in 0..count {
         streams.push(connect(address, &format!("idle-{at}-{run}")).await?);
+    }
+    Ok(streams)
+}
+
+/// As [`idle`], over mutual TLS. The server must be known to `config` as `localhost`.
+pub async fn idle_tls(
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+    count: usize,
+) -> Result<Vec<TlsStream<TcpStream>>> {
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    let connector = TlsConnector::from(config);
+    let name = ServerName::try_from("localhost")
+        .map_err(|cause| Error::internal(format!("localhost is no server's name: {cause}")))?;
+    let mut streams = Vec::with_capacity(count);
+    for at in 0..count {
+        let stream = open(address).await?;
+        let handshake = timeout(ANSWER, connector.connect(name.clone(), stream));
+        let mut stream =
+            handshake.await.map_err(|_elapsed| late("its part of a TLS handshake"))?.map_err(
+                |cause| io(&format!("failed in the TLS handshake with {address}"), cause),
+            )?;
+        greet(&mut stream, address, &format!("idle-{at}-{run}")).await?;
+        streams.push(stream);
     }
     Ok(streams)
 }
@@ -492,24 +521,34 @@ fn put_ack(publish: &[u8], acks: &mut Vec<u8>) {
 }
 
 async fn connect(address: SocketAddr, client_id: &str) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)
+    let mut stream = open(address).await?;
+    greet(&mut stream, address, client_id).await?;
+    Ok(stream)
+}
+
+async fn open(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address)
         .await
         .map_err(|cause| io(&format!("failed to connect to {address}"), cause))?;
     stream.set_nodelay(true).map_err(|cause| io("failed to set TCP_NODELAY", cause))?;
+    Ok(stream)
+}
+
+async fn greet(stream: &mut impl Stream, address: SocketAddr, client_id: &str) -> Result<()> {
     let mut packet = vec![0x10];
     put_variable(&mut packet, 10 + 2 + client_id.len());
     // Clean session, keep-alive 600 s.
     packet.extend_from_slice(b"\x00\x04MQTT\x04\x02\x02\x58");
     packet.extend_from_slice(&(client_id.len() as u16).to_be_bytes());
     packet.extend_from_slice(client_id.as_bytes());
-    let answer: [u8; 4] = ask(&mut stream, &packet, "CONNACK").await?;
+    let answer: [u8; 4] = ask(stream, &packet, "CONNACK").await?;
     if answer != [0x20, 2, 0, 0] {
         return Err(Error::new(
             ErrorKind::Denied,
             format!("the broker at {address} refused CONNECT: {answer:02x?}"),
         ));
     }
-    Ok(stream)
+    Ok(())
 }
 
 async fn subscribe(mut stream: TcpStream, filter: &str, qos: u8) -> Result<TcpStream> {
@@ -529,7 +568,15 @@ async fn subscribe(mut stream: TcpStream, filter: &str, qos: u8) -> Result<TcpSt
     Ok(stream)
 }
 
-async fn ask<const N: usize>(stream: &mut TcpStream, packet: &[u8], what: &str) -> Result<[u8; N]> {
+/// A connection to a broker, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn ask<const N: usize>(
+    stream: &mut impl Stream,
+    packet: &[u8],
+    what: &str,
+) -> Result<[u8; N]> {
     let mut answer = [0; N];
     let asked = async {
         stream.write_all(packet).await?;

@@ -42,7 +42,7 @@ use crate::rights::Held;
 use crate::session::{InFlight, Origin, Session};
 use crate::sessions::{Kick, Link};
 use crate::share::Share;
-use crate::{Broker, Concern};
+use crate::{Broker, Concern, subscription};
 use deliver::Aliases;
 use stable::{Promise, Stable};
 
@@ -272,7 +272,7 @@ pub(crate) struct Opening {
 impl Connection {
     pub(crate) fn new(broker: Arc<Broker>, opening: Opening) -> Box<Connection> {
         let Opening { stream, version, link, mut session, will, rights, rest, .. } = opening;
-        let subscriptions = mem::take(&mut session.subscriptions);
+        let subscriptions = mem::replace(&mut session.subscriptions, subscription::none());
         session.shares.iter().for_each(|share| share.attend(&link.mailbox));
         let feed = Feed::open(
             Arc::clone(&broker.hub),

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::hub::{Delivery, Hub, Mailbox, MemberId, Post};
-use crate::subscription::{Options, Subscription, Subscriptions, select};
+use crate::subscription::{self, Options, Subscription, Subscriptions, select};
 
 /// Bytes of log a feed reads at once; with the mailbox, the memory of a slow subscriber.
 const READ_BYTES: usize = 64 * 1024;
@@ -70,7 +70,7 @@ impl Feed {
             hub,
             mailbox,
             client_id,
-            subscriptions: Arc::default(),
+            subscriptions: subscription::none(),
             pending: VecDeque::new(),
             mode: Mode::Idle,
             quiet_until,
@@ -202,7 +202,7 @@ impl Feed {
                 Some(from)
             }
         };
-        self.subscriptions = Arc::default();
+        self.subscriptions = subscription::none();
         first.or(next).unwrap_or_else(|| self.hub.journal.durable())
     }
 

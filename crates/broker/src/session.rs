@@ -16,7 +16,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::auth::Identity;
 use crate::share::{GroupId, Share};
-use crate::subscription::Subscriptions;
+use crate::subscription::{self, Subscriptions};
 
 /// A client's session.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Session {
         Session {
             identity,
             kept_for: None,
-            subscriptions: Arc::default(),
+            subscriptions: subscription::none(),
             shares: Vec::new(),
             cursor: Offset::default(),
             outgoing: Outgoing::default(),

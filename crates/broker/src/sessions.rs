@@ -22,7 +22,7 @@ use crate::counters::Counters;
 use crate::hub::{Mailbox, lock};
 use crate::kept::{Extra, Keeper, Restored, SessionRow};
 use crate::session::{Session, same_owner};
-use crate::subscription::Subscriptions;
+use crate::subscription::{self, Subscriptions};
 
 /// How long a new connection waits for the old one of its client id to let go.
 const TAKEOVER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub(crate) enum Kick {
 }
 
 /// What a session is subscribed to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Subscribed {
     pub(crate) subscriptions: Subscriptions,
     /// `$share/NAME/FILTER` of each shared one.
@@ -84,7 +84,10 @@ impl Link {
             version,
             peer,
             since,
-            subscribed: Mutex::default(),
+            subscribed: Mutex::new(Subscribed {
+                subscriptions: subscription::none(),
+                shared: Vec::new(),
+            }),
             kick: AtomicU8::new(0),
             // What was decided before the client was known here is decided once more.
             stale: AtomicBool::new(true),

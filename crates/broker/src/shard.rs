@@ -46,10 +46,10 @@ use crate::hub::lock;
 use crate::listen::{Entrance, begin};
 
 /// How long sockets are left alone where messages come one by one.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Whoever sends this soon after it was answered had waited for the answer.
-pub(crate) const EAGER: Duration = Duration::from_millis(8);
+pub(crate) const EAGER: Duration = Duration::from_millis(12);
 
 /// A read of so many bytes is no single message.
 pub(crate) const BULK_BYTES: usize = 4096;

@@ -1,7 +1,7 @@
 //! What one session is subscribed to.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base::{MessageRef, Offset, QoS, TopicFilter};
 
@@ -56,6 +56,12 @@ impl Options {
 
 /// All subscriptions of a session; cheap to hand to a reading thread.
 pub(crate) type Subscriptions = Arc<Vec<Subscription>>;
+
+/// No subscriptions; one copy for the many clients that only publish.
+pub(crate) fn none() -> Subscriptions {
+    static NONE: LazyLock<Subscriptions> = LazyLock::new(Arc::default);
+    Arc::clone(&NONE)
+}
 
 /// The quality of service at which a session gets a record: the highest of all subscriptions
 /// that match, so that overlapping ones deliver once (MQTT 5, 3.3.4).

@@ -125,6 +125,12 @@ impl Authority {
         })
     }
 
+    /// Issues the certificate of a server that is reached under `names`, for programs beside
+    /// ours that our devices are to trust.
+    pub fn issue_server(&self, names: &[String]) -> Result<Issued> {
+        self.issue(&Purpose::Server { names, valid: crate::server::VALID })
+    }
+
     pub(crate) fn issue(&self, purpose: &Purpose<'_>) -> Result<Issued> {
         let now = self.clock.now();
         let mut params = leaf(purpose)?;

@@ -29,7 +29,7 @@ const ALPN: [&[u8]; 2] = [b"x-amzn-mqtt-ca", b"mqtt"];
 const OWN_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const FILE: &str = "server.json";
 /// The longest that clients which mind accept.
-const VALID: Duration = Duration::from_secs(397 * 24 * 3600);
+pub(crate) const VALID: Duration = Duration::from_secs(397 * 24 * 3600);
 /// A certificate is made anew when less than this is left.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 

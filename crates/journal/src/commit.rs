@@ -146,6 +146,8 @@ impl Writer {
             self.segment.note(mark.base, start + mark.at as u64);
         }
         self.shared.position.store(end, Ordering::Relaxed);
+        // Without the zeros up to the end of the page.
+        bytes.truncate(frames.last().map_or(0, |last| last.end));
         let bytes = self.pool.share(bytes);
         lock(&self.shared.recents).push(Recent { next, bytes, frames });
         Ok(next)

@@ -1,6 +1,7 @@
 //! The last commits, kept in memory so that readers at the tail touch no disk.
 //!
-//! Bounded in bytes. A buffer goes back to the writer when it was dropped here and by every
+//! Bounded in bytes and commits: readers at the tail are a few commits behind, and where commits
+//! are small a quiet log should not fill with what nobody reads again. A buffer goes back to the writer when it was dropped here and by every
 //! reader, so that a busy log allocates nothing.
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use crate::segment::take_payload;
 use crate::sync::lock;
 
 const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RECENT_COUNT_MAX: usize = 128;
 /// Buffers that wait for their next use, and how long one may be to be kept.
 const POOL_COUNT_MAX: usize = 4;
 const POOL_BYTES_MAX: usize = 1024 * 1024;
@@ -59,7 +61,9 @@ impl Recents {
     pub(crate) fn push(&mut self, commit: Recent) {
         self.bytes += commit.bytes.len();
         self.commits.push_back(Arc::new(commit));
-        while self.bytes > RECENT_BYTES_MAX && self.commits.len() > 1 {
+        while self.commits.len() > RECENT_COUNT_MAX
+            || (self.bytes > RECENT_BYTES_MAX && self.commits.len() > 1)
+        {
             let Some(oldest) = self.commits.pop_front() else { return };
             self.bytes -= oldest.bytes.len();
         }

@@ -6,12 +6,16 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use base::usage;
-use broker::bench::{Load, fan_out, idle, run as run_load};
+use base::{SystemClock, usage};
+use broker::bench::{Load, fan_out, idle, idle_tls, run as run_load};
 use clap::ValueEnum;
+use identity::Issued;
+use node::{Node, Settings};
+use rustls::ClientConfig;
 use serde_json::{Map, Value, json};
 
 use crate::args::{BenchIngest, BenchLoad};
@@ -26,7 +30,36 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 struct Peer {
     name: &'static str,
     start: Box<dyn Fn() -> Result<Server>>,
+    /// With mutual TLS, where we know how.
+    start_tls: Option<StartTls>,
 }
+
+type StartTls = Box<dyn Fn(&Secured) -> Result<Server>>;
+
+impl Peer {
+    fn plain(name: &'static str, start: impl Fn() -> Result<Server> + 'static) -> Peer {
+        Peer { name, start: Box::new(start), start_tls: None }
+    }
+}
+
+/// An authority, a server it vouches for, and a device that may connect under any client id.
+struct Secured {
+    /// A data directory that knows them.
+    folder: PathBuf,
+    root_pem: String,
+    server: Issued,
+    device: Arc<ClientConfig>,
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// What the device of the TLS figures may do.
+const EVERYTHING: &str = r#"{"Version":"2012-10-17",
+    "Statement":[{"Effect":"Allow","Action":"iot:*","Resource":"*"}]}"#;
 
 /// A server process that ends with this value.
 struct Server {
@@ -69,6 +102,14 @@ pub(super) async fn run(args: &BenchIngest, printer: Printer) -> Result<()> {
             let server = (peer.start)()?;
             figures[peer.name]["idle_bytes_per_connection"] =
                 json!(idle_bytes(&server, args.idle).await?);
+        }
+        let secured = secure().await?;
+        for peer in &peers {
+            let Some(start) = &peer.start_tls else { continue };
+            printer.note(&format!("idle connections over mutual TLS: {}", peer.name));
+            let (bytes, millis) = idle_tls_cost(&start(&secured)?, &secured, args.idle).await?;
+            figures[peer.name]["idle_tls_bytes_per_connection"] = json!(bytes);
+            figures[peer.name]["handshake_cpu_ms"] = json!(millis);
         }
     }
     let figures = Value::Object(figures);
@@ -123,6 +164,33 @@ async fn idle_bytes(server: &Server, count: usize) -> Result<f64> {
     Ok(after.saturating_sub(before) as f64 / count as f64)
 }
 
+/// As [`idle_bytes`], over mutual TLS, and the milliseconds of CPU that each connection took the
+/// server to open.
+async fn idle_tls_cost(server: &Server, secured: &Secured, count: usize) -> Result<(f64, f64)> {
+    let pid = server.child.id();
+    let open = |count| idle_tls(server.mqtt, Arc::clone(&secured.device), count);
+    drop(open(50).await?);
+    let cpu_now = || usage::cpu_seconds_of(pid).context("the server's CPU time");
+    let (before, cpu) = (usage::rss_bytes_of(pid), cpu_now()?);
+    let connections = open(count).await?;
+    let cpu = cpu_now()? - cpu;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let after = usage::rss_bytes_of(pid);
+    drop(connections);
+    Ok((after.saturating_sub(before) as f64 / count as f64, cpu * 1000.0 / count as f64))
+}
+
+/// Makes the certificates for connections over mutual TLS.
+async fn secure() -> Result<Secured> {
+    let folder = scratch("forebay-tls")?;
+    let (settings, clock) = (Settings::default(), Arc::new(SystemClock));
+    let node = Node::open(&folder, settings, control::program()?, clock).await?;
+    let kit = node.registry.add_device_with("bench", Some(EVERYTHING))?;
+    let server = node.registry.authority().issue_server(&["localhost".to_owned()])?;
+    let device = Arc::new(kit.client_config(&[])?);
+    Ok(Secured { folder, root_pem: kit.root_pem, server, device })
+}
+
 /// One line a broker and load, with the CPU per message beside the first broker's.
 fn table(figures: &Value) -> String {
     let Some(all) = figures.as_object() else { return String::new() };
@@ -165,23 +233,43 @@ fn table(figures: &Value) -> String {
         if let Some(bytes) = broker["idle_bytes_per_connection"].as_f64() {
             lines.push(format!("an idle connection of {name}: {bytes:.0} bytes"));
         }
+        if let Some(bytes) = broker["idle_tls_bytes_per_connection"].as_f64() {
+            let millis = broker["handshake_cpu_ms"].as_f64().unwrap_or(f64::NAN);
+            lines.push(format!(
+                "one over mutual TLS: {bytes:.0} bytes, {millis:.2} ms of CPU to open"
+            ));
+        }
     }
     lines.join("\n")
 }
 
 fn peers(args: &BenchIngest) -> Result<Vec<Peer>> {
-    let mut peers = vec![Peer { name: "forebay", start: Box::new(start_forebay) }];
+    let mut peers = vec![Peer {
+        start_tls: Some(Box::new(|secured| {
+            // It removes the folder when it ends.
+            start_forebay(copy_of(&secured.folder)?, true)
+        })),
+        ..Peer::plain("forebay", || start_forebay(scratch("forebay")?, false))
+    }];
     let usual =
         ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/opt/homebrew/sbin/mosquitto"];
     if let Some(path) = find("--mosquitto", args.mosquitto.as_deref(), &usual)? {
-        peers.push(Peer { name: "mosquitto", start: Box::new(move || start_mosquitto(&path)) });
+        let (plain, tls, all) = (path.clone(), path.clone(), path);
+        peers.push(Peer {
+            start_tls: Some(Box::new(move |secured| start_mosquitto_tls(&tls, secured))),
+            ..Peer::plain("mosquitto", move || start_mosquitto(&plain, ""))
+        });
+        // Its default queue drops what a subscriber does not take at once; this one delivers.
+        peers.push(Peer::plain("mosquitto_all", move || {
+            start_mosquitto(&all, "max_queued_messages 0\nset_tcp_nodelay true\n")
+        }));
     }
     let usual = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
     if let Some(path) = find("--nats", args.nats.as_deref(), &usual)? {
-        peers.push(Peer { name: "nats", start: Box::new(move || start_nats(&path)) });
+        peers.push(Peer::plain("nats", move || start_nats(&path)));
     }
     if let Some(path) = find("--rumqttd", args.rumqttd.as_deref(), &[])? {
-        peers.push(Peer { name: "rumqttd", start: Box::new(move || start_rumqttd(&path)) });
+        peers.push(Peer::plain("rumqttd", move || start_rumqttd(&path)));
     }
     Ok(peers)
 }
@@ -195,8 +283,7 @@ fn find(flag: &str, wanted: Option<&str>, usual: &[&str]) -> Result<Option<PathB
     }
 }
 
-fn start_forebay() -> Result<Server> {
-    let folder = scratch("forebay")?;
+fn start_forebay(folder: PathBuf, tls: bool) -> Result<Server> {
     let [http, mqtt, mqtts, ws] = free_ports()?;
     let child = Command::new(control::program()?)
         .arg("serve")
@@ -217,37 +304,68 @@ fn start_forebay() -> Result<Server> {
         .stderr(Stdio::inherit())
         .spawn()
         .context("starting forebay serve")?;
-    wait_for(Server { child, mqtt, folder })
+    wait_for(Server { child, mqtt: if tls { mqtts } else { mqtt }, folder })
+}
+
+/// A copy of a data directory without what is in its journal.
+fn copy_of(folder: &Path) -> Result<PathBuf> {
+    let copy = scratch("forebay-secured")?;
+    std::fs::create_dir_all(copy.join("ca")).context("making a copy")?;
+    let files = std::fs::read_dir(folder.join("ca")).context("reading the authority")?;
+    for file in files {
+        let name = Path::new("ca").join(file.context("reading the authority")?.file_name());
+        std::fs::copy(folder.join(&name), copy.join(&name)).context("copying the authority")?;
+    }
+    std::fs::copy(folder.join("forebay.db"), copy.join("forebay.db")).context("copying rows")?;
+    Ok(copy)
 }
 
 /// Defaults, but for what it needs to accept clients at all.
-fn start_mosquitto(path: &Path) -> Result<Server> {
+fn start_mosquitto(path: &Path, more: &str) -> Result<Server> {
     start(path, "mosquitto", "-c", |port, _| {
-        format!("listener {port} 127.0.0.1\nallow_anonymous true\n")
+        Ok(format!("listener {port} 127.0.0.1\nallow_anonymous true\n{more}"))
+    })
+}
+
+fn start_mosquitto_tls(path: &Path, secured: &Secured) -> Result<Server> {
+    start(path, "mosquitto", "-c", |port, folder| {
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+            anyhow::Ok(file.display().to_string())
+        };
+        // Started by root it would become a user who may not read these.
+        Ok(format!(
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nrequire_certificate true\n\
+             cafile {}\ncertfile {}\nkeyfile {}\n",
+            write("root.crt", &secured.root_pem)?,
+            write("server.crt", &secured.server.certificate_pem)?,
+            write("server.key", secured.server.private_key_pem.expose())?,
+        ))
     })
 }
 
 /// MQTT needs JetStream, which keeps what QoS 1 has in flight in files.
 fn start_nats(path: &Path) -> Result<Server> {
     start(path, "nats", "-c", |port, folder| {
-        format!(
+        Ok(format!(
             "listen: \"127.0.0.1:-1\"\nserver_name: bench\njetstream {{ store_dir: {:?} }}\n\
              mqtt {{ listen: \"127.0.0.1:{port}\" }}\n",
             folder.join("jetstream")
-        )
+        ))
     })
 }
 
 /// As its own example has it, with one listener of MQTT 3.1.1.
 fn start_rumqttd(path: &Path) -> Result<Server> {
     start(path, "rumqttd", "-c", |port, _| {
-        format!(
+        Ok(format!(
             "id = 0\n[router]\nid = 0\nmax_connections = 10010\nmax_outgoing_packet_count = 200\n\
              max_segment_size = 104857600\nmax_segment_count = 10\n\
              [v4.1]\nname = \"v4-1\"\nlisten = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 0\n\
              [v4.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 20480\n\
              max_inflight_count = 100\ndynamic_filters = true\n"
-        )
+        ))
     })
 }
 
@@ -256,12 +374,12 @@ fn start(
     path: &Path,
     name: &str,
     flag: &str,
-    config: impl Fn(u16, &Path) -> String,
+    config: impl Fn(u16, &Path) -> Result<String>,
 ) -> Result<Server> {
     let folder = scratch(name)?;
     let [mqtt] = free_ports()?;
     let file = folder.join("broker.toml");
-    std::fs::write(&file, config(mqtt.port(), &folder))
+    std::fs::write(&file, config(mqtt.port(), &folder)?)
         .with_context(|| format!("writing {}", file.display()))?;
     let child = Command::new(path)
         .arg(flag)
