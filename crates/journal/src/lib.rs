@@ -40,6 +40,7 @@ mod commit;
 mod cursors;
 mod disk;
 mod frame;
+mod latency;
 mod linger;
 mod log;
 mod queue;
@@ -58,6 +59,7 @@ use serde::Serialize;
 
 pub use batch::Batch;
 pub use bell::Bell;
+pub use latency::Receipts;
 pub use log::{Options, SegmentLog};
 
 /// The offsets given to one batch.
