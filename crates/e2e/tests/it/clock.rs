@@ -228,7 +228,7 @@ fn a8_a_clock_that_jumps_ends_no_session_and_reorders_nothing() {
     assert!(server.metric("broker_sessions_kept") > 0.5);
     assert!(server.metric("node_clock_steps_total") > 2.5);
     let stepped = server.metric("node_clock_step_seconds_total");
-    assert!(stepped > 50.0 * 3600.0, "steps of a day, 25 hours and an hour: {stepped} s");
+    assert!(stepped > 49.9 * 3600.0, "steps of a day, 25 hours and an hour: {stepped} s");
     assert!(server.log().contains("step_seconds=86"), "{}", server.log());
 
     // The log: every reading once, in the order of its sender, with stamps that jumped.

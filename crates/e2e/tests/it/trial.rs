@@ -50,7 +50,7 @@ fn a_statement_is_tried_on_the_log_with_before_after_and_the_term_that_decided()
     let terms: Vec<&Value> = outcome(&tried, "no_match").iter().map(|row| &row["terms"]).collect();
     assert_eq!(terms[0][0]["term"], "ozone > 40");
     assert_eq!(terms[0][0]["value"], "false");
-    assert_eq!(terms[0][0]["saw"][0], json!(["ozone", "12 (Int)"]));
+    assert_eq!(terms[0][0]["saw"][0], json!(["ozone", "12 (a number)"]));
     assert_eq!(terms[0].as_array().unwrap().len(), 1, "{tried}");
     assert_eq!(terms[1][0]["term"], "valid = true");
     let failed = outcome(&tried, "failed");
@@ -60,7 +60,7 @@ fn a_statement_is_tried_on_the_log_with_before_after_and_the_term_that_decided()
     let text = shown(folder.path(), SQL);
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     assert!(text.contains(r#" | {"station":"roof","ozone":41.5}"#), "{text}");
-    assert!(text.contains(" | ozone > 40 was false; ozone was 12 (Int)"), "{text}");
+    assert!(text.contains(" | ozone > 40 was false; ozone was 12 (a number)"), "{text}");
     assert!(!text.contains('\u{1b}'), "{text:?}");
     assert!(text.contains("1 passed") && text.contains("1 failed"), "{text}");
 

@@ -16,6 +16,7 @@
 //!   last; `rss_bytes_max`: the most ever; `rss_bytes_per_minute`: the slope of the line through
 //!   all of it, a sample a second.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -53,6 +54,9 @@ const BEHIND_BYTES_MAX: u64 = 64 << 20;
 const APPEND: &str = "bench-append";
 const SWEEP: &str = "bench-sweep";
 const NOT_DELIVERY: [&str; 4] = [APPEND, SWEEP, "journal", "journal-supply"];
+
+/// How often delivered objects are removed.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 
@@ -108,9 +112,10 @@ async fn measure(args: &BenchDelivery, load: DeliveryLoad) -> Result<Value> {
         spawn(SWEEP, {
             let (lake, stop) = (folder.0.join("lake").join(BUCKET), stop.clone());
             move || {
+                let mut seen = BTreeSet::new();
                 while !stop.load(Ordering::Relaxed) {
-                    sweep(&lake);
-                    std::thread::sleep(Duration::from_millis(250));
+                    seen = sweep(&lake, &seen);
+                    std::thread::sleep(SWEEP_EVERY);
                 }
                 Ok(())
             }
@@ -239,6 +244,10 @@ impl World {
     async fn settle(&self) -> Result<()> {
         let node = self.node.clone();
         let flushed = tokio::task::spawn_blocking(move || {
+            let end = node.journal.status().next;
+            while node.journal.durable() < end && node.journal.status().failed.is_none() {
+                node.journal.wait_durable(node.journal.durable(), FLUSH_LIMIT);
+            }
             let flushed = node.streams.flush(STREAM, FLUSH_LIMIT);
             let status = node.streams.status(STREAM);
             node.streams.stop_all();
@@ -397,16 +406,19 @@ fn append(node: &Node, sent: &Sent, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Removes the objects below a folder. One that is there is whole: it got its name last.
-fn sweep(folder: &Path) {
+/// Removes the objects below a folder that were there at the last turn, too: a put looks once
+/// more at what it wrote. Gives those that are left.
+fn sweep(folder: &Path, seen: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let mut left = BTreeSet::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => sweep(&path),
-            // Gone already, or gone at the next turn.
-            _ => drop(std::fs::remove_file(path)),
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            left.append(&mut sweep(&path, seen));
+        } else if !seen.contains(&path) || std::fs::remove_file(&path).is_err() {
+            left.insert(path);
         }
     }
+    left
 }
 
 fn spawn(
