@@ -84,8 +84,8 @@ pub fn parse(text: &str) -> Result<Page, String> {
             }
         }
     }
-    let histograms = page.kinds.iter().filter(|(_, kind)| *kind == "histogram");
-    histograms.into_iter().try_for_each(|(name, _)| histogram(&page, name))?;
+    let mut histograms = page.kinds.iter().filter(|(_, kind)| *kind == "histogram");
+    histograms.try_for_each(|(name, _)| histogram(&page, name))?;
     Ok(page)
 }
 
