@@ -212,7 +212,7 @@ fn tried(answer: &Value) -> String {
         out += &format!("{} older ones are counted and not shown\n", count("left_out"));
     }
     out += &format!(
-        "{} tried: {} passed, {} did not match ({} of them not FROM), {} failed",
+        "{} tried: {} passed, {} did not match ({} of them by their topic), {} failed",
         human_count(count("tried")),
         human_count(count("passed")),
         human_count(count("no_match")),
