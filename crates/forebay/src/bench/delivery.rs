@@ -50,6 +50,10 @@ const TOGETHER: usize = 250;
 /// not fill the disk.
 const BEHIND_BYTES_MAX: u64 = 64 << 20;
 
+/// Records that wait for the disk at a time, about a mebibyte: as many as clients with windows
+/// have under way. Without a bound, commits of 32 MiB would come and go beside the stream's memory.
+const UNDER_WAY_MAX: u64 = 4_000;
+
 /// Threads whose cost is not the delivery's.
 const APPEND: &str = "bench-append";
 const SWEEP: &str = "bench-sweep";
@@ -374,10 +378,15 @@ fn append(node: &Node, sent: &Sent, stop: &AtomicBool) -> Result<()> {
     let mut batch = Batch::new();
     let mut rounds = sent.readings.chunks(TOGETHER).cycle();
     let consumer = format!("stream/{STREAM}");
+    let mut appended = Offset(0);
     while !stop.load(Ordering::Relaxed) {
         let next = node.journal.committed(&consumer)?.unwrap_or_default();
         if node.journal.bytes_from(next) > BEHIND_BYTES_MAX {
             std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
+        if appended.0 > node.journal.durable().0 + UNDER_WAY_MAX {
+            node.journal.wait_durable(node.journal.durable(), Duration::from_millis(10));
             continue;
         }
         let Some(readings) = rounds.next() else { return Ok(()) };
@@ -395,13 +404,18 @@ fn append(node: &Node, sent: &Sent, stop: &AtomicBool) -> Result<()> {
             };
             batch.push(|out| message.encode_into(out))?;
         }
-        while let Err(error) = node.journal.append(&batch, None) {
-            ensure!(error.kind() == ErrorKind::Exhausted, "appending: {error}");
+        appended = loop {
+            match node.journal.append(&batch, None) {
+                Ok(done) => break done.next(),
+                Err(error) => {
+                    ensure!(error.kind() == ErrorKind::Exhausted, "appending: {error}");
+                }
+            }
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(1));
-        }
+        };
     }
     Ok(())
 }
