@@ -36,12 +36,13 @@ const INTERPRETERS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3
 const NODE: &str = include_str!("../clients/package.json");
 
 /// Debian packages and the program each brings: the peer broker and its clients, the file system that is
-/// cut from power, the library that lies about fsync, and what runs the Node.js SDKs.
-const DEBIAN: [(&str, &str); 6] = [
+/// cut from power, the libraries that lie about fsync and about the time, and what runs the Node.js SDKs.
+const DEBIAN: [(&str, &str); 7] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("e2fsprogs", "mkfs.ext4"),
     ("eatmydata", "eatmydata"),
+    ("faketime", "faketime"),
     ("nodejs", "node"),
     ("npm", "npm"),
 ];

@@ -774,7 +774,10 @@ impl Connection {
         if let Some(held) = self.held.take() {
             let lost = held.staged.iter().filter(|s| s.qos == QoS::AtMostOnce).count();
             self.broker.counters.refused_journal.add(lost as u64);
+            self.broker.counters.unanswered.add(held.acknowledged as u64);
         }
+        let unanswered = self.due.iter().filter(|due| due.says == Says::Logged).count();
+        self.broker.counters.unanswered.add(unanswered as u64);
         let link = &self.link;
         let empty = Session::new(Arc::clone(&link.identity));
         let mut session = mem::replace(&mut self.session, empty);

@@ -47,11 +47,12 @@ macro_rules! counters {
 }
 
 counters! {
+    // Read first, so that no page shows more answers than messages.
+    acknowledged: "broker_messages_acknowledged_total", "", "PUBACKs and PUBRECs sent for messages on stable storage. Of QoS 1 and 2, received = acknowledged + refused + unanswered + under way.";
     received_qos0: "broker_messages_received_total", "qos=\"0\"", "Messages received, by quality of service.";
     received_qos1: "broker_messages_received_total", "qos=\"1\"", "Messages received, by quality of service.";
     received_qos2: "broker_messages_received_total", "qos=\"2\"", "Messages received, by quality of service.";
     logged: "broker_messages_logged_total", "", "Messages handed to the journal.";
-    acknowledged: "broker_messages_acknowledged_total", "", "PUBACKs and PUBRECs sent for messages on stable storage.";
     repeated: "broker_messages_repeated_total", "", "Resent messages recognised and not logged again.";
     delivered_qos0: "broker_messages_delivered_total", "qos=\"0\"", "Messages sent to subscribers, by quality of service.";
     delivered_qos1: "broker_messages_delivered_total", "qos=\"1\"", "Messages sent to subscribers, by quality of service.";
@@ -60,6 +61,9 @@ counters! {
     refused_retain: "broker_messages_refused_total", "reason=\"retain\"", "Messages refused, by reason.";
     refused_policy: "broker_messages_refused_total", "reason=\"policy\"", "Messages refused, by reason.";
     refused_size: "broker_messages_refused_total", "reason=\"size\"", "Messages refused, by reason.";
+    refused_quota: "broker_messages_refused_total", "reason=\"quota\"", "Messages refused, by reason.";
+    refused_alias: "broker_messages_refused_total", "reason=\"alias\"", "Messages refused, by reason.";
+    unanswered: "broker_messages_unanswered_total", "", "Messages of QoS 1 and 2 whose connection ended before their acknowledgement could leave; the client sends them again.";
     refused_journal: "broker_messages_refused_total", "reason=\"journal\"", "Messages refused, by reason.";
     undelivered_policy: "broker_deliveries_skipped_total", "reason=\"policy\"", "Messages not sent to a subscriber, by reason.";
     undelivered_size: "broker_deliveries_skipped_total", "reason=\"size\"", "Messages not sent to a subscriber, by reason.";

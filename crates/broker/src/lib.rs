@@ -328,6 +328,11 @@ impl Broker {
         self.sessions.list()
     }
 
+    /// How many sessions have a connection, and how many are kept without one.
+    pub fn session_counts(&self) -> (usize, usize) {
+        self.sessions.counts()
+    }
+
     /// Closes every live connection of `principal`; gives how many. Each ends as soon as its
     /// task runs. To be called after the registry refuses the principal, so that it cannot
     /// come back.

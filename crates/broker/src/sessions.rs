@@ -236,7 +236,8 @@ impl Sessions {
         let expires_at = gone_at.checked_add(left(kept_for));
         let will = will.map(|(will, due_at)| {
             let delay = match due_at {
-                Some(at) => at.since(now),
+                // A clock that was set back meanwhile makes it wait no longer than was asked.
+                Some(at) => at.since(now).min(Duration::from_secs(u64::from(will.delay_secs))),
                 None => silence.max(Duration::from_secs(u64::from(will.delay_secs))).min(kept_for),
             };
             (gone_at + delay, will)
@@ -276,6 +277,13 @@ impl Sessions {
         if let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.knows(client_id)) {
             keeper.put(client_id, None, None);
         }
+    }
+
+    /// How many have a connection, and how many are kept without one.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let slots = lock(&self.slots);
+        let online = slots.values().filter(|slot| matches!(slot, Slot::Online(_))).count();
+        (online, slots.len() - online)
     }
 
     /// Where the messages of connected clients begin that are in no row.

@@ -20,11 +20,13 @@
 //! assert!(text.contains("now") && text.lines().all(|line| line.len() <= 80));
 //! ```
 
+mod beside;
 mod fan;
 mod number;
 mod spark;
 mod table;
 
+pub use beside::beside;
 pub use fan::{Band, Frame, fan};
 pub use number::number;
 pub use spark::sparkline;

@@ -8,7 +8,7 @@ use rules::{Action, Context, Evaluated, InForce, View, json};
 use crate::batch::{Batch, Reason, Source};
 use crate::partition::{Query, apart, json_values};
 use crate::prefix::{Failure, Kind, Prefixes};
-use crate::stream::{DIRECT_PUT_PREFIX, StreamRow};
+use crate::stream::{DIRECT_PUT_PREFIX, StreamRow, UNDECODABLE};
 
 /// Most records that one array is split into (AWS's bound on a batch of puts).
 const SPLIT_RECORDS_MAX: usize = 500;
@@ -44,7 +44,7 @@ impl Engine<'_> {
             Err(error) => {
                 // The checksum was right, so these bytes were written by something else.
                 tracing::error!(stream = self.row.name(), %offset, %error, "log record is not a message");
-                batch.skip("undecodable", 1);
+                batch.skip(UNDECODABLE, 1);
                 return;
             }
         };

@@ -52,8 +52,8 @@ pub use convert::Schemas;
 pub use fate::{Fate, FateState};
 pub use republish::{HOPS_MAX, RepublishTotals};
 pub use stream::{
-    Backup, Column, Compression, Conversion, DIRECT_PUT_PREFIX, Deaggregation, Decision, NewStream,
-    ObjectPlan, Partitioning, StreamRow, StreamState, Tally,
+    Backup, Balance, Column, Compression, Conversion, DIRECT_PUT_PREFIX, Deaggregation, Decision,
+    NewStream, ObjectPlan, Partitioning, StreamRow, StreamState, Tally,
 };
 pub use streams::{Settings, StreamStatus, Streams};
 pub use worker::Publisher;

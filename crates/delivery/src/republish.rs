@@ -121,6 +121,9 @@ pub struct RepublishTotals {
     pub failures: u64,
     /// Messages dropped because they went round too often.
     pub looped: u64,
+    /// Log records that were gone or damaged when a worker came to them. Each worker counts.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 /// How far republishing has come.
@@ -311,6 +314,14 @@ impl Republisher {
             }
         }
         self.post(&jobs, &mut output)?;
+        for gap in records.skipped.iter().filter(|gap| gap.from < next) {
+            let to = gap.to.min(next);
+            tracing::error!(
+                worker = self.lane.name(), from = %gap.from, %to, reason = ?gap.reason,
+                "log records are lost to rules that republish or put"
+            );
+            output.totals.lost += to.0 - gap.from.0;
+        }
         self.finish(&output, next)?;
         Ok(true)
     }
@@ -694,6 +705,7 @@ impl RepublishTotals {
         self.reports += more.reports;
         self.failures += more.failures;
         self.looped += more.looped;
+        self.lost += more.lost;
     }
 }
 

@@ -14,6 +14,9 @@ use crate::cut::Hints;
 /// Topics of direct puts: the rest of the topic is the stream's name.
 pub const DIRECT_PUT_PREFIX: &str = "$aws/firehose/";
 
+/// Why a record counts as skipped that was read and is no message.
+pub(crate) const UNDECODABLE: &str = "undecodable";
+
 const NAME_BYTES_MAX: usize = 64;
 const MIB: u64 = 1024 * 1024;
 const SIZE_BYTES_MAX: u64 = 128 * MIB;
@@ -399,6 +402,30 @@ pub struct StreamState {
     pub totals: Tally,
 }
 
+/// How the offsets that a stream's cursor passed compare with what its batches counted, one
+/// by one as they looked at them. Both grow in one transaction and come from different places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Balance {
+    /// Offsets that the cursor passed and that no batch looked at or found gone.
+    pub lost: u64,
+    /// Offsets that batches looked at beyond those that the cursor passed.
+    pub doubled: u64,
+}
+
+impl StreamState {
+    /// The balance of a stream that began at `from`. Both sides of it must be 0.
+    pub fn balance(&self, from: Offset) -> Balance {
+        let passed = self.next.0.saturating_sub(from.0);
+        // An undecodable record was read as well.
+        let gone = self.totals.skipped.iter().filter(|(reason, _)| *reason != UNDECODABLE);
+        let looked_at = self.totals.read + gone.map(|(_, count)| count).sum::<u64>();
+        Balance {
+            lost: passed.saturating_sub(looked_at),
+            doubled: looked_at.saturating_sub(passed),
+        }
+    }
+}
+
 impl Row for StreamState {
     const TABLE: &'static str = "stream_states";
 }
@@ -426,6 +453,22 @@ mod tests {
         check(|new| new.delimiter = Some("x".repeat(17)), "1 to 16 bytes");
         check(|new| new.file_extension = Some("json".to_owned()), "extension \"json\"");
         check(|new| new.file_extension = Some(".JSON".to_owned()), "extension \".JSON\"");
+    }
+
+    #[test]
+    fn an_offset_passed_unseen_is_lost_and_one_seen_twice_doubled() {
+        let check = |read, gone: &[(&str, u64)], expect| {
+            let skipped = gone.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
+            let totals = Tally { read, skipped: skipped.collect(), ..Tally::default() };
+            let state = StreamState { next: Offset(17), totals, ..StreamState::default() };
+            let Balance { lost, doubled } = state.balance(Offset(7));
+            assert_eq!((lost, doubled), expect, "{read} read, {gone:?}");
+        };
+        check(10, &[], (0, 0));
+        check(7, &[("trimmed", 1), ("corrupt", 2)], (0, 0));
+        check(10, &[("undecodable", 4)], (0, 0));
+        check(9, &[], (1, 0));
+        check(10, &[("missing", 2)], (0, 2));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::live::Live;
 use crate::prefix::{Failure, Kind};
 use crate::republish::{self, Lane, RepublishTotals, Republisher};
 use crate::shelf::{BucketShelf, Shelf};
-use crate::stream::{NewStream, StreamRow, StreamState, Tally};
+use crate::stream::{Balance, NewStream, StreamRow, StreamState, Tally};
 use crate::worker::{Backoff, Publisher, Shared, Worker, consumer, route, state_of};
 
 /// Most streams (AWS's bound per account and region).
@@ -58,6 +58,8 @@ pub struct StreamStatus {
     pub next: Offset,
     /// Durable log records that are not delivered yet.
     pub lag: u64,
+    /// Whether every offset so far was looked at once.
+    pub balance: Balance,
     /// Bytes waiting in memory for the batch to end.
     pub held_bytes: u64,
     /// What fails at the moment, and why; it is tried again.
@@ -424,7 +426,7 @@ impl Streams {
 
     /// How a stream is doing.
     pub fn status(&self, name: &str) -> Result<StreamStatus> {
-        let (_, stored) = self.describe(name)?;
+        let (row, stored) = self.describe(name)?;
         let live = self.live(name).map(|live| live.lock().clone());
         let running = live.as_ref().is_some_and(|state| !state.stopped);
         let lag = self.shared.journal.durable().0.saturating_sub(stored.next.0);
@@ -432,6 +434,7 @@ impl Streams {
             running,
             next: stored.next,
             lag,
+            balance: stored.balance(row.created_from),
             held_bytes: live.as_ref().map_or(0, |state| state.held_bytes),
             retrying: live.and_then(|state| state.retrying),
             totals: stored.totals,

@@ -20,7 +20,8 @@ use crate::live::Live;
 use crate::shelf::{BucketShelf, Shelf};
 use crate::worker::{Step, Worker};
 use crate::{
-    Column, Compression, NewStream, Schemas, Settings, StreamRow, StreamState, Streams, Tally,
+    Balance, Column, Compression, NewStream, Schemas, Settings, StreamRow, StreamState, Streams,
+    Tally,
 };
 
 // 2026-11-23T04:05:06Z
@@ -401,6 +402,7 @@ fn a_crash_after_any_step_changes_neither_keys_nor_bytes_nor_counts() {
             let (mut ours, theirs) = (world.state("s"), calm.state("s"));
             add_up(&ours.totals);
             assert_eq!(ours.totals.skipped, BTreeMap::new());
+            assert_eq!(ours.balance(Offset(0)), Balance::default());
             ours.pending = theirs.pending.clone();
             assert_eq!(ours, theirs, "{step:?}");
             assert_eq!(world.log.committed("stream/s").unwrap(), Some(ours.next));
@@ -584,6 +586,8 @@ fn damage_in_the_log_is_counted_and_passed() {
     assert_eq!(totals.skipped, [("corrupt".to_owned(), 5)].into());
     assert_eq!(totals.read, 115);
     assert_eq!(world.state("s").next, Offset(120));
+    // What is known to be gone is not missing without a word.
+    assert_eq!(world.state("s").balance(Offset(0)), Balance::default());
 }
 
 #[test]
@@ -622,6 +626,7 @@ fn a_record_that_is_no_message_is_counted_and_passed() {
     world.publish("a", "1");
     assert!(world.run("s", None));
     assert_eq!(world.state("s").totals.skipped, [("undecodable".to_owned(), 1)].into());
+    assert_eq!(world.state("s").balance(Offset(0)), Balance::default());
     assert_eq!(world.lines("s/"), ["1"]);
 }
 

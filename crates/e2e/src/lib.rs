@@ -20,6 +20,7 @@ pub mod account;
 pub mod aws;
 pub mod mqtt;
 pub mod power;
+pub mod prometheus;
 
 /// How long any one command may take before it counts as hung.
 const COMMAND_LIMIT: Duration = Duration::from_secs(240);

@@ -202,13 +202,14 @@ pub(crate) enum Topic {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Rule {
-    /// Runs a statement against logged messages, before it is enabled.
+    /// Runs a statement on logged messages, before it is enabled: each before and after, or the
+    /// term of WHERE that decided.
     Try {
         /// IoT SQL.
         #[arg(long)]
         sql: String,
         /// How many of the newest messages to run it on.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
         last: u64,
     },
     /// Makes or replaces a rule that feeds a stream.
@@ -471,8 +472,8 @@ pub(crate) enum Why {
 pub(crate) enum Bench {
     /// MQTT under several loads, side by side with other brokers that are installed.
     Ingest(BenchIngest),
-    /// Log to objects; not supported yet.
-    Delivery,
+    /// From the log to objects: what a megabyte of readings costs, and whether memory stays flat.
+    Delivery(BenchDelivery),
     /// JSON to Parquet; not supported yet.
     Etl,
     /// Training; not supported yet (see `forebay train --json`).
@@ -502,6 +503,35 @@ pub(crate) struct BenchIngest {
     /// Path of a rumqttd binary to run beside.
     #[arg(long)]
     pub(crate) rumqttd: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchDelivery {
+    /// Seconds of each load, the first fifth of them to warm up.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=86_400))]
+    pub(crate) seconds: u64,
+    /// Loads to run, each in a process of its own; all if none is named.
+    #[arg(long = "load", value_name = "LOAD")]
+    pub(crate) loads: Vec<DeliveryLoad>,
+    /// Ends an object at this size before it is packed, in MiB.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=128))]
+    pub(crate) size_mb: u64,
+    /// The rule's statement; it must take every message.
+    #[arg(long, default_value = "SELECT * FROM 'air/+/readings'")]
+    pub(crate) sql: String,
+}
+
+/// A load of `bench delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DeliveryLoad {
+    /// JSON objects as they came, a line each.
+    Json,
+    /// The same packed with GZIP.
+    Gzip,
+    /// Parquet with the columns of a table.
+    Parquet,
+    /// JSON by dynamic partitioning: a jq query sends each record to one of twenty folders.
+    Partitioned,
 }
 
 /// A load of `bench ingest`.

@@ -11,6 +11,7 @@ use crate::exit::Exit;
 use crate::models;
 use crate::output::Printer;
 
+mod delivery;
 mod ingest;
 
 /// Runs one bench.
@@ -18,7 +19,7 @@ pub(crate) async fn run(command: Bench, printer: Printer) -> Result<()> {
     match command {
         Bench::Ingest(args) => ingest::run(&args, printer).await,
         Bench::Infer(args) => infer(&args, printer),
-        Bench::Delivery => not_yet("bench delivery"),
+        Bench::Delivery(args) => delivery::run(&args, printer).await,
         Bench::Etl => not_yet("bench etl"),
         Bench::Train => not_yet("bench train"),
     }

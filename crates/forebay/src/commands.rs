@@ -15,8 +15,12 @@ use crate::args::{
 };
 use crate::control::{self, Control, data_dir};
 use crate::exit::{Exit, OK};
-use crate::output::{Printer, human_bytes};
+use crate::output::{Printer, human_bytes, human_count};
 use crate::{bench, demo, doctor, models, sdk, worker};
+
+/// Columns of what is shown side by side, and of a topic above it.
+const WIDTH: usize = 100;
+const TOPIC_CHARS_MAX: usize = 70;
 
 /// Runs one command; its exit code.
 pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
@@ -169,18 +173,7 @@ fn told(answer: &Value) -> String {
             text_of(&rule["rule"]),
             rule["version"]
         ));
-        for term in list(&rule["terms"]) {
-            let saw: Vec<String> = list(&term["saw"])
-                .iter()
-                .map(|pair| format!("{} was {}", text_of(&pair[0]), text_of(&pair[1])))
-                .collect();
-            let saw = if saw.is_empty() { String::new() } else { format!("; {}", saw.join(", ")) };
-            lines.push(format!(
-                "  {} was {}{saw}",
-                text_of(&term["term"]),
-                text_of(&term["value"])
-            ));
-        }
+        lines.extend(list(&rule["terms"]).iter().map(|one| format!("  {}", term(one))));
     }
     for stream in list(&answer["streams"]) {
         let state = text_of(&stream["state"]);
@@ -197,6 +190,48 @@ fn told(answer: &Value) -> String {
         lines.push("no stream took it".to_owned());
     }
     lines.join("\n")
+}
+
+/// Each message before and after, and what it came to.
+fn tried(answer: &Value) -> String {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut out = String::new();
+    for row in list(&answer["results"]) {
+        let (outcome, after) = match row["outcome"].as_str() {
+            Some("pass") => ("passed", text_of(&row["output"])),
+            Some("failed") => ("failed", text_of(&row["reason"])),
+            _ => ("no match", list(&row["terms"]).iter().map(term).collect::<Vec<_>>().join("\n")),
+        };
+        let before = row.get("payload").unwrap_or(&row["payload_base64"]);
+        let topic = charts::plain(&text_of(&row["topic"]), TOPIC_CHARS_MAX);
+        out += &format!("{} {topic}: {outcome}\n", row["offset"]);
+        out += &charts::beside(&text_of(before), &after, WIDTH);
+    }
+    let count = |key: &str| answer[key].as_u64().unwrap_or(0);
+    if count("left_out") > 0 {
+        out += &format!("{} older ones are counted and not shown\n", count("left_out"));
+    }
+    out += &format!(
+        "{} tried: {} passed, {} did not match ({} of them by their topic), {} failed",
+        human_count(count("tried")),
+        human_count(count("passed")),
+        human_count(count("no_match")),
+        human_count(count("not_selected")),
+        human_count(count("failed"))
+    );
+    if count("unreadable") > 0 {
+        out += &format!("; {} could not be read", human_count(count("unreadable")));
+    }
+    out
+}
+
+/// A term of WHERE that decided, with what it saw.
+fn term(term: &Value) -> String {
+    let saw = term["saw"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let saw: Vec<String> =
+        saw.iter().map(|pair| format!("{} was {}", text_of(&pair[0]), text_of(&pair[1]))).collect();
+    let saw = if saw.is_empty() { String::new() } else { format!("; {}", saw.join(", ")) };
+    format!("{} was {}{saw}", text_of(&term["term"]), text_of(&term["value"]))
 }
 
 /// Ctrl-C or SIGTERM.
@@ -309,31 +344,7 @@ async fn rule(global: &Global, command: Rule, printer: Printer) -> Result<()> {
     match command {
         Rule::Try { sql, last } => {
             let input = json!({"sql": sql, "last": last});
-            call(global, "rule_try", input, printer, |answer| {
-                let rows = answer["results"].as_array().cloned().unwrap_or_default();
-                let mut out = String::new();
-                for row in &rows {
-                    let after = match row["outcome"].as_str() {
-                        Some("pass") => text_of(&row["output"]),
-                        Some("failed") => format!("failed: {}", text_of(&row["reason"])),
-                        _ => "no match".to_owned(),
-                    };
-                    out += &format!(
-                        "{:>8} {} {}\n         -> {after}\n",
-                        row["offset"],
-                        text_of(&row["topic"]),
-                        text_of(&row["payload"])
-                    );
-                }
-                let count = |key: &str| answer[key].as_u64().unwrap_or(0);
-                out + &format!(
-                    "{} passed, {} did not match, {} failed",
-                    count("passed"),
-                    count("no_match"),
-                    count("failed")
-                )
-            })
-            .await
+            call(global, "rule_try", input, printer, tried).await
         }
         Rule::Create { name, sql, stream, separator } => {
             let separator = match separator.as_str() {

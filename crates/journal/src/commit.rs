@@ -91,16 +91,14 @@ impl Writer {
         loop {
             let fitting = self.fitting(&frames);
             if fitting == frames.len() {
-                let next = self.put(bytes, frames)?;
-                self.shared.announce(next, &commit.bells);
+                self.put_and_tell(bytes, frames, commit)?;
                 return Ok(());
             }
             let mut rest = frames.split_off(fitting);
             if let Some(first) = rest.first().copied() {
                 let tail = bytes.split_off(first.at);
                 if fitting > 0 {
-                    let next = self.put(bytes, frames)?;
-                    self.shared.announce(next, &commit.bells);
+                    self.put_and_tell(bytes, frames, commit)?;
                 }
                 for mark in &mut rest {
                     mark.at -= first.at;
@@ -119,6 +117,22 @@ impl Writer {
             align_up(self.position + frame.end as u64, SECTOR_BYTES) <= self.segment.bytes
         };
         frames.iter().take_while(fits).count()
+    }
+
+    /// Writes and syncs frames that fit, and says so to whom it concerns.
+    fn put_and_tell(
+        &mut self,
+        bytes: Vec<u8>,
+        frames: Vec<Mark>,
+        commit: &Commit,
+    ) -> Result<(), Halt> {
+        let before = self.stable;
+        let next = self.put(bytes, frames)?;
+        if let Some(since) = commit.since {
+            self.shared.latency.add(since.elapsed(), next.0 - before.0);
+        }
+        self.shared.announce(next, &commit.bells);
+        Ok(())
     }
 
     /// Writes and syncs frames that fit; returns what is durable now.

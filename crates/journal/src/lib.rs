@@ -40,6 +40,7 @@ mod commit;
 mod cursors;
 mod disk;
 mod frame;
+mod latency;
 mod log;
 mod queue;
 mod recent;
@@ -57,6 +58,7 @@ use serde::Serialize;
 
 pub use batch::Batch;
 pub use bell::Bell;
+pub use latency::Receipts;
 pub use log::{Options, SegmentLog};
 
 /// The offsets given to one batch.

@@ -24,6 +24,7 @@ use crate::bell::Bell;
 use crate::commit::Writer;
 use crate::cursors::Cursors;
 use crate::disk::{Disk, Folder};
+use crate::latency::{Latency, Receipts};
 use crate::queue::Queue;
 use crate::recent::Recents;
 use crate::recover::{Recovered, hex, recover};
@@ -108,6 +109,7 @@ pub(crate) struct Shared {
     sleepers: Mutex<usize>,
     rose: Condvar,
     commits: AtomicU64,
+    pub(crate) latency: Latency,
     damage: Mutex<Damage>,
 }
 
@@ -175,6 +177,7 @@ impl SegmentLog {
             sleepers: Mutex::default(),
             rose: Condvar::new(),
             commits: AtomicU64::new(0),
+            latency: Latency::default(),
             damage: Mutex::new(Damage { batches: corrupt, ..Damage::default() }),
         });
         // What every consumer had passed may have outlived a crash in the middle of a trim.
@@ -185,6 +188,17 @@ impl SegmentLog {
         let shared = Arc::clone(&log.shared);
         log.spawn("journal-supply", move || shared.supply.run())?;
         Ok(log)
+    }
+
+    /// How long records waited for stable storage since the log was opened.
+    pub fn receipts(&self) -> Receipts {
+        self.shared.latency.read()
+    }
+
+    /// About how many bytes of log are kept from `from` on: what a reader that stands there has
+    /// before it, damage and what frames add included.
+    pub fn bytes_from(&self, from: Offset) -> u64 {
+        self.shared.bytes_from(from)
     }
 
     fn spawn(&self, name: &str, life: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -417,6 +431,26 @@ impl Shared {
         let segment = segments.get(after.checked_sub(1)?)?;
         let end = segments.get(after).map_or(durable, |next| next.head.base.min(durable));
         Some((Arc::clone(segment), end))
+    }
+
+    fn bytes_from(&self, from: Offset) -> u64 {
+        let durable = self.durable();
+        let segments = self.segments();
+        let mut bytes = 0;
+        for (at, segment) in segments.iter().enumerate().rev() {
+            let (next, end) = match segments.get(at + 1) {
+                Some(following) => (following.head.base, segment.bytes),
+                None => (durable, self.position.load(Ordering::Relaxed)),
+            };
+            if from > segment.head.base {
+                if from < next {
+                    bytes += end.saturating_sub(segment.place_of(from, next, end));
+                }
+                break;
+            }
+            bytes += end.saturating_sub(PAGE_BYTES);
+        }
+        bytes
     }
 
     /// Counts and reports a gap the first time it is met.

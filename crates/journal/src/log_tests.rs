@@ -929,3 +929,38 @@ fn layouts_that_cannot_work_are_refused() {
         assert_eq!(refused.kind(), ErrorKind::Invalid, "{segment_bytes} {bytes_max}");
     }
 }
+
+#[test]
+fn every_record_counts_once_among_the_receipts() {
+    let log = open(&Memory::default(), 8);
+    append(&log, 3, 100);
+    let appended = append_patiently(&log, &batch(&[record(3, 9), record(4, 9)]));
+    wait_for_all(&log, appended.next());
+    let receipts = log.receipts();
+    assert_eq!(receipts.records, 5);
+    assert!(receipts.waited > Duration::ZERO, "nothing waited at all");
+    assert!(receipts.buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{receipts:?}");
+    // Opened anew, it counts from zero.
+    let disk = Memory::default();
+    append(&open(&disk, 8), 2, 100);
+    assert_eq!(open(&disk, 8).receipts().records, 0);
+}
+
+#[test]
+fn the_bytes_before_a_reader_shrink_to_nothing_as_it_moves_on() {
+    let log = open(&Memory::default(), 8);
+    let end = append(&log, 100, 300);
+    assert!(segments(&log).len() > 2, "the log has one segment");
+    let all = log.bytes_from(Offset(0));
+    // A sector of 512 bytes for each, and perhaps the unused ends of segments.
+    assert!((100 * 512..=100 * 512 + 4 * 1024).contains(&all), "{all} bytes");
+    let mut before = all;
+    for at in 1..end.0 {
+        let left = log.bytes_from(Offset(at));
+        assert!(left < before, "{left} bytes from {at}, {before} from the one before");
+        assert!(left >= (end.0 - at) * 512, "{left} bytes from {at}");
+        before = left;
+    }
+    assert_eq!(log.bytes_from(end), 0);
+    assert_eq!(log.bytes_from(Offset(end.0 + 7)), 0);
+}

@@ -9,6 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use base::{Error, ErrorKind, Offset, Result};
 
@@ -51,6 +52,8 @@ pub(crate) struct Commit {
     pub(crate) bytes: Vec<u8>,
     pub(crate) frames: Vec<Mark>,
     pub(crate) bells: Vec<Arc<Bell>>,
+    /// When the first of them came.
+    pub(crate) since: Option<Instant>,
     /// Bytes counted as waiting, and the most they may cost on disk.
     waiting: u64,
     worst: u64,
@@ -59,6 +62,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     fn add(&mut self, batch: &Batch, count: u32, base: Offset) {
+        self.since.get_or_insert_with(Instant::now);
         let framed = batch.framed();
         match self.frames.last_mut() {
             Some(frame)
@@ -217,8 +221,8 @@ impl Queue {
             state = wait(&self.work, state);
         }
         state.idle = false;
-        let fresh =
-            Commit { waiting: 0, worst: 0, epoch: EPOCH.fetch_add(1, Ordering::Relaxed), ..done };
+        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+        let fresh = Commit { waiting: 0, worst: 0, since: None, epoch, ..done };
         Some(std::mem::replace(&mut state.pending, fresh))
     }
 

@@ -285,6 +285,22 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// About where `offset` lies, between what the index knows around it; the segment's records
+    /// end with `next` at `end`.
+    pub(crate) fn place_of(&self, offset: Offset, next: Offset, end: u64) -> u64 {
+        let (low, low_at) = self.nearest(offset);
+        let (high, high_at) = {
+            let index = lock(&self.index);
+            let after = index.partition_point(|(first, _)| *first <= offset);
+            index.get(after).copied().unwrap_or((next, end))
+        };
+        let (span, into) = (high.0.saturating_sub(low.0), offset.0.saturating_sub(low.0));
+        let bytes = u128::from(high_at.saturating_sub(low_at)) * u128::from(into.min(span));
+        low_at + u64::try_from(bytes / u128::from(span.max(1))).unwrap_or_default()
+    }
+}
+
 /// A segment shared between the list, the writer and readers under way.
 pub(crate) type SharedSegment = Arc<Segment>;
 

@@ -10,19 +10,17 @@ use base::{Error, Message, MessageRef, Offset, QoS, Result, TopicName};
 use delivery::{Compression, NewStream};
 use identity::{Endpoint, KitFileKind};
 use journal::{Batch, Bell, Journal};
-use rules::{Action, Context, Evaluated, NewRule, Sql};
+use rules::{Action, NewRule};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{DATABASE, Node, why};
+use crate::{DATABASE, Node, trial, why};
 
 /// How long a flush may take before the caller is told to ask again.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 /// The notebook instance that `forebay notebook` stands for.
 const NOTEBOOK: &str = "forebay";
-/// Bytes of log read at once when looking back.
-const LOOK_BACK_BYTES: usize = 1 << 20;
 
 /// Carries out one operation. Its input is an object whose keys are the operation's own; an
 /// unknown key or operation is refused by name.
@@ -34,7 +32,7 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "device_list" => device_list(&node),
         "device_revoke" => device_revoke(&node, input),
         "topic_publish" => topic_publish(&node, input).await,
-        "rule_try" => blocking(move || rule_try(&node, input)).await,
+        "rule_try" => blocking(move || trial::rule_try(&node, input)).await,
         "rule_put" => rule_put(&node, input),
         "rule_list" => Ok(json!({"rules": rule_list(&node)})),
         "rule_enable" => rule_enable(&node, input),
@@ -189,63 +187,6 @@ pub fn message_as_json(offset: Offset, message: &Message) -> Value {
         Err(_not_text) => out["payload_base64"] = json!(rules::base64::encode(&message.payload)),
     }
     out
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuleTry {
-    sql: String,
-    last: u64,
-}
-
-/// Evaluates a statement on the newest messages, before and after side by side.
-fn rule_try(node: &Node, input: Value) -> Result<Value> {
-    let RuleTry { sql, last } = read(input)?;
-    let sql = Sql::parse(&sql)?;
-    let end = node.journal.durable();
-    let mut at = Offset(end.0.saturating_sub(last)).max(node.journal.first());
-    let (mut results, mut passed, mut no_match, mut failed) = (Vec::new(), 0u64, 0u64, 0u64);
-    while at < end {
-        let records = node.journal.read(at, LOOK_BACK_BYTES)?;
-        at = records.next;
-        for (offset, record) in records.items {
-            let message = Message::decode(&record)?;
-            let (_, extras) = MessageRef::decode_with(&record)?;
-            let selected = sql.topic_filter().is_none_or(|filter| filter.matches(&message.topic));
-            if !selected {
-                no_match += 1;
-                continue;
-            }
-            let context = Context {
-                offset,
-                log_id: node.journal.id(),
-                rule_name: "try",
-                rule_version: 0,
-                account_id: &node.settings.aws.account_id,
-                properties: extras.properties,
-                source: extras.source,
-            };
-            let mut row = message_as_json(offset, &message);
-            match sql.evaluate(&message.as_ref(), &context) {
-                Evaluated::Pass(output) => {
-                    passed += 1;
-                    row["outcome"] = json!("pass");
-                    row["output"] = json!(String::from_utf8_lossy(&output));
-                }
-                Evaluated::NoMatch => {
-                    no_match += 1;
-                    row["outcome"] = json!("no_match");
-                }
-                Evaluated::Failed { reason } => {
-                    failed += 1;
-                    row["outcome"] = json!("failed");
-                    row["reason"] = json!(reason);
-                }
-            }
-            results.push(row);
-        }
-    }
-    Ok(json!({"results": results, "passed": passed, "no_match": no_match, "failed": failed}))
 }
 
 #[derive(Deserialize)]

@@ -81,8 +81,10 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
     }
 }
 
-async fn metrics_page(State(node): State<Arc<Node>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render(&node)).into_response()
+async fn metrics_page(State(node): State<Arc<Node>>) -> Result<Response, Failure> {
+    // Reads rows, the log and the disk.
+    let page = admin::blocking(move || Ok(metrics::render(&node))).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
 }
 
 /// What the `enableUrl` of a confirmation leads to.

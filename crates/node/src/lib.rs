@@ -10,13 +10,16 @@
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
 pub mod admin;
+mod disk;
 mod door;
 mod http;
 mod lake_ops;
 mod metrics;
 mod models;
 mod settings;
+mod steps;
 mod token;
+mod trial;
 mod web;
 mod why;
 
@@ -47,8 +50,14 @@ pub use token::{TOKEN_FILE, Token};
 
 /// The file in the data directory that says where its server listens.
 pub const ADDRESS_FILE: &str = "server.json";
-/// How often rule versions that no stream needs are forgotten.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the clocks are compared, and after how many such turns rule versions that no stream
+/// needs are forgotten.
+const TURN: Duration = Duration::from_secs(1);
+const TURNS_PER_PRUNING: u64 = 5;
+/// Where the rooms keep their files, below the data directory.
+const JOURNAL_FOLDER: &str = "journal";
+const LAKE_FOLDER: &str = "lake";
+const DATABASE_FILE: &str = "forebay.db";
 
 /// Where a running server listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +106,10 @@ pub struct Node {
     /// Metrics of users and rules.
     metrics: Arc<aws::metrics::Metrics>,
     pub(crate) token: Token,
+    /// Steps of the wall clock.
+    pub(crate) steps: steps::Steps,
+    /// What lies on disk.
+    pub(crate) disk: disk::Walked,
     broker: OnceLock<Arc<Broker>>,
     ready: AtomicBool,
     serving: Mutex<Option<Running>>,
@@ -125,16 +138,16 @@ impl Node {
     ) -> Result<Arc<Node>> {
         settings.check()?;
         make_private(data_dir)?;
-        let metastore = Metastore::open(&data_dir.join("forebay.db"))?;
+        let metastore = Metastore::open(&data_dir.join(DATABASE_FILE))?;
         let authority = Authority::open(&data_dir.join("ca"), clock.clone())?;
         let registry = Registry::open(metastore.clone(), authority, clock.clone())?;
         let options = journal::Options {
             segment_bytes: settings.journal.segment_bytes,
             bytes_max: settings.journal.bytes_max,
         };
-        let journal = SegmentLog::open(&data_dir.join("journal"), options)?;
+        let journal = SegmentLog::open(&data_dir.join(JOURNAL_FOLDER), options)?;
         let rules = Arc::new(RuleBook::open(metastore.clone())?);
-        let buckets = Buckets::open(&data_dir.join("lake"))?;
+        let buckets = Buckets::open(&data_dir.join(LAKE_FOLDER))?;
         let catalog = lake::Catalog::new(metastore.clone(), clock.clone());
         let streams = Arc::new(Streams::new(
             metastore.clone(),
@@ -172,6 +185,8 @@ impl Node {
             logs: Arc::new(aws::logs::LogStore::open(data_dir)?),
             metrics: Arc::default(),
             token,
+            steps: steps::Steps::default(),
+            disk: disk::Walked::default(),
             broker: OnceLock::new(),
             ready: AtomicBool::new(false),
             serving: Mutex::new(None),
@@ -464,12 +479,22 @@ impl delivery::Publisher for Republished {
     }
 }
 
-/// Forgets rule versions that every stream has passed. The streams trim the log themselves.
+/// Notices steps of the wall clock, and forgets rule versions that every stream has passed. The
+/// streams trim the log themselves.
 async fn housekeeping(node: std::sync::Weak<Node>, mut stopped: watch::Receiver<bool>) {
+    let mut turns = 0_u64;
     loop {
+        {
+            let Some(node) = node.upgrade() else { return };
+            node.steps.look(&*node.clock);
+        }
         tokio::select! {
             _ = stopped.changed() => return,
-            () = tokio::time::sleep(HOUSEKEEPING) => {}
+            () = tokio::time::sleep(TURN) => {}
+        }
+        turns += 1;
+        if !turns.is_multiple_of(TURNS_PER_PRUNING) {
+            continue;
         }
         let Some(node) = node.upgrade() else { return };
         let work = tokio::task::spawn_blocking(move || node.streams.prune_rules());

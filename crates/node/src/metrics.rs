@@ -1,21 +1,50 @@
 //! The figures on `/metrics`, in Prometheus' text form.
+//!
+//! What must hold between them, whenever nothing is under way:
+//!
+//! * of QoS 1 and 2, received = acknowledged + refused + unanswered;
+//! * for each stream, durable offset - first offset = read + lost + lag;
+//! * for each stream, matched = acted + set aside;
+//! * lost and doubled are 0 everywhere.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use base::MessageRef;
-use delivery::StreamStatus;
-use journal::Journal;
+use delivery::{StreamRow, StreamStatus};
+use journal::{Journal, Receipts};
 
 use crate::Node;
 
-/// All figures of a node.
+/// Why log records can be lost to a stream: each has its line, so that a zero is a statement.
+/// The last is what nobody noticed when it happened.
+const LOST: [&str; 5] = ["trimmed", "corrupt", "missing", "undecodable", "unaccounted"];
+
+/// All figures of a node. Reads rows, the log and the disk.
 pub(crate) fn render(node: &Node) -> String {
     let mut page = Page::default();
-    if let Ok(broker) = node.broker() {
-        for metric in broker.stats().metrics() {
-            page.add(metric.name, metric.help, metric.labels, metric.value);
+    broker(node, &mut page);
+    log(node, &mut page);
+    for row in node.streams.list().unwrap_or_default() {
+        if let Ok(status) = node.streams.status(row.name()) {
+            stream(node, &row, &status, &mut page);
         }
     }
+    rules(node, &mut page);
+    machine(node, &mut page);
+    page.text()
+}
+
+fn broker(node: &Node, page: &mut Page) {
+    let Ok(broker) = node.broker() else { return };
+    for metric in broker.stats().metrics() {
+        page.add(metric.name, metric.help, metric.labels, metric.value);
+    }
+    let (connected, kept) = broker.session_counts();
+    page.add("broker_sessions_connected", "Sessions with a connection.", "", connected);
+    page.add("broker_sessions_kept", "Sessions that wait for their client to come back.", "", kept);
+}
+
+fn log(node: &Node, page: &mut Page) {
     let log = node.journal.status();
     page.add("journal_bytes", "Bytes of log in use.", "", log.bytes);
     page.add("journal_bytes_max", "Bytes the log may use.", "", log.bytes_max);
@@ -29,7 +58,8 @@ pub(crate) fn render(node: &Node) -> String {
     page.add("journal_commits_total", "Syncs since the start.", "", log.commits);
     page.add(
         "journal_records_lost_total",
-        "Records whose bytes were found damaged.",
+        "Records whose bytes were found damaged or gone when they were read, each once since the \
+         start; must be 0.",
         "",
         log.corrupt_records,
     );
@@ -39,72 +69,183 @@ pub(crate) fn render(node: &Node) -> String {
         "",
         u64::from(log.failed.is_some()),
     );
-    for row in node.streams.list().unwrap_or_default() {
-        let Ok(stream) = node.streams.status(row.name()) else { continue };
-        // Stream names are letters, digits, '_', '.' and '-': nothing to escape.
-        let label = format!("stream=\"{}\"", row.name());
-        let totals = &stream.totals;
-        page.add("delivery_lag_records", "Log records not delivered yet.", &label, stream.lag);
-        page.add(
-            "delivery_records_matched_total",
-            "Records a rule or a put gave to the stream.",
-            &label,
-            totals.matched,
-        );
-        page.add(
-            "delivery_records_delivered_total",
-            "Records in delivered objects.",
-            &label,
-            totals.records,
-        );
-        page.add("delivery_objects_total", "Objects delivered.", &label, totals.objects);
-        page.add(
-            "delivery_lag_seconds",
-            "How long ago the oldest record arrived that is not delivered yet.",
-            &label,
-            lag_secs(node, &stream),
-        );
-        page.add(
-            "delivery_records_lost_total",
-            "Log records that were gone or damaged when the stream came to them; must be 0.",
-            &label,
-            totals.skipped.values().sum(),
-        );
-        for (reason, count) in &totals.set_aside {
-            let label = format!("{label},reason=\"{}\"", escape(reason));
-            page.add(
-                "delivery_records_set_aside_total",
-                "Records in the error prefix.",
-                &label,
-                *count,
-            );
-        }
-    }
-    if let Ok(rules) = node.streams.republished() {
-        page.add(
-            "rules_outputs_total",
-            "Outputs of rules that were republished or put elsewhere.",
-            "",
-            rules.outputs,
-        );
-        page.add("rules_actions_failed_total", "Actions of rules that failed.", "", rules.failures);
-        page.add("rules_reports_total", "Reports to error actions.", "", rules.reports);
-        page.add(
-            "rules_messages_looped_total",
-            "Messages not republished again because they went round.",
-            "",
-            rules.looped,
-        );
-    }
-    page.add("process_resident_memory_bytes", "Resident memory.", "", base::usage::rss_bytes());
-    page.text()
+    page.histogram(
+        "journal_receipt_seconds",
+        "From a record's append to stable storage, when its receipt is due. Every record counts \
+         with the wait of the first one of its commit, so none waited longer.",
+        &node.journal.receipts(),
+    );
 }
 
-fn lag_secs(node: &Node, stream: &StreamStatus) -> u64 {
-    if stream.lag == 0 {
+fn stream(node: &Node, row: &StreamRow, status: &StreamStatus, page: &mut Page) {
+    // Stream names are letters, digits, '_', '.' and '-': nothing to escape.
+    let label = format!("stream=\"{}\"", row.name());
+    let totals = &status.totals;
+    page.add(
+        "delivery_first_offset",
+        "The first log record the stream looks at.",
+        &label,
+        row.created_from.0,
+    );
+    page.add(
+        "delivery_records_read_total",
+        "Log records that the stream is done with: durable offset - first offset = read + lost + \
+         lag.",
+        &label,
+        // What is no message was read, and counts as lost.
+        totals.read.saturating_sub(totals.skipped.get("undecodable").copied().unwrap_or(0)),
+    );
+    page.add("delivery_lag_records", "Log records not delivered yet.", &label, status.lag);
+    page.add(
+        "delivery_lag_bytes",
+        "About how many bytes of log are not delivered yet, those of other streams included.",
+        &label,
+        node.journal.bytes_from(status.next),
+    );
+    page.add(
+        "delivery_lag_seconds",
+        "How long ago, by the wall clock, the oldest record arrived that is not delivered yet.",
+        &label,
+        lag_secs(node, status),
+    );
+    page.add(
+        "delivery_held_bytes",
+        "Bytes that wait in memory for their batch to end.",
+        &label,
+        status.held_bytes,
+    );
+    page.add(
+        "delivery_records_matched_total",
+        "Times a rule or a put gave a log record to the stream: matched = acted + set aside.",
+        &label,
+        totals.matched,
+    );
+    page.add(
+        "delivery_records_acted_total",
+        "Of those matched, those of which all is in delivered objects.",
+        &label,
+        totals.acted,
+    );
+    page.add(
+        "delivery_records_delivered_total",
+        "Records in delivered objects, several of a log record that was taken apart.",
+        &label,
+        totals.records,
+    );
+    page.add(
+        "delivery_bytes_delivered_total",
+        "Bytes of these records before they were packed.",
+        &label,
+        totals.record_bytes,
+    );
+    page.add("delivery_objects_total", "Objects delivered.", &label, totals.objects);
+    page.add(
+        "delivery_object_bytes_total",
+        "Bytes of these objects as they were stored.",
+        &label,
+        totals.object_bytes,
+    );
+    for reason in LOST {
+        let count = match reason {
+            "unaccounted" => status.balance.lost,
+            told => totals.skipped.get(told).copied().unwrap_or(0),
+        };
+        page.add(
+            "delivery_records_lost_total",
+            "Log records that the stream passed without delivering them: they were trimmed, \
+             corrupt or missing when it came to them, were no message, or its cursor passed them \
+             without any batch having counted them (unaccounted); must be 0.",
+            &format!("{label},reason=\"{reason}\""),
+            count,
+        );
+    }
+    page.add(
+        "delivery_records_doubled_total",
+        "Log records that the stream's batches counted beyond those its cursor passed: looked at, \
+         and so delivered, more than once; must be 0.",
+        &label,
+        status.balance.doubled,
+    );
+    page.declare(
+        "delivery_records_set_aside_total",
+        "Log records of which something is in the error prefix, by reason.",
+    );
+    for (reason, count) in &totals.set_aside {
+        let label = format!("{label},reason=\"{}\"", escape(reason));
+        page.add("delivery_records_set_aside_total", "", &label, *count);
+    }
+    page.add(
+        "delivery_retrying",
+        "1 while a step of the delivery fails and is tried again.",
+        &label,
+        u64::from(status.retrying.is_some()),
+    );
+}
+
+fn rules(node: &Node, page: &mut Page) {
+    let Ok(rules) = node.streams.republished() else { return };
+    page.add(
+        "rules_outputs_total",
+        "Outputs of rules that were republished or put elsewhere.",
+        "",
+        rules.outputs,
+    );
+    page.add("rules_actions_failed_total", "Actions of rules that failed.", "", rules.failures);
+    page.add("rules_reports_total", "Reports to error actions.", "", rules.reports);
+    page.add(
+        "rules_messages_looped_total",
+        "Messages not republished again because they went round.",
+        "",
+        rules.looped,
+    );
+    page.add(
+        "rules_records_lost_total",
+        "Log records that were gone or damaged when a worker that republishes or puts came to \
+         them; must be 0.",
+        "",
+        rules.lost,
+    );
+}
+
+fn machine(node: &Node, page: &mut Page) {
+    let (forward, backward, seconds) = node.steps.seen();
+    let help = "Times the wall clock was set since the start, by direction.";
+    page.add("node_clock_steps_total", help, "direction=\"forward\"", forward);
+    page.add("node_clock_steps_total", help, "direction=\"backward\"", backward);
+    page.add(
+        "node_clock_step_seconds_total",
+        "By how much the wall clock was set, both directions added up.",
+        "",
+        seconds,
+    );
+    let disk = node.disk.measure(&node.data_dir);
+    page.add(
+        "journal_disk_bytes",
+        "Bytes on disk of the log, blank segments included.",
+        "",
+        disk.journal,
+    );
+    page.add(
+        "lake_disk_bytes",
+        "Bytes on disk of all buckets; counted now and then, not at every look.",
+        "",
+        disk.lake,
+    );
+    page.add("metastore_disk_bytes", "Bytes on disk of the database.", "", disk.database);
+    page.add("process_resident_memory_bytes", "Resident memory.", "", base::usage::rss_bytes());
+    page.add(
+        "process_cpu_seconds_total",
+        "User and system seconds of the server's process.",
+        "",
+        base::usage::cpu_seconds(),
+    );
+}
+
+fn lag_secs(node: &Node, status: &StreamStatus) -> u64 {
+    if status.lag == 0 {
         return 0;
     }
-    let read = node.journal.read(stream.next, 1);
+    let read = node.journal.read(status.next, 1);
     let oldest = read.ok().and_then(|records| {
         let (_, record) = records.items.first()?;
         Some(MessageRef::decode(record).ok()?.received_at)
@@ -121,25 +262,47 @@ struct Page {
 struct Family {
     name: String,
     help: String,
+    kind: &'static str,
     lines: String,
 }
 
 impl Page {
-    fn add(&mut self, name: &str, help: &str, labels: &str, value: u64) {
-        let at = self.families.iter().position(|family| family.name == name);
-        let at = at.unwrap_or_else(|| {
-            let (name, help) = (name.to_owned(), help.to_owned());
-            self.families.push(Family { name, help, lines: String::new() });
-            self.families.len() - 1
-        });
-        let lines = &mut self.families[at].lines;
+    fn add(&mut self, name: &str, help: &str, labels: &str, value: impl Display) {
         let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let lines = &mut self.declare(name, help).lines;
         writeln!(lines, "{name}{labels} {value}").expect("a string takes every write");
     }
 
-    fn text(&self) -> String {
-        let of = |Family { name, help, lines }: &Family| {
+    /// The family of a metric, which may stay without a value.
+    fn declare(&mut self, name: &str, help: &str) -> &mut Family {
+        let at = self.families.iter().position(|family| family.name == name);
+        let at = at.unwrap_or_else(|| {
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            let (name, help) = (name.to_owned(), help.to_owned());
+            self.families.push(Family { name, help, kind, lines: String::new() });
+            self.families.len() - 1
+        });
+        &mut self.families[at]
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, receipts: &Receipts) {
+        let family = self.declare(name, help);
+        family.kind = "histogram";
+        for (bound, count) in &receipts.buckets {
+            let bound = bound.as_secs_f64();
+            writeln!(family.lines, "{name}_bucket{{le=\"{bound}\"}} {count}")
+                .expect("a string takes every write");
+        }
+        let (count, sum) = (receipts.records, receipts.waited.as_secs_f64());
+        writeln!(
+            family.lines,
+            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}"
+        )
+        .expect("a string takes every write");
+    }
+
+    fn text(&self) -> String {
+        let of = |Family { name, help, kind, lines }: &Family| {
             format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{lines}")
         };
         self.families.iter().map(of).collect()
@@ -152,6 +315,8 @@ fn escape(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Prometheus refuses a page on which a metric is described twice.
@@ -160,13 +325,29 @@ mod tests {
         let mut page = Page::default();
         for stream in ["a", "b"] {
             let label = format!("stream=\"{stream}\"");
-            page.add("lag", "How far.", &label, 1);
-            page.add("done_total", "How much.", &label, 2);
+            page.add("lag", "How far.", &label, 1_u64);
+            page.add("done_total", "How much.", &label, 2_u64);
         }
         let expected = "# HELP lag How far.\n# TYPE lag gauge\nlag{stream=\"a\"} 1\n\
                         lag{stream=\"b\"} 1\n# HELP done_total How much.\n\
                         # TYPE done_total counter\ndone_total{stream=\"a\"} 2\n\
                         done_total{stream=\"b\"} 2\n";
+        assert_eq!(page.text(), expected);
+    }
+    #[test]
+    fn a_histogram_counts_up_to_everything() {
+        let mut page = Page::default();
+        let receipts = Receipts {
+            buckets: vec![(Duration::from_micros(250), 3), (Duration::from_secs(1), 5)],
+            records: 6,
+            waited: Duration::from_millis(1500),
+        };
+        page.histogram("wait_seconds", "How long.", &receipts);
+        let expected = "# HELP wait_seconds How long.\n# TYPE wait_seconds histogram\n\
+                        wait_seconds_bucket{le=\"0.00025\"} 3\n\
+                        wait_seconds_bucket{le=\"1\"} 5\n\
+                        wait_seconds_bucket{le=\"+Inf\"} 6\n\
+                        wait_seconds_sum 1.5\nwait_seconds_count 6\n";
         assert_eq!(page.text(), expected);
     }
 }

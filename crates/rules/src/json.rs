@@ -18,6 +18,12 @@ use crate::value::{Object, Value};
 /// Up to here an object's keys are compared one by one; beyond, a set is faster.
 const KEYS_LINEAR_MAX: usize = 16;
 
+/// Room made at once for the members of an object: most readings have no more.
+const MEMBERS_USUAL: usize = 16;
+
+/// A number without an exponent that is no longer than this fits a double, whatever its digits.
+const PLAIN_NUMBER_BYTES_MAX: usize = 300;
+
 /// How much of an offending word a message quotes.
 const QUOTED_CHARS_MAX: usize = 40;
 
@@ -79,6 +85,8 @@ fn read<B: Build>(payload: &[u8]) -> Result<B::Node, String> {
 /// What is made of the values read.
 trait Build {
     type Node;
+    /// Whether values are wanted, or only that they are good.
+    const KEEPS: bool;
     fn scalar(value: impl FnOnce() -> Value) -> Self::Node;
     fn array(items: Vec<Self::Node>) -> Self::Node;
     fn object(members: Vec<(Cow<'_, str>, Self::Node)>) -> Self::Node;
@@ -88,6 +96,7 @@ struct Tree;
 
 impl Build for Tree {
     type Node = Value;
+    const KEEPS: bool = true;
 
     fn scalar(value: impl FnOnce() -> Value) -> Value {
         value()
@@ -107,6 +116,7 @@ struct Nothing;
 
 impl Build for Nothing {
     type Node = ();
+    const KEEPS: bool = false;
 
     fn scalar(_: impl FnOnce() -> Value) {}
 
@@ -161,7 +171,7 @@ impl<'p> Reader<'p> {
                 Ok(B::scalar(|| Value::String(text.into_owned())))
             }
             Some(b'-' | b'0'..=b'9') => {
-                let number = self.number()?;
+                let number = self.number(B::KEEPS)?;
                 Ok(B::scalar(|| number))
             }
             Some(b't') => self.word::<B>("true", Value::Bool(true)),
@@ -218,12 +228,12 @@ impl<'p> Reader<'p> {
         let depth = self.descend(depth)?;
         self.at += 1;
         self.skip_space();
-        let mut members = Vec::new();
         let mut seen = HashSet::new();
         if self.peek() == Some(b'}') {
             self.at += 1;
-            return Ok(B::object(members));
+            return Ok(B::object(Vec::new()));
         }
+        let mut members = Vec::with_capacity(MEMBERS_USUAL);
         loop {
             self.skip_space();
             let key_at = self.at;
@@ -263,7 +273,9 @@ impl<'p> Reader<'p> {
         self.at - start
     }
 
-    fn number(&mut self) -> Result<Value, String> {
+    /// Reads a number; one that is not to be kept is looked at as far as it takes to see that it
+    /// is good, and comes back as null.
+    fn number(&mut self, keep: bool) -> Result<Value, String> {
         let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -277,7 +289,7 @@ impl<'p> Reader<'p> {
         if leading_zero && digits > 1 {
             return Err(format!("{} at byte {start} has a leading zero", self.quoted(start)));
         }
-        let mut whole = true;
+        let (mut whole, mut exponent) = (true, false);
         if self.peek() == Some(b'.') {
             self.at += 1;
             whole = false;
@@ -287,7 +299,7 @@ impl<'p> Reader<'p> {
         }
         if matches!(self.peek(), Some(b'e' | b'E')) {
             self.at += 1;
-            whole = false;
+            (whole, exponent) = (false, true);
             if matches!(self.peek(), Some(b'+' | b'-')) {
                 self.at += 1;
             }
@@ -296,6 +308,9 @@ impl<'p> Reader<'p> {
             }
         }
         let text = &self.text[start..self.at];
+        if !keep && !exponent && text.len() <= PLAIN_NUMBER_BYTES_MAX {
+            return Ok(Value::Null);
+        }
         if whole && let Ok(int) = text.parse() {
             return Ok(Value::Int(int));
         }
@@ -343,7 +358,11 @@ impl<'p> Reader<'p> {
                         self.at
                     ));
                 }
-                Some(_) => self.at += 1,
+                Some(_) => {
+                    let plain = |byte: &u8| !matches!(byte, b'"' | b'\\' | 0..0x20);
+                    let rest = &self.bytes[self.at..];
+                    self.at += rest.iter().take_while(|byte| plain(byte)).count();
+                }
             }
         }
     }
@@ -411,6 +430,23 @@ mod tests {
         let reason = parse(payload).unwrap_err();
         assert_eq!(check(payload).unwrap_err(), reason, "both uses agree");
         reason
+    }
+
+    #[test]
+    fn a_number_is_good_or_not_whether_it_is_kept_or_not() {
+        for digits in [1, 299, 300, 301, 308, 309, 310, 400] {
+            for number in [
+                "9".repeat(digits),
+                format!("-{}.5", "1".repeat(digits)),
+                format!("0.{}", "3".repeat(digits)),
+                format!("1e{digits}"),
+                format!("1e-{digits}"),
+            ] {
+                let (kept, checked) = (parse(number.as_bytes()), check(number.as_bytes()));
+                assert_eq!(kept.map(drop), checked, "{number}");
+            }
+        }
+        assert!(check("9".repeat(400).as_bytes()).is_err());
     }
 
     #[test]

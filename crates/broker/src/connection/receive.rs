@@ -74,11 +74,13 @@ impl Connection {
         if self.version == Version::V5 && publish.qos != QoS::AtMostOnce {
             let unsettled = self.due_pubacks + open + work.acknowledged;
             if unsettled >= usize::from(settings.receive_maximum) && !repeated() {
+                counters.refused_quota.one();
                 let why = format!("more than {} messages in flight", settings.receive_maximum);
                 return Err(Fault::new(Code::ReceiveMaximumExceeded, why).into());
             }
         }
         if publish.qos == QoS::ExactlyOnce && open >= settings.qos2_open_max && !repeated() {
+            counters.refused_quota.one();
             let why = format!("{open} QoS 2 messages are not released");
             return Err(Fault::new(Code::QuotaExceeded, why).into());
         }
@@ -87,7 +89,10 @@ impl Connection {
 
     fn resolve_alias(&mut self, publish: &Publish<'_>) -> Result<Option<Arc<str>>, Ending> {
         let Some(alias) = publish.alias else { return Ok(None) };
-        let invalid = |why: &'static str| Err(Fault::new(Code::TopicAliasInvalid, why).into());
+        let invalid = |why: &'static str| {
+            self.broker.counters.refused_alias.one();
+            Err(Fault::new(Code::TopicAliasInvalid, why).into())
+        };
         if alias > self.broker.settings.topic_alias_max {
             return invalid("a topic alias beyond the announced maximum");
         }
@@ -260,6 +265,7 @@ impl Connection {
                 Ok(())
             }
             Err(failed) => {
+                self.broker.counters.unanswered.add(work.acknowledged as u64);
                 work.clear();
                 Err(Ending::Journal(failed))
             }

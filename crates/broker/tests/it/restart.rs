@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::ManualClock;
+use base::{Clock, ManualClock, Timestamp};
 use broker::Settings;
 use metastore::Metastore;
 use tokio::time::timeout;
@@ -233,6 +233,30 @@ async fn a_will_that_waits_is_published_after_the_restart_unless_its_client_retu
     let mut watcher = returns(&world, &Hello::v4("watcher").kept()).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     watcher.silence().await;
+}
+
+#[tokio::test]
+async fn a8_a_clock_set_back_over_a_restart_does_not_hold_a_will_back() {
+    let plant = Plant::new();
+    let world = plant.open().await;
+    let mut watcher = Raw::join(world.address, &Hello::v4("watcher").kept()).await;
+    watcher.send(&subscribe(4, 1, &[("will/#", 1)])).await;
+    watcher.packet().await;
+    let away = Hello {
+        will: Some(("will/away", "gone", 1)),
+        will_properties: vec![24, 0, 0, 0, 2],
+        ..Hello::v5("away").kept()
+    };
+    drop(is_new(&world, &away).await);
+    world
+        .until("it is gone", |w| w.broker.sessions().iter().filter(|s| s.connected).count() == 1)
+        .await;
+    world.close().await;
+    let an_hour_before = Timestamp(plant.clock.now().0 - 3_600_000);
+    let plant = Plant { clock: Arc::new(ManualClock::at(an_hour_before)), ..plant };
+    let world = plant.open().await;
+    let mut watcher = returns(&world, &Hello::v4("watcher").kept()).await;
+    watcher.expect(&qos1("will/away", 1, "gone")).await;
 }
 
 #[tokio::test]

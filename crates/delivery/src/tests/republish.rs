@@ -430,3 +430,19 @@ fn c2_a_slow_endpoint_delays_no_other_rule() {
     assert_eq!((totals.outputs, totals.failures, totals.reports), (2 * n, n, n));
     streams.stop_all();
 }
+
+#[test]
+fn records_that_the_log_lost_are_counted_by_the_worker_that_came_to_them() {
+    let world = World::new();
+    settle(&world);
+    let copy = Republishing { output: vec![to("x")], ..Republishing::default() };
+    make(&world, "copy", "a", &[], copy);
+    for n in 1..=6 {
+        world.publish("a", format!("{{\"n\": {n}}}"));
+    }
+    world.log.damage(1..3);
+    let totals = settle(&world);
+    assert_eq!((totals.outputs, totals.lost), (4, 2));
+    // Coming back to life counts nothing again.
+    assert_eq!(settle(&world).lost, 2);
+}

@@ -4,13 +4,17 @@
 #![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
 mod aws;
+mod bench;
 mod clients;
+mod clock;
 mod contract;
 mod crash;
 mod demo;
 mod input;
+mod metrics;
 mod models;
 mod pipeline;
 mod retained;
 mod sessions;
 mod shadows;
+mod trial;

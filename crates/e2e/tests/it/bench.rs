@@ -1,0 +1,58 @@
+//! `forebay bench delivery`: every load runs, and its figures are of work that was done.
+
+use std::time::Duration;
+
+const LOADS: [&str; 4] = ["json", "gzip", "parquet", "partitioned"];
+
+fn run(flags: &[&str], limit: Duration) -> serde_json::Value {
+    let mut command = std::process::Command::new(e2e::binary());
+    command.args(["bench", "delivery", "--json"]).args(flags);
+    let output = e2e::run_within(&mut command, limit);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_bench_of_delivery_measures_every_load() {
+    let figures = run(&["--seconds", "3", "--size-mb", "1"], Duration::from_secs(180));
+    for load in LOADS {
+        let of = |member: &str| figures[load][member].as_f64().unwrap();
+        for member in ["seconds", "payload_bytes", "records", "objects", "object_bytes"] {
+            assert!(of(member) > 0.0, "{load} {member}: {figures}");
+        }
+        let rate = of("payload_bytes") / 1e6 / of("cpu_seconds").max(0.01);
+        assert!((of("payload_mb_per_cpu_second") - rate).abs() < rate / 100.0, "{load}: {figures}");
+        assert!(of("rss_bytes_max") >= of("rss_bytes_end"), "{load}: {figures}");
+    }
+    let packed = |load: &str| {
+        let of = |member: &str| figures[load][member].as_f64().unwrap();
+        of("object_bytes") / of("payload_bytes")
+    };
+    // A line each, and a batch in which little is missing at either end.
+    assert!((0.7..1.5).contains(&packed("json")), "{figures}");
+    assert!(packed("gzip") < 0.6 && packed("parquet") < 0.8, "{figures}");
+}
+
+#[test]
+fn a_bench_whose_records_do_not_arrive_is_no_bench() {
+    let mut command = std::process::Command::new(e2e::binary());
+    let sql = "SELECT * FROM 'air/+/readings' WHERE seq < 0";
+    command.args(["bench", "delivery", "--json", "--seconds", "2", "--load", "json", "--sql", sql]);
+    let output = e2e::run_command(&mut command);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+#[ignore = "long: ten minutes of each of two loads"]
+fn d1_long_delivery_keeps_its_memory_flat_over_ten_minutes() {
+    for load in ["json", "parquet"] {
+        let flags = ["--seconds", "600", "--load", load];
+        let figures = run(&flags, Duration::from_secs(900));
+        println!("{load} over ten minutes: {figures}");
+        let of = |member: &str| figures[load][member].as_f64().unwrap();
+        let mebibyte = f64::from(1 << 20);
+        assert!(of("rss_bytes_end") < of("rss_bytes_start") + 8.0 * mebibyte, "{figures}");
+        assert!(of("rss_bytes_per_minute") < mebibyte, "{figures}");
+    }
+}
