@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::hub::{Delivery, Hub, Mailbox, MemberId, Post};
-use crate::subscription::{self, Options, Subscription, Subscriptions, select};
+use crate::subscription::{self, NONE, Options, Subscription, Subscriptions, select};
 
 /// Bytes of log a feed reads at once; with the mailbox, the memory of a slow subscriber.
 const READ_BYTES: usize = 64 * 1024;
@@ -30,15 +30,20 @@ pub(crate) struct Feed {
     hub: Arc<Hub>,
     mailbox: Arc<Mailbox>,
     client_id: Arc<str>,
+    /// QoS 0 messages before this offset are not given out: nobody was there to hear them.
+    quiet_until: Offset,
+    /// A pointer until the first subscription: most clients have none.
+    active: Option<Box<Active>>,
+}
+
+struct Active {
     subscriptions: Subscriptions,
     pending: VecDeque<Delivery>,
     mode: Mode,
-    /// QoS 0 messages before this offset are not given out: nobody was there to hear them.
-    quiet_until: Offset,
 }
 
 enum Mode {
-    /// No subscriptions, nothing to do.
+    /// No subscriptions any more.
     Idle,
     /// The mailbox is fed by the hub.
     Live(MemberId),
@@ -66,42 +71,39 @@ impl Feed {
         cursor: Offset,
         quiet_until: Offset,
     ) -> Feed {
-        let mut feed = Feed {
-            hub,
-            mailbox,
-            client_id,
-            subscriptions: subscription::none(),
-            pending: VecDeque::new(),
-            mode: Mode::Idle,
-            quiet_until,
-        };
+        let mut feed = Feed { hub, mailbox, client_id, quiet_until, active: None };
         if !subscriptions.is_empty() {
-            let id = feed.member();
+            let id = feed.hub.join(Arc::clone(&feed.mailbox), Arc::clone(&feed.client_id));
             for subscription in subscriptions.iter() {
                 feed.hub.subscribe(id, subscription.filter.as_str(), subscription.options);
             }
-            feed.subscriptions = subscriptions;
-            feed.mode = Mode::Behind(id, cursor);
+            let (pending, mode) = (VecDeque::new(), Mode::Behind(id, cursor));
+            feed.active = Some(Box::new(Active { subscriptions, pending, mode }));
         }
         feed
     }
 
     /// What is subscribed.
     pub(crate) fn subscriptions(&self) -> &Subscriptions {
-        &self.subscriptions
+        self.active.as_ref().map_or(&NONE, |active| &active.subscriptions)
     }
 
     /// Adds a subscription, or replaces the one to the same filter.
     pub(crate) fn subscribe(&mut self, subscription: Subscription) {
-        let id = match self.mode {
+        let Feed { hub, mailbox, client_id, active, .. } = self;
+        let active = active.get_or_insert_with(|| {
+            let (subscriptions, pending) = (subscription::none(), VecDeque::new());
+            Box::new(Active { subscriptions, pending, mode: Mode::Idle })
+        });
+        let id = match active.mode {
             Mode::Idle => {
-                let id = self.member();
-                self.mode = Mode::Behind(id, subscription.options.from);
+                let id = hub.join(Arc::clone(mailbox), Arc::clone(client_id));
+                active.mode = Mode::Behind(id, subscription.options.from);
                 id
             }
             Mode::Live(id) | Mode::Behind(id, _) | Mode::Reading(id, ..) => id,
         };
-        let list = Arc::make_mut(&mut self.subscriptions);
+        let list = Arc::make_mut(&mut active.subscriptions);
         match list.iter_mut().find(|other| other.filter == subscription.filter) {
             Some(other) => {
                 // A renewed subscription keeps what it has not yet delivered.
@@ -118,17 +120,18 @@ impl Feed {
 
     /// Removes a subscription; false if there was none.
     pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
-        let Some(at) = self.subscriptions.iter().position(|s| s.filter.as_str() == filter) else {
+        let Some(active) = &mut self.active else { return false };
+        let Some(at) = active.subscriptions.iter().position(|s| s.filter.as_str() == filter) else {
             return false;
         };
-        Arc::make_mut(&mut self.subscriptions).swap_remove(at);
-        match self.mode {
+        Arc::make_mut(&mut active.subscriptions).swap_remove(at);
+        match active.mode {
             Mode::Idle => {}
             Mode::Live(id) | Mode::Behind(id, _) | Mode::Reading(id, ..) => {
                 self.hub.unsubscribe(id, filter);
-                if self.subscriptions.is_empty() {
+                if active.subscriptions.is_empty() {
                     self.hub.leave(id, std::iter::empty());
-                    self.mode = Mode::Idle;
+                    active.mode = Mode::Idle;
                 }
             }
         }
@@ -137,17 +140,19 @@ impl Feed {
 
     /// Ready once [`front`](Self::front) has something.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.pending.is_empty() {
-            match &mut self.mode {
+        let Feed { hub, mailbox, client_id, quiet_until, active } = self;
+        let Some(active) = active else { return Poll::Pending };
+        while active.pending.is_empty() {
+            match &mut active.mode {
                 Mode::Idle => return Poll::Pending,
-                Mode::Live(id) => match self.mailbox.take(&mut self.pending) {
+                Mode::Live(id) => match mailbox.take(&mut active.pending) {
                     Post::Some => {}
                     Post::Nothing => return Poll::Pending,
-                    Post::Behind(from) => self.mode = Mode::Behind(*id, from),
+                    Post::Behind(from) => active.mode = Mode::Behind(*id, from),
                 },
                 Mode::Behind(id, from) => {
                     let (id, from) = (*id, *from);
-                    self.mode = self.catch_up(id, from);
+                    active.mode = active.catch_up(hub, client_id, *quiet_until, id, from);
                 }
                 Mode::Reading(id, from, read) => {
                     let (id, from) = (*id, *from);
@@ -157,7 +162,7 @@ impl Feed {
                     let found = found.unwrap_or_else(|cause| {
                         Err(Error::internal(format!("a read died: {cause}")))
                     });
-                    self.mode = self.found(id, from, found);
+                    active.mode = active.found(hub, id, from, found);
                 }
             }
         }
@@ -166,59 +171,63 @@ impl Feed {
 
     /// The next message, after [`poll`](Self::poll) was ready.
     pub(crate) fn front(&self) -> Option<&Delivery> {
-        self.pending.front()
+        self.active.as_ref()?.pending.front()
     }
 
     /// Removes the next message.
     pub(crate) fn pop(&mut self) -> Option<Delivery> {
-        let delivery = self.pending.pop_front();
-        if self.pending.is_empty() && self.pending.capacity() > 64 {
+        let pending = &mut self.active.as_mut()?.pending;
+        let delivery = pending.pop_front();
+        if pending.is_empty() && pending.capacity() > 64 {
             // The queues of mailbox and feed are swapped back and forth; an idle one is freed.
-            self.pending.shrink_to(0);
+            pending.shrink_to(0);
         }
         delivery
     }
 
     /// The first offset that was not given out.
     pub(crate) fn position(&self) -> Offset {
-        let first = self.pending.front().map(|delivery| delivery.offset);
-        first.unwrap_or_else(|| match &self.mode {
-            Mode::Idle => self.hub.journal.durable(),
-            Mode::Live(id) => self.hub.position(*id),
-            Mode::Behind(_, from) | Mode::Reading(_, from, _) => *from,
+        let first = self.front().map(|delivery| delivery.offset);
+        first.unwrap_or_else(|| match self.active.as_ref().map(|active| &active.mode) {
+            None | Some(Mode::Idle) => self.hub.journal.durable(),
+            Some(Mode::Live(id)) => self.hub.position(*id),
+            Some(Mode::Behind(_, from) | Mode::Reading(_, from, _)) => *from,
         })
     }
 
     /// Leaves the hub; gives the first offset that was not given out.
     pub(crate) fn close(&mut self) -> Offset {
-        let first = self.pending.front().map(|delivery| delivery.offset);
-        self.pending.clear();
-        let filters = self.subscriptions.iter().map(|s| s.filter.as_str());
-        let next = match std::mem::replace(&mut self.mode, Mode::Idle) {
-            Mode::Idle => None,
-            Mode::Live(id) => self.hub.leave(id, filters),
-            Mode::Behind(id, from) | Mode::Reading(id, from, _) => {
-                self.hub.leave(id, filters);
-                Some(from)
+        let first = self.front().map(|delivery| delivery.offset);
+        let next = self.active.take().and_then(|active| {
+            let filters = active.subscriptions.iter().map(|s| s.filter.as_str());
+            match active.mode {
+                Mode::Idle => None,
+                Mode::Live(id) => self.hub.leave(id, filters),
+                Mode::Behind(id, from) | Mode::Reading(id, from, _) => {
+                    self.hub.leave(id, filters);
+                    Some(from)
+                }
             }
-        };
-        self.subscriptions = subscription::none();
+        });
         first.or(next).unwrap_or_else(|| self.hub.journal.durable())
     }
+}
 
-    fn member(&self) -> MemberId {
-        self.hub.join(Arc::clone(&self.mailbox), Arc::clone(&self.client_id))
-    }
-
+impl Active {
     /// Goes live if nothing is left to read, else starts a read.
-    fn catch_up(&self, id: MemberId, from: Offset) -> Mode {
-        if from >= self.hub.journal.durable() && self.hub.go_live(id, from) {
+    fn catch_up(
+        &self,
+        hub: &Arc<Hub>,
+        client_id: &Arc<str>,
+        quiet_until: Offset,
+        id: MemberId,
+        from: Offset,
+    ) -> Mode {
+        if from >= hub.journal.durable() && hub.go_live(id, from) {
             return Mode::Live(id);
         }
-        let hub = Arc::clone(&self.hub);
+        let (hub, client_id) = (Arc::clone(hub), Arc::clone(client_id));
         let subscriptions = Arc::clone(&self.subscriptions);
-        let client_id = Arc::clone(&self.client_id);
-        let quiet_until = self.quiet_until;
         // Reading the log may touch the disk: not on the threads that serve sockets.
         let read = tokio::task::spawn_blocking(move || {
             read_log(&hub, from, subscriptions, &client_id, quiet_until)
@@ -226,7 +235,7 @@ impl Feed {
         Mode::Reading(id, from, read)
     }
 
-    fn found(&mut self, id: MemberId, from: Offset, found: Result<Found>) -> Mode {
+    fn found(&mut self, hub: &Hub, id: MemberId, from: Offset, found: Result<Found>) -> Mode {
         match found {
             // Somebody subscribed meanwhile: what was read may lack a match.
             Ok(found) if !Arc::ptr_eq(&found.subscriptions, &self.subscriptions) => {
@@ -239,9 +248,9 @@ impl Feed {
             Err(cause) => {
                 // The journal retries nothing and neither do we: it is told apart by its own
                 // alarm. The subscriber goes on with what comes.
-                let next = self.hub.journal.durable();
+                let next = hub.journal.durable();
                 error!(%cause, %from, to = %next, "failed to read the log for a subscriber");
-                self.hub.counters.undelivered_corrupt.add(next.0.saturating_sub(from.0));
+                hub.counters.undelivered_corrupt.add(next.0.saturating_sub(from.0));
                 Mode::Behind(id, next.max(from))
             }
         }

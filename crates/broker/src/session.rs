@@ -76,9 +76,13 @@ pub(crate) fn same_owner(owner: &Identity, other: &Identity) -> bool {
         || (owner.thing_name.is_some() && owner.thing_name == other.thing_name)
 }
 
-/// QoS 1 and 2 messages sent to the client and not yet settled, oldest first.
+/// QoS 1 and 2 messages sent to the client and not yet settled, oldest first. A pointer until
+/// the first.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct Outgoing(Option<Box<Sent>>);
+
+#[derive(Debug, Default)]
+struct Sent {
     in_flight: VecDeque<InFlight>,
     last_packet_id: u16,
 }
@@ -107,19 +111,19 @@ pub(crate) enum Origin {
 
 impl Outgoing {
     pub(crate) fn restore(in_flight: VecDeque<InFlight>, last_packet_id: u16) -> Outgoing {
-        Outgoing { in_flight, last_packet_id }
+        Outgoing(Some(Box::new(Sent { in_flight, last_packet_id })))
     }
 
     pub(crate) fn last_packet_id(&self) -> u16 {
-        self.last_packet_id
+        self.0.as_ref().map_or(0, |sent| sent.last_packet_id)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.in_flight.len()
+        self.0.as_ref().map_or(0, |sent| sent.in_flight.len())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &InFlight> {
-        self.in_flight.iter()
+        self.0.iter().flat_map(|sent| &sent.in_flight)
     }
 
     /// Notes that the record at `offset` is sent; gives its packet id. The caller bounds how
@@ -127,16 +131,17 @@ impl Outgoing {
     pub(crate) fn send(&mut self, offset: Offset, qos: QoS, origin: Origin) -> u16 {
         // Ids are given in a circle and `in_flight` is in the order of giving, so the next id
         // can only be taken by the oldest ones.
-        let mut id = self.last_packet_id;
-        let mut oldest = self.in_flight.iter();
+        let sent = self.0.get_or_insert_default();
+        let mut id = sent.last_packet_id;
+        let mut oldest = sent.in_flight.iter();
         loop {
             id = if id == u16::MAX { 1 } else { id + 1 };
             if oldest.next().is_none_or(|in_flight| in_flight.packet_id != id) {
                 break;
             }
         }
-        self.last_packet_id = id;
-        self.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false, origin });
+        sent.last_packet_id = id;
+        sent.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false, origin });
         id
     }
 
@@ -152,24 +157,26 @@ impl Outgoing {
 
     /// Whether a message of this quality of service is in flight under the id.
     pub(crate) fn is(&self, packet_id: u16, qos: QoS) -> bool {
-        self.in_flight.iter().any(|found| found.packet_id == packet_id && found.qos == qos)
+        self.iter().any(|found| found.packet_id == packet_id && found.qos == qos)
     }
 
     /// PUBREC: a PUBREL is due. False if the id is not in flight at QoS 2.
     pub(crate) fn release(&mut self, packet_id: u16) -> bool {
         let found = self
-            .in_flight
+            .0
             .iter_mut()
+            .flat_map(|sent| &mut sent.in_flight)
             .find(|found| found.packet_id == packet_id && found.qos == QoS::ExactlyOnce);
         found.map(|found| found.released = true).is_some()
     }
 
     fn settle(&mut self, packet_id: u16, matches: impl Fn(&InFlight) -> bool) -> Option<InFlight> {
+        let in_flight = &mut self.0.as_mut()?.in_flight;
         let position =
-            self.in_flight.iter().position(|found| found.packet_id == packet_id && matches(found));
+            in_flight.iter().position(|found| found.packet_id == packet_id && matches(found));
         match position {
-            Some(0) => self.in_flight.pop_front(),
-            Some(at) => self.in_flight.remove(at),
+            Some(0) => in_flight.pop_front(),
+            Some(at) => in_flight.remove(at),
             None => None,
         }
     }
@@ -290,7 +297,7 @@ mod tests {
         assert_eq!(outgoing.send(Offset(1), QoS::ExactlyOnce, Origin::Live), 2);
         assert_eq!(outgoing.send(Offset(2), QoS::AtLeastOnce, Origin::Live), 3);
         assert!(outgoing.acknowledge(3).is_some());
-        outgoing.last_packet_id = u16::MAX;
+        outgoing.0.as_mut().unwrap().last_packet_id = u16::MAX;
         assert_eq!(outgoing.send(Offset(3), QoS::AtLeastOnce, Origin::Live), 3);
         assert_eq!(outgoing.len(), 3);
     }

@@ -58,8 +58,10 @@ impl Options {
 pub(crate) type Subscriptions = Arc<Vec<Subscription>>;
 
 /// No subscriptions; one copy for the many clients that only publish.
+pub(crate) static NONE: LazyLock<Subscriptions> = LazyLock::new(Arc::default);
+
+/// See [`NONE`].
 pub(crate) fn none() -> Subscriptions {
-    static NONE: LazyLock<Subscriptions> = LazyLock::new(Arc::default);
     Arc::clone(&NONE)
 }
 

@@ -98,15 +98,16 @@ impl Connection {
         }
         let at = usize::from(alias) - 1;
         if publish.topic.is_empty() {
-            return match self.aliases.get(at) {
+            return match self.aliases.as_ref().and_then(|aliases| aliases.get(at)) {
                 Some(Some(topic)) => Ok(Some(Arc::clone(topic))),
                 _ => invalid("a topic alias that was never set"),
             };
         }
-        if self.aliases.len() <= at {
-            self.aliases.resize(at + 1, None);
+        let aliases = self.aliases.get_or_insert_default();
+        if aliases.len() <= at {
+            aliases.resize(at + 1, None);
         }
-        self.aliases[at] = Some(publish.topic.into());
+        aliases[at] = Some(publish.topic.into());
         Ok(None)
     }
 
