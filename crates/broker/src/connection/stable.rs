@@ -95,6 +95,13 @@ impl Connection {
         self.queue(promise);
     }
 
+    /// Has the session written for a change that nobody is told of.
+    pub(super) fn changed(&mut self) {
+        if self.keeps() {
+            self.stable.version += 1;
+        }
+    }
+
     fn queue(&mut self, promise: Promise) {
         self.stable.messages += usize::from(matches!(promise, Promise::Message(..)));
         self.stable.promises.push_back((self.stable.version, promise));
