@@ -111,8 +111,8 @@ fn c3_odd_payloads_have_one_meaning() {
         (br#"{"a":1,"a":2}"#, Err("duplicate key \"a\"")),
         (br#"{"a":1,"\u0061":2}"#, Err("duplicate key \"a\"")),
         (br#"{"A":1,"a":2}"#, Ok("3")),
-        (br#"{"a":"\ud83d"}"#, Err("\\ud83d")),
-        (br#"{"a":"\ude00\ud83d"}"#, Err("\\ude00")),
+        (br#"{"a":"\ud83d"}"#, Err("lone surrogate")),
+        (br#"{"a":"\ude00\ud83d"}"#, Err("lone surrogate")),
         (br#"{"a":"\ud83d\ude00"}"#, Ok("\"\u{1f600}1\"")),
         (br#"{"a":"\u0000"}"#, Ok("\"\\u00001\"")),
         (b"{\"a\":\"\x00\"}", Err("byte 6")),
@@ -141,27 +141,32 @@ fn c3_odd_payloads_have_one_meaning() {
         (many.as_bytes(), Ok("2")),
     ];
     let count = cases.len();
+    let mut wrong = Vec::new();
     for (payload, expect) in cases {
         let shown = String::from_utf8_lossy(&payload[..payload.len().min(60)]).into_owned();
         let found = evaluate("SELECT a + 1 AS x FROM 'a'", payload);
         let passed = evaluate("SELECT * FROM 'a'", payload);
-        match (expect, found) {
+        let right = match (expect, &found) {
             (Ok(expect), Evaluated::Pass(bytes)) => {
-                let expect = if expect == "-" { "{}".into() } else { format!("{{\"x\":{expect}}}") };
-                assert_eq!(String::from_utf8_lossy(&bytes), expect, "{shown}");
-                assert_eq!(passed, Evaluated::Pass(payload.to_vec().into()), "{shown}");
+                let text = String::from_utf8_lossy(bytes);
+                let one = if expect == "-" { "{}".into() } else { format!("{{\"x\":{expect}}}") };
+                text == one && passed == Evaluated::Pass(payload.to_vec().into())
             }
             (Err(word), Evaluated::Failed { reason }) => {
-                assert!(reason.starts_with("the payload is not JSON"), "{shown}: {reason}");
-                assert!(reason.contains(word), "{shown}: {reason}");
-                assert_eq!(passed, Evaluated::Failed { reason }, "{shown}");
+                reason.starts_with("the payload is not JSON: ")
+                    && reason.contains(word)
+                    && passed == found
             }
-            (expect, found) => panic!("{shown}: {expect:?}, found {found:?}"),
+            _ => false,
+        };
+        if !right {
+            wrong.push(format!("{shown}: wanted {expect:?}, found {found:?}"));
         }
         // Whatever it is, it can be taken as bytes.
         let encoded = evaluate("SELECT encode(*, 'base64') AS x FROM 'a'", payload);
         assert!(matches!(encoded, Evaluated::Pass(_)), "{shown}");
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count >= 50);
     // A text of 256 KiB is one text; nesting is read to the bound and no deeper, however deep.
     assert!(matches!(evaluate("SELECT length(a) AS x FROM 'a'", long.as_bytes()),
@@ -176,6 +181,7 @@ fn c3_odd_payloads_have_one_meaning() {
 #[test]
 fn c3_arithmetic_has_a_result_at_every_edge() {
     let most = "170141183460469231731687303715884105727";
+    let mut wrong = Vec::new();
     for (expr, expect) in [
         ("1 / 0", "{}".to_owned()),
         ("0 / 0", "{}".to_owned()),
@@ -209,8 +215,11 @@ fn c3_arithmetic_has_a_result_at_every_edge() {
         ("topic(1e300)", "{}".to_owned()),
     ] {
         let found = evaluate(&format!("SELECT {expr} AS x FROM 'a'"), b"{}");
-        assert_eq!(found, Evaluated::Pass(expect.into()), "{expr}");
+        if found != Evaluated::Pass(expect.clone().into()) {
+            wrong.push(format!("{expr}: wanted {expect}, found {found:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Pieces that make statements which are often nearly right.
@@ -345,7 +354,9 @@ proptest! {
                 drop(sql.evaluate(&message("a", b"{\"a\":1}"), &context()));
             }
             drop(rules::sql::TimePattern::parse(&sql));
-            drop(rules::sql::Zone::parse(&sql));
+            if let Some(zone) = rules::sql::Zone::parse(&sql) {
+                prop_assert!(sql.len() < 64, "{:?} is {:?}", sql, zone);
+            }
         }
     }
 
