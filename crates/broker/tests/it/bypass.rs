@@ -189,7 +189,8 @@ async fn b5_topics_are_what_the_policy_says() {
     // Wildcards, U+0000, a byte that is no UTF-8, an overlong slash and a surrogate are no topics.
     let surrogate = [b"one/".as_slice(), &[0xed, 0xa0, 0x80]].concat();
     let overlong = [b"own/dev-1".as_slice(), &[0xc0, 0xaf], b"a"].concat();
-    for topic in [b"plus/+".as_slice(), b"own/#", b"own/dev-1/\0", b"one/\xff", &surrogate, &overlong]
+    for topic in
+        [b"plus/+".as_slice(), b"own/#", b"own/dev-1/\0", b"one/\xff", &surrogate, &overlong]
     {
         let mut raw = gatehouse.join(&device, &Hello::v5("dev-1")).await;
         let length = u16::try_from(topic.len()).unwrap().to_be_bytes();
@@ -257,8 +258,7 @@ async fn b3_a_topic_alias_does_not_pass_a_topic_by() {
 #[tokio::test]
 async fn b3_a_response_topic_gives_no_right() {
     let gatehouse = Gatehouse::start().await;
-    let (asks, answers) =
-        (gatehouse.device("asks", OWN), gatehouse.device("answers", EVERYTHING));
+    let (asks, answers) = (gatehouse.device("asks", OWN), gatehouse.device("answers", EVERYTHING));
     let mut answers = gatehouse.join(&answers, &Hello::v5("answers")).await;
     assert!(granted(&mut answers, "own/asks/#").await);
     let mut asks = gatehouse.join(&asks, &Hello::v5("asks")).await;
@@ -352,7 +352,8 @@ async fn b4_a_client_id_is_the_things_and_is_not_taken_over_by_another() {
     assert_eq!(connack.unwrap(), [0x20, 2, 0, 5]);
 
     // Where the policy lets two have the same id, it is the first one's: live and away.
-    let (mine, yours) = (gatehouse.device("mine", EVERYTHING), gatehouse.device("yours", EVERYTHING));
+    let (mine, yours) =
+        (gatehouse.device("mine", EVERYTHING), gatehouse.device("yours", EVERYTHING));
     let hello = Hello::v5("shared-id").kept();
     let mut live = gatehouse.join(&mine, &hello).await;
     let refused = async |what: &str| {
@@ -371,7 +372,11 @@ async fn b4_a_client_id_is_the_things_and_is_not_taken_over_by_another() {
     // A renewed certificate of the same thing goes on with the session.
     let renewed = gatehouse.registry.add_certificate("mine").unwrap();
     let id = renewed.certificate.certificate_id.clone();
-    gatehouse.registry.policies().attach(&gatehouse.registry.policies().attached_to(&mine.id)[0], &id).unwrap();
+    gatehouse
+        .registry
+        .policies()
+        .attach(&gatehouse.registry.policies().attached_to(&mine.id)[0], &id)
+        .unwrap();
     let renewed = crate::gatehouse::Device { kit: renewed, id };
     let (_raw, connack) = gatehouse.hello(&renewed, &hello).await;
     let connack = connack.unwrap();

@@ -103,7 +103,9 @@ async fn b2_a_live_subscriber_hears_nothing_a_second_after_its_right_ended() {
         ("no-subscribe", false, |g, d| g.change(d, &without("iot:Subscribe"))),
         ("no-receive", false, |g, d| g.change(d, &without("iot:Receive"))),
         ("deny-receive", false, |g, d| g.change(d, &and_deny("iot:Receive", "topic/air/*"))),
-        ("deny-subscribe", false, |g, d| g.change(d, &and_deny("iot:Subscribe", "topicfilter/air/#"))),
+        ("deny-subscribe", false, |g, d| {
+            g.change(d, &and_deny("iot:Subscribe", "topicfilter/air/#"))
+        }),
     ];
     for (name, closes, change) in changes {
         let device = gatehouse.device(name, ALL);
@@ -321,7 +323,12 @@ async fn b2_what_waits_for_an_absent_session_is_checked_when_it_comes_back() {
     // Name, change, whether it may come back, what it gets of `air/x` and `open/x`.
     let changes: [(&str, Change, bool, &[&str]); 6] = [
         ("kept", |_, _| {}, true, &["air/x", "open/x"]),
-        ("no-receive", |g, d| g.change(d, &and_deny("iot:Receive", "topic/air/*")), true, &["open/x"]),
+        (
+            "no-receive",
+            |g, d| g.change(d, &and_deny("iot:Receive", "topic/air/*")),
+            true,
+            &["open/x"],
+        ),
         (
             "no-subscribe",
             |g, d| g.change(d, &and_deny("iot:Subscribe", "topicfilter/air/+")),
@@ -386,7 +393,11 @@ async fn b2_qos_2_midway_is_checked_again() {
     // What was allowed is in the log and may be released; the same again may not be sent.
     raw.send(&publish(0x3c, "air/x", 7, Some(&[]), b"one")).await;
     let pubrec = raw.packet().await.unwrap();
-    assert_eq!((pubrec[0], pubrec[4 + usize::from(pubrec[1] > 127)]), (0x50, 0x87), "{pubrec:02x?}");
+    assert_eq!(
+        (pubrec[0], pubrec[4 + usize::from(pubrec[1] > 127)]),
+        (0x50, 0x87),
+        "{pubrec:02x?}"
+    );
     raw.send(&ack(0x62, 7)).await;
     raw.expect(&ack(0x70, 7)).await;
     raw.send(&publish(0x34, "air/x", 8, Some(&[]), b"two")).await;

@@ -109,7 +109,8 @@ fn settle(world: &World) -> crate::RepublishTotals {
 #[test]
 fn c1_every_match_is_handed_over_or_set_aside_by_count_and_by_set() {
     const N: u64 = 1_500;
-    let of = |wanted: &[Fate]| (0..N).filter(|n| wanted.contains(&fate(*n))).collect::<BTreeSet<_>>();
+    let of =
+        |wanted: &[Fate]| (0..N).filter(|n| wanted.contains(&fate(*n))).collect::<BTreeSet<_>>();
     let acted = of(&[Fate::Acted]);
     let failed = of(&[Fate::Unreadable, Fate::Valueless, Fate::TooLong]);
     // Every kind is there.
@@ -241,11 +242,15 @@ fn c2_a_poison_reading_among_ten_thousand_delays_and_fails_nobody_else() {
             enabled: true,
         };
         let output = Republishing { output: vec![to("copy")], ..Republishing::default() };
-        world.rules.create_with(&copies, &output, Timestamp(START), || world.log.durable()).unwrap();
+        world
+            .rules
+            .create_with(&copies, &output, Timestamp(START), || world.log.durable())
+            .unwrap();
         for n in 0..N {
             match poison.iter().find(|(at, ..)| poisoned && *at == n) {
                 Some((_, payload, _)) => world.publish("a", payload),
-                None => world.publish("a", format!("{{\"n\":{n},\"t\":\"ab\",\"p\":\"b\",\"list\":[1]}}")),
+                None => world
+                    .publish("a", format!("{{\"n\":{n},\"t\":\"ab\",\"p\":\"b\",\"list\":[1]}}")),
             }
         }
         let started = Instant::now();

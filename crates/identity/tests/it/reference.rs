@@ -133,9 +133,8 @@ impl Device {
             };
             let named = |patterns: &[&str]| {
                 let asked = action.name().to_lowercase();
-                let fits = |pattern: &str| {
-                    fit(&self.signs(&pattern.to_lowercase()).unwrap(), &asked)
-                };
+                let fits =
+                    |pattern: &str| fit(&self.signs(&pattern.to_lowercase()).unwrap(), &asked);
                 patterns.iter().any(|pattern| fits(pattern))
             };
             let acts = match (list("Action"), list("NotAction")) {
@@ -222,13 +221,46 @@ impl Dice {
 
 /// Names with everything in them that means something to somebody.
 const NAMES: [&str; 16] = [
-    "dev-1", "a", "a/b", "+", "#", "*", "?", "$", "$aws", "a*", "A", "${iot:ClientId}", "é", "a:b",
-    "..", "\u{1f600}",
+    "dev-1",
+    "a",
+    "a/b",
+    "+",
+    "#",
+    "*",
+    "?",
+    "$",
+    "$aws",
+    "a*",
+    "A",
+    "${iot:ClientId}",
+    "é",
+    "a:b",
+    "..",
+    "\u{1f600}",
 ];
 const LEVELS: [&str; 22] = [
-    "a", "b", "A", "dev-1", "+", "#", "*", "?", "a*", "*b", "$aws", "$share", "é", "", "a:b",
-    "${iot:ClientId}", "${iot:ClientId}", "${iot:Connection.Thing.ThingName}",
-    "${iot:Connection.Thing.Attributes[site]}", "${*}", "${?}", "${$}",
+    "a",
+    "b",
+    "A",
+    "dev-1",
+    "+",
+    "#",
+    "*",
+    "?",
+    "a*",
+    "*b",
+    "$aws",
+    "$share",
+    "é",
+    "",
+    "a:b",
+    "${iot:ClientId}",
+    "${iot:ClientId}",
+    "${iot:Connection.Thing.ThingName}",
+    "${iot:Connection.Thing.Attributes[site]}",
+    "${*}",
+    "${?}",
+    "${$}",
 ];
 const KINDS: [&str; 3] = ["topic", "topicfilter", "client"];
 const ACTIONS: [(Action, &str); 5] = [
@@ -265,8 +297,17 @@ fn resource(dice: &mut Dice) -> String {
 
 fn statement(dice: &mut Dice) -> Value {
     const NAMED: [&str; 11] = [
-        "iot:Publish", "iot:Subscribe", "iot:Receive", "iot:Connect", "iot:*", "iot:*", "*",
-        "iot:Re*", "iot:pUBLISH", "iot:?ublish", "s3:*",
+        "iot:Publish",
+        "iot:Subscribe",
+        "iot:Receive",
+        "iot:Connect",
+        "iot:*",
+        "iot:*",
+        "*",
+        "iot:Re*",
+        "iot:pUBLISH",
+        "iot:?ublish",
+        "s3:*",
     ];
     let not = |dice: &mut Dice, name: &str| {
         if dice.percent(8) { format!("Not{name}") } else { name.to_owned() }
@@ -277,7 +318,8 @@ fn statement(dice: &mut Dice) -> Value {
     let effect = if dice.percent(25) { "Deny" } else { "Allow" };
     let mut statement = json!({ "Effect": effect, action: actions, resource: resources });
     if dice.percent(20) {
-        let operator = dice.one(&["StringEquals", "StringNotEquals", "StringLike", "StringNotLike"]);
+        let operator =
+            dice.one(&["StringEquals", "StringNotEquals", "StringLike", "StringNotLike"]);
         let if_exists = if dice.percent(30) { "IfExists" } else { "" };
         let key = dice.one(&[
             "iot:ClientId",
@@ -309,11 +351,9 @@ fn asked(dice: &mut Dice, device: &Device, documents: &[Value]) -> String {
         let rest = resource.splitn(6, ':').nth(5).and_then(|rest| rest.split_once('/'));
         name = rest.map_or(name, |(_, rest)| rest.to_owned());
     }
-    for key in [
-        "iot:ClientId",
-        "iot:Connection.Thing.ThingName",
-        "iot:Connection.Thing.Attributes[site]",
-    ] {
+    for key in
+        ["iot:ClientId", "iot:Connection.Thing.ThingName", "iot:Connection.Thing.Attributes[site]"]
+    {
         let value = device.value(key).unwrap_or_default();
         name = name.replace(&format!("${{{key}}}"), &value);
     }
@@ -332,7 +372,8 @@ fn compare(from: u64, cases: u64) -> (u64, u64) {
         let device = device(&mut dice);
         let documents: Vec<Value> = (0..=dice.below(2))
             .map(|_| {
-                let statements: Vec<_> = (0..=dice.below(3)).map(|_| statement(&mut dice)).collect();
+                let statements: Vec<_> =
+                    (0..=dice.below(3)).map(|_| statement(&mut dice)).collect();
                 json!({ "Version": "2012-10-17", "Statement": statements })
             })
             .collect();

@@ -422,7 +422,8 @@ mod tests {
     #[test]
     fn clocks_of_places_change_with_the_season() {
         let check = |pattern: &str, zone: &str, text: &str, reads: &str| {
-            let (pattern, zone) = (TimePattern::parse(pattern).unwrap(), Zone::parse(zone).unwrap());
+            let (pattern, zone) =
+                (TimePattern::parse(pattern).unwrap(), Zone::parse(zone).unwrap());
             let at = pattern.read(text).unwrap();
             assert_eq!(pattern.format_in(at, zone).unwrap(), reads);
         };
@@ -464,7 +465,9 @@ mod tests {
 
     #[test]
     fn unknown_letters_open_quotes_and_odd_zones_are_refused() {
-        for pattern in ["yyyy-ww", "YYYY", "V", "VVV", "'open", "SSSSSSSSSS", "nn", &"y".repeat(300)] {
+        for pattern in
+            ["yyyy-ww", "YYYY", "V", "VVV", "'open", "SSSSSSSSSS", "nn", &"y".repeat(300)]
+        {
             assert!(TimePattern::parse(pattern).is_err(), "{pattern}");
         }
         assert_eq!(zone_offset_secs("+05:30"), Some(19_800));

@@ -46,7 +46,8 @@ fn functions_that_cannot_be_here_are_refused_by_name() {
         ("Get_Thing_Shadow('t', 'r').state", "shadow changes", "update/documents"),
     ];
     for (call, why, instead) in cases {
-        for sql in [format!("SELECT {call} AS x FROM 'a'"), format!("SELECT * FROM 'a' WHERE {call} = 1")]
+        for sql in
+            [format!("SELECT {call} AS x FROM 'a'"), format!("SELECT * FROM 'a' WHERE {call} = 1")]
         {
             let error = Sql::parse(&sql).expect_err(call);
             assert_eq!(error.kind(), base::ErrorKind::Unsupported, "{error}");
@@ -176,7 +177,8 @@ fn the_examples_of_awss_page() {
         ("upper(\"hello\")", "\"HELLO\""),
         ("upper([\"hello\"])", "\"[\\\"HELLO\\\"]\""),
     ]);
-    let of_transform = r#"{"attributes": {"data1": 1, "data2": 2}, "values": [{"a": 3}, {"b": 4}, {"c": 5}]}"#;
+    let of_transform =
+        r#"{"attributes": {"data1": 1, "data2": 2}, "values": [{"a": 3}, {"b": 4}, {"c": 5}]}"#;
     let each = |sql: &str, payload: &str, expect: &str| {
         assert_eq!(outcome(sql, payload), expect, "{sql}");
     };

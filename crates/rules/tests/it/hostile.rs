@@ -84,10 +84,7 @@ fn c3_odd_payloads_have_one_meaning() {
         (br#"{"a":9223372036854775808}"#, Ok("9223372036854775809")),
         (br#"{"a":18446744073709551616}"#, Ok("18446744073709551617")),
         (br#"{"a":-9223372036854775809}"#, Ok("-9223372036854775808")),
-        (
-            br#"{"a":170141183460469231731687303715884105727}"#,
-            Ok("1.7014118346046923e38"),
-        ),
+        (br#"{"a":170141183460469231731687303715884105727}"#, Ok("1.7014118346046923e38")),
         // A double's range, rounded; beyond it nothing is invented.
         (whole.as_bytes(), Err("outside the range of a double")),
         (fraction.as_bytes(), Ok("1.7777777777777777")),
@@ -197,8 +194,10 @@ fn c3_arithmetic_has_a_result_at_every_edge() {
         ("1e308 + 1e308", "{}".to_owned()),
         ("1e308 * 10 - 1e308 * 10", "{}".to_owned()),
         ("9223372036854775807 + 1", "{\"x\":9223372036854775808}".to_owned()),
-        ("9223372036854775807 * 9223372036854775807",
-            "{\"x\":85070591730234615847396907784232501249}".to_owned()),
+        (
+            "9223372036854775807 * 9223372036854775807",
+            "{\"x\":85070591730234615847396907784232501249}".to_owned(),
+        ),
         (&*format!("{most} + 1"), "{\"x\":1.7014118346046923e38}".to_owned()),
         (&*format!("-{most} - 1"), format!("{{\"x\":-{}8}}", &most[..38])),
         (&*format!("-(-{most} - 1)"), "{\"x\":1.7014118346046923e38}".to_owned()),
@@ -389,4 +388,49 @@ proptest! {
             prop_assert!(theirs.is_ok(), "{}", payload);
         }
     }
+}
+
+/// The same for as long as it is let: statements nearly right, expressions right, any bytes.
+#[test]
+#[ignore = "half a million statements take minutes"]
+fn c3_long_half_a_million_statements_have_an_outcome() {
+    let cases = 500_000;
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let payload = prop_oneof![
+        3 => json().prop_map(String::into_bytes),
+        1 => proptest::collection::vec(any::<u8>(), 0..100),
+    ];
+    let nearly = proptest::collection::vec(piece(), 0..20).prop_map(|pieces| pieces.join(" "));
+    let statement = prop_oneof![
+        2 => expression().prop_map(|expr| format!("SELECT {expr} AS x FROM 'a'")),
+        1 => expression().prop_map(|expr| format!("SELECT *, 1 AS one FROM 'a' WHERE {expr}")),
+        1 => nearly,
+    ];
+    let (mut longest, mut outcomes) = (std::time::Duration::ZERO, [0_u64; 4]);
+    let seen = std::cell::RefCell::new((&mut longest, &mut outcomes));
+    runner
+        .run(&(statement, payload), |(text, payload)| {
+            let started = Instant::now();
+            let outcome =
+                Sql::parse(&text).ok().map(|sql| sql.evaluate(&message("a", &payload), &context()));
+            let took = started.elapsed();
+            prop_assert!(took.as_secs() < 5, "{} took {:?}", text, took);
+            let mut seen = seen.borrow_mut();
+            *seen.0 = took.max(*seen.0);
+            seen.1[match outcome {
+                None => 0,
+                Some(Evaluated::Pass(_)) => 1,
+                Some(Evaluated::NoMatch) => 2,
+                Some(Evaluated::Failed { .. }) => 3,
+            }] += 1;
+            Ok(())
+        })
+        .unwrap();
+    let [refused, passed, unmatched, failed] = outcomes;
+    println!(
+        "{cases} statements: {refused} refused, {passed} passed, {unmatched} not matched, \
+         {failed} failed; the longest took {longest:?}"
+    );
+    assert!(refused > 1000 && passed > 1000 && unmatched > 1000 && failed > 1000);
 }
