@@ -134,14 +134,18 @@ fn c1_every_match_is_handed_over_or_set_aside_by_count_and_by_set() {
             }],
             enabled: true,
         };
-        // The first topic has no value: that action fails for each, and no other does.
-        let beside = Republishing {
+        let create = |new: &NewRule, to: &Republishing| {
+            world.rules.create_with(new, to, Timestamp(START), || world.log.durable()).unwrap();
+        };
+        create(&new, &Republishing::default());
+        // The same beside a stream. The first topic has no value: that action fails for each.
+        let beside = NewRule { name: "beside".to_owned(), actions: Vec::new(), ..new };
+        let outputs = Republishing {
             output: vec![to("copy/${get((n % 7), 0)}"), to("copies")],
             on_error: Some(ErrorAction::Republish(to("errors/r"))),
             ..Republishing::default()
         };
-        let beside = if crash.is_none() { beside } else { Republishing::default() };
-        world.rules.create_with(&new, &beside, Timestamp(START), || world.log.durable()).unwrap();
+        create(&beside, &outputs);
         for n in 0..N {
             let (topic, payload) = reading(n);
             world.publish(topic, payload);
@@ -183,7 +187,6 @@ fn c1_every_match_is_handed_over_or_set_aside_by_count_and_by_set() {
         let totals = settle(&world);
         let copies = numbers(payloads(&world, "copies").iter().map(|payload| number(payload)));
         assert_eq!(copies, acted, "republished");
-        // `get` of a number has no value: that action fails for each, and each says so.
         let reports: Vec<Value> = payloads(&world, "errors/r")
             .iter()
             .map(|payload| serde_json::from_slice(payload).unwrap())
@@ -194,6 +197,16 @@ fn c1_every_match_is_handed_over_or_set_aside_by_count_and_by_set() {
         assert!(acted.is_subset(&reported), "an action's failure that nobody reports");
         assert!(failed.is_subset(&reported), "an evaluation's failure that nobody reports");
         assert_eq!(reported.len(), acted.len() + failed.len());
+        for report in &reports {
+            assert_eq!(report["ruleName"], "beside");
+            let failure = &report["failures"][0];
+            let evaluation = failure["failedAction"] == "RuleEvaluation";
+            let n =
+                number(&base64::decode(report["base64OriginalPayload"].as_str().unwrap()).unwrap());
+            assert_eq!(evaluation, failed.contains(&n), "{report}");
+            assert!(!failure["errorMessage"].as_str().unwrap().is_empty(), "{report}");
+        }
+        assert_eq!(totals.failures, reported.len() as u64);
         assert_eq!(totals.outputs, acted.len() as u64);
         assert_eq!(totals.reports, reported.len() as u64);
     }
@@ -230,8 +243,8 @@ fn c2_a_poison_reading_among_ten_thousand_delays_and_fails_nobody_else() {
         }
         settle(&world);
         // Every way in which a message can cost: a pattern of its own, a text that grows, a list.
-        let heavy = "SELECT n, regexp_replace(t, p, t) AS x, \
-                     (SELECT VALUE regexp_matches(t, concat(*, p)) FROM list) AS y FROM 'a'";
+        let heavy = "SET @t = t, @p = p SELECT n, regexp_replace(@t, @p, @t) AS x, \
+                     (SELECT VALUE regexp_matches(@t, concat('', *, @p)) FROM list) AS y FROM 'a'";
         world.rule("heavy", heavy, &[("both", None, false)]);
         world.rule("light", "SELECT n FROM 'a'", &[("both", None, false), ("plain", None, false)]);
         let copies = NewRule {
