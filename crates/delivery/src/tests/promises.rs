@@ -108,18 +108,18 @@ fn settle(world: &World) -> crate::RepublishTotals {
 /// C1, with a crash after every step: into a stream, and beside one.
 #[test]
 fn c1_every_match_is_handed_over_or_set_aside_by_count_and_by_set() {
-    const N: u64 = 1_500;
+    const N: u64 = 500;
     let of =
         |wanted: &[Fate]| (0..N).filter(|n| wanted.contains(&fate(*n))).collect::<BTreeSet<_>>();
     let acted = of(&[Fate::Acted]);
     let failed = of(&[Fate::Unreadable, Fate::Valueless, Fate::TooLong]);
     // Every kind is there.
-    assert!(acted.len() > 300 && failed.len() > 300, "{} and {}", acted.len(), failed.len());
-    assert!(of(&[Fate::NotMatched]).len() > 100 && of(&[Fate::Elsewhere]).len() > 100);
+    assert!(acted.len() > 100 && failed.len() > 100, "{} and {}", acted.len(), failed.len());
+    assert!(of(&[Fate::NotMatched]).len() > 30 && of(&[Fate::Elsewhere]).len() > 30);
     for crash in [None, Some(Step::Decided), Some(Step::Uploaded), Some(Step::Advanced)] {
         let world = World::new();
         world.stream("s", |row| {
-            row.settings.size_bytes = 4_000;
+            row.settings.size_bytes = 600;
             row.settings.delimiter = Some("\n".to_owned());
         });
         settle(&world);
