@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use base::Timestamp;
 use serde::Serialize;
 
 /// Who is connected.
@@ -38,6 +39,13 @@ pub trait Authenticator: Send + Sync {
     /// authority, or its registration, and in either case that the peer holds its key.
     fn certificate(&self, der: &[u8]) -> Result<Identity, Refusal>;
 
+    /// Whether somebody who was let in would be let in still, and until when if that is known.
+    /// Asked before a session is registered, and before a will is published: by then its client
+    /// is gone, and nobody told it of a revocation.
+    fn standing(&self, _identity: &Identity) -> Result<Option<Timestamp>, Refusal> {
+        Ok(None)
+    }
+
     /// The identity of a client without a certificate on a listener that demands none, if those
     /// are allowed.
     fn anonymous(&self) -> Result<Identity, Refusal>;
@@ -62,8 +70,8 @@ pub struct Client<'a> {
     pub identity: &'a Identity,
     /// The MQTT client identifier.
     pub client_id: &'a str,
-    /// Where it connects from.
-    pub address: IpAddr,
+    /// Where it connects from, or did last; `None` if that is not known any more.
+    pub address: Option<IpAddr>,
     /// Whether its session outlives the connection.
     pub persistent: bool,
     /// Whether it left a will.

@@ -173,12 +173,18 @@ async fn open(
         connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
     }
     let rights = rights(broker, peer, identity, &connect)?;
+    let until = broker.auth.standing(identity).map_err(|refusal| {
+        broker.counters.refused_identity.one();
+        note(broker, &connect, principal, "certificate", &refusal.message);
+        Refused::with(version, Code::NotAuthorized, refusal.message)
+    })?;
     let link = Link::new(
         connect.client_id.as_str().into(),
         broker.same_for_all(identity),
         version,
         peer.address,
         broker.clock.now(),
+        until,
     );
     let claimed = broker.sessions.claim(&link, connect.clean_start).await;
     let (kept, will) = claimed.map_err(|taken| {
@@ -186,8 +192,8 @@ async fn open(
         note(broker, &connect, principal, "taken", &refused.why);
         refused
     })?;
-    if let Some(will) = will {
-        broker.publish_will(&link.client_id, &link.identity.principal, will);
+    if let Some((departed, will)) = will {
+        broker.publish_will(departed, will);
     }
     if let Err(refusal) = peer.credential.check(&*broker.auth) {
         // Nothing of it is kept: its owner may not come back.
@@ -199,6 +205,7 @@ async fn open(
     let session_present = kept.is_some();
     let mut session = kept.unwrap_or_else(|| new_session(broker, &link));
     session.identity = Arc::clone(&link.identity);
+    session.address = Some(peer.address.ip());
     session.kept_for = broker.kept_for(connect.session_expiry_secs);
     let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
     let expiry_secs_max = broker.settings.session_expiry_secs_max;
@@ -315,7 +322,7 @@ fn rights(
     let rights = broker.auth.rights(&Client {
         identity,
         client_id: &connect.client_id,
-        address: peer.address.ip(),
+        address: Some(peer.address.ip()),
         persistent: broker.kept_for(connect.session_expiry_secs).is_some(),
         last_will: connect.will.is_some(),
     });

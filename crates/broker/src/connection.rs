@@ -40,7 +40,7 @@ use crate::feed::Feed;
 use crate::hub::Delivery;
 use crate::rights::Held;
 use crate::session::{InFlight, Origin, Session};
-use crate::sessions::{Kick, Link};
+use crate::sessions::{Departed, Kick, Link};
 use crate::share::Share;
 use crate::{Broker, Concern, subscription};
 use deliver::Aliases;
@@ -712,7 +712,9 @@ impl Connection {
             Ending::Kicked(kick) => {
                 let (code, why) = match kick {
                     Kick::TakenOver => (Code::SessionTakenOver, "the client id connected again"),
-                    Kick::Revoked => (Code::NotAuthorized, "the certificate is not active"),
+                    Kick::Revoked => {
+                        (Code::NotAuthorized, "the certificate is not active, or has run out")
+                    }
                     Kick::NotAllowed => {
                         (Code::NotAuthorized, "a policy no longer allows iot:Connect")
                     }
@@ -787,9 +789,10 @@ impl Connection {
         session.cursor = self.feed.close();
         let now = self.broker.clock.now();
         let (will, silence) = (self.will.take().map(|will| *will), self.keep_alive);
+        let departed = Departed::of(&link.client_id, &session);
         let will = self.broker.sessions.release(link, Some(session), will, silence, now);
         if let Some(will) = will {
-            self.broker.publish_will(&link.client_id, &link.identity.principal, will);
+            self.broker.publish_will(departed, will);
         }
     }
 }

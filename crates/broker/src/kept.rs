@@ -13,6 +13,7 @@
 //! * The log keeps what the sessions still need, up to `session_log_bytes_max`.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -49,6 +50,9 @@ pub(crate) struct SessionRow {
     principal: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     thing_name: Option<String>,
+    /// Where its client connected from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     /// Seconds the session outlives its connection.
     expiry_secs: u64,
     /// When the last connection ended; absent while there is one, and after a kill.
@@ -165,6 +169,7 @@ impl SessionRow {
         SessionRow {
             principal: session.identity.principal.clone(),
             thing_name: session.identity.thing_name.clone(),
+            address: session.address,
             expiry_secs: session.kept_for.unwrap_or_default().as_secs(),
             left_at: extra.left_at.map(|at| at.0),
             silence_ms: u64::try_from(extra.silence.as_millis()).unwrap_or(u64::MAX),
@@ -550,6 +555,7 @@ fn restore_groups(
 fn restore(groups: &Arc<Groups>, client_id: Arc<str>, row: SessionRow) -> Restored {
     let identity = Identity { principal: row.principal, thing_name: row.thing_name };
     let mut session = Session::new(Arc::new(identity));
+    session.address = row.address;
     session.kept_for = Some(Duration::from_secs(row.expiry_secs));
     session.cursor = Offset(row.cursor);
     session.until = Offset(row.until);

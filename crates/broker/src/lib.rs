@@ -79,7 +79,7 @@ use codec::Will;
 use counters::Counters;
 use hub::{Hub, lock};
 use kept::Keeper;
-use sessions::{Kick, Sessions};
+use sessions::{Departed, Kick, Sessions};
 use shadows::Shadows;
 use shard::Shards;
 use share::Groups;
@@ -125,7 +125,7 @@ pub struct Broker {
     pub(crate) presences: AtomicU64,
     failed: AtomicBool,
     /// Wills that the full journal did not take; at most one per session.
-    wills: Mutex<VecDeque<(String, String, Will)>>,
+    wills: Mutex<VecDeque<(Departed, Will)>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -402,14 +402,19 @@ impl Broker {
         (secs > 0).then(|| Duration::from_secs(u64::from(secs)))
     }
 
-    /// Logs a will; one that the full journal does not take is tried again by the sweeper.
-    pub(crate) fn publish_will(&self, client_id: &str, principal: &str, will: Will) {
-        match self.log_will(client_id, principal, &will) {
+    /// Logs a will if its client might still say it; one that the full journal does not take is
+    /// tried again by the sweeper.
+    pub(crate) fn publish_will(&self, departed: Departed, will: Will) {
+        if !self.may_leave(&departed, &will) {
+            return;
+        }
+        let client_id = &*departed.client_id;
+        match self.log_will(client_id, &departed.identity.principal, &will) {
             Ok(()) => self.counters.wills.one(),
             Err(full) if full.kind() == ErrorKind::Exhausted => {
                 let mut wills = lock(&self.wills);
                 if wills.len() < self.settings.sessions_max {
-                    wills.push_back((client_id.to_owned(), principal.to_owned(), will));
+                    wills.push_back((departed, will));
                 } else {
                     self.counters.refused_journal.one();
                     error!(client_id, "a will is lost: the journal is full and so is the queue");
@@ -506,8 +511,8 @@ impl Broker {
 
     fn retry_wills(&self) {
         let waiting = std::mem::take(&mut *lock(&self.wills));
-        for (client_id, principal, will) in waiting {
-            self.publish_will(&client_id, &principal, will);
+        for (departed, will) in waiting {
+            self.publish_will(departed, will);
         }
     }
 }
@@ -519,8 +524,8 @@ async fn sweep(broker: Weak<Broker>) {
         tokio::time::sleep(SWEEP).await;
         let Some(broker) = broker.upgrade() else { return };
         let now = broker.clock.now();
-        for (client_id, identity, will) in broker.sessions.sweep(Instant::now(), now) {
-            broker.publish_will(&client_id, &identity.principal, will);
+        for (departed, will) in broker.sessions.sweep(Instant::now(), now) {
+            broker.publish_will(departed, will);
         }
         broker.groups.save();
         sweeps += 1;

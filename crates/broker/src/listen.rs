@@ -14,10 +14,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::Broker;
-use crate::auth::Credential;
+use crate::auth::{Action, Credential, Explanation};
 use crate::connect::{Peer, admit};
 use crate::connection::{Connection, Transport};
 use crate::sessions::Kick;
@@ -30,6 +30,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How long cutting connections may take.
 const CUT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Whom refusals are on record for that came before a client id: nobody can have an empty one.
+const NAMELESS: &str = "";
 
 /// TLS's first byte: a handshake record. Nothing that HTTP begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -179,10 +182,17 @@ pub(crate) async fn begin(
     let identity = credential.check(&*broker.auth);
     if let (Err(refusal), false) = (&identity, matches!(credential, Credential::Anonymous)) {
         broker.counters.refused_identity.one();
-        warn!(peer = %address, reason = refusal.reason, why = %refusal, "a client was refused");
+        note(broker, address, refusal.reason, refusal.message.clone());
         return None;
     }
     admit(broker, Peer { stream, address, credential, identity, deadline }).await
+}
+
+/// Puts on record why a peer was refused that had not said who it is.
+fn note(broker: &Broker, address: SocketAddr, reason: &'static str, text: String) {
+    let why = Explanation { text, ..Explanation::default() };
+    let asked = (Some(Action::Connect), &*address.ip().to_string());
+    broker.note_refusal(NAMELESS, None, reason, asked, why);
 }
 
 /// The TLS handshake, and the certificate that the peer showed.
@@ -197,7 +207,7 @@ async fn secure(
         Ok(Ok(stream)) => stream,
         Ok(Err(cause)) => {
             broker.counters.refused_handshake.one();
-            info!(peer = %address, %cause, "TLS handshake refused");
+            note(broker, address, "handshake", cause.to_string());
             return None;
         }
         Err(_elapsed) => {

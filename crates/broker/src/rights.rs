@@ -10,7 +10,7 @@ use crate::auth::{Action, Client, Explanation, Remembered, Rights};
 use crate::codec::{Fault, Publish, Version, Will, ack};
 use crate::connection::{Connection, Ending, Work};
 use crate::refusals::Refused;
-use crate::sessions::Kick;
+use crate::sessions::{Departed, Kick};
 
 /// Bytes of an explanation that are told to a client.
 const TOLD_BYTES_MAX: usize = 400;
@@ -95,6 +95,34 @@ pub(crate) fn refused_connect(
 }
 
 impl Broker {
+    /// Whether a will may be published: by the rights that its client would have now, wherever
+    /// they stood when it left.
+    pub(crate) fn may_leave(&self, departed: &Departed, will: &Will) -> bool {
+        let Departed { client_id, identity, address, persistent } = departed;
+        let principal = Some(identity.principal.as_str());
+        if let Err(refusal) = self.auth.standing(identity) {
+            let why = Explanation { text: refusal.message, ..Explanation::default() };
+            let asked = (Some(Action::Publish), will.topic.as_str());
+            self.note_refusal(client_id, principal, "certificate", asked, why);
+            return false;
+        }
+        let rights = self.auth.rights(&Client {
+            identity,
+            client_id,
+            address: *address,
+            persistent: *persistent,
+            last_will: true,
+        });
+        let Some(rights) = rights else { return true };
+        let Some((action, name)) = refused_connect(&*rights, client_id, Some(will)) else {
+            return true;
+        };
+        self.counters.refused_policy.one();
+        let why = rights.explain(action, &name);
+        self.note_refusal(client_id, principal, "policy", (Some(action), &name), why);
+        false
+    }
+
     /// Puts a refusal on record.
     pub(crate) fn note_refusal(
         &self,
@@ -134,7 +162,7 @@ impl Connection {
         let rights = self.broker.auth.rights(&Client {
             identity: &self.link.identity,
             client_id: &self.link.client_id,
-            address: self.link.peer.ip(),
+            address: Some(self.link.peer.ip()),
             persistent: self.session.kept_for.is_some(),
             last_will: self.will.is_some(),
         });
@@ -152,6 +180,7 @@ impl Connection {
             self.will = None;
             self.refused(action, &topic);
         }
+        self.end_forbidden();
         Ok(())
     }
 

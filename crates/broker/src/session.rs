@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hasher;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::subscription::{self, Subscriptions};
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) identity: Arc<Identity>,
+    /// Where its client connected from last.
+    pub(crate) address: Option<IpAddr>,
     /// How long it outlives its connection; `None` for not at all.
     pub(crate) kept_for: Option<Duration>,
     /// Filled while no connection owns the session; a connection has them in its feed.
@@ -40,6 +43,7 @@ impl Session {
     pub(crate) fn new(identity: Arc<Identity>) -> Session {
         Session {
             identity,
+            address: None,
             kept_for: None,
             subscriptions: subscription::none(),
             shares: Vec::new(),

@@ -6,7 +6,7 @@
 //! * Sessions are counted and bounded; those that expired are removed by `sweep`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -56,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) version: Version,
     pub(crate) peer: SocketAddr,
     pub(crate) since: Timestamp,
+    /// When its certificate ends.
+    pub(crate) until: Option<Timestamp>,
     /// What the connection last said it is subscribed to, for `sessions`.
     pub(crate) subscribed: Mutex<Subscribed>,
     kick: AtomicU8,
@@ -76,6 +78,7 @@ impl Link {
         version: Version,
         peer: SocketAddr,
         since: Timestamp,
+        until: Option<Timestamp>,
     ) -> Arc<Link> {
         Arc::new(Link {
             client_id,
@@ -84,6 +87,7 @@ impl Link {
             version,
             peer,
             since,
+            until,
             subscribed: Mutex::new(Subscribed {
                 subscriptions: subscription::none(),
                 shared: Vec::new(),
@@ -143,6 +147,27 @@ impl Link {
             3 => Some(Kick::Administrative),
             5 => Some(Kick::NotAllowed),
             _ => Some(Kick::Shutdown),
+        }
+    }
+}
+
+/// Somebody whose will is due.
+#[derive(Clone, Debug)]
+pub(crate) struct Departed {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) address: Option<IpAddr>,
+    /// Whether the session outlived the connection.
+    pub(crate) persistent: bool,
+}
+
+impl Departed {
+    pub(crate) fn of(client_id: &Arc<str>, session: &Session) -> Departed {
+        Departed {
+            client_id: Arc::clone(client_id),
+            identity: Arc::clone(&session.identity),
+            address: session.address,
+            persistent: session.kept_for.is_some(),
         }
     }
 }
@@ -304,7 +329,7 @@ impl Sessions {
         &self,
         link: &Arc<Link>,
         clean: bool,
-    ) -> Result<(Option<Session>, Option<Will>), Taken> {
+    ) -> Result<(Option<Session>, Option<(Departed, Will)>), Taken> {
         loop {
             let older = {
                 let mut slots = lock(&self.slots);
@@ -324,7 +349,8 @@ impl Sessions {
                         let before = slots.insert(Arc::clone(&link.client_id), slot);
                         return Ok(match before {
                             Some(Slot::Offline(parked)) if clean || parked.is_over() => {
-                                (None, parked.will.map(|(_, will)| will))
+                                let departed = Departed::of(&link.client_id, &parked.session);
+                                (None, parked.will.map(|(_, will)| (departed, will)))
                             }
                             Some(Slot::Offline(parked)) => (Some(parked.session), None),
                             _ => {
@@ -400,19 +426,24 @@ impl Sessions {
         due
     }
 
-    /// Removes expired sessions; gives the wills that are due.
-    pub(crate) fn sweep(
-        &self,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Vec<(Arc<str>, Arc<Identity>, Will)> {
+    /// Removes expired sessions, and kicks the connections whose certificates have run out; gives
+    /// the wills that are due.
+    pub(crate) fn sweep(&self, now: Instant, wall: Timestamp) -> Vec<(Departed, Will)> {
         let mut due = Vec::new();
         lock(&self.slots).retain(|client_id, slot| {
-            let Slot::Offline(parked) = slot else { return true };
+            let parked = match slot {
+                Slot::Online(link) => {
+                    if link.until.is_some_and(|until| until < wall) {
+                        link.kick(Kick::Revoked);
+                    }
+                    return true;
+                }
+                Slot::Offline(parked) => parked,
+            };
             let expired = parked.expires_at.is_some_and(|at| at <= now);
             let will = parked.will.take_if(|(at, _)| expired || *at <= now);
             if let Some((_, will)) = will {
-                due.push((Arc::clone(client_id), Arc::clone(&parked.session.identity), will));
+                due.push((Departed::of(client_id, &parked.session), will));
                 if !expired {
                     self.keep(client_id, parked, wall);
                 }

@@ -302,7 +302,7 @@ impl Republisher {
         let mut jobs = Vec::new();
         for (offset, record) in records.items.iter().filter(|(offset, _)| *offset < view.until) {
             for at in self.concerned(*offset, record, &view, &streams) {
-                let Some((result, hops)) = self.passes(&at, &mut output) else { continue };
+                let Some((result, hops)) = self.passes(&at, &mut output)? else { continue };
                 match self.lane {
                     Lane::Near => self.apply(&at, &result, hops, &mut output)?,
                     Lane::Far => jobs.push(Job { at, result, hops }),
@@ -376,14 +376,19 @@ impl Republisher {
     }
 
     /// What a rule makes of a record, and how often that has been round then.
-    fn passes(&self, at: &At<'_>, output: &mut Output) -> Option<(Bytes, u32)> {
-        let Evaluated::Pass(result) = at.rule.sql.evaluate(&at.message, &at.context) else {
-            // As on AWS, a statement that fails is no failed action.
-            return None;
-        };
+    fn passes(&self, at: &At<'_>, output: &mut Output) -> Result<Option<(Bytes, u32)>> {
         let hops = Origin::read(at.message.principal).map_or(0, |origin| origin.hops) + 1;
+        let result = match at.rule.sql.evaluate(&at.message, &at.context) {
+            Evaluated::Pass(result) => result,
+            Evaluated::NoMatch => return Ok(None),
+            Evaluated::Failed { reason } if hops <= HOPS_MAX => {
+                self.set_aside(at, hops, reason, output)?;
+                return Ok(None);
+            }
+            Evaluated::Failed { .. } => return Ok(None),
+        };
         if hops <= HOPS_MAX {
-            return Some((result, hops));
+            return Ok(Some((result, hops)));
         }
         if self.lane == Lane::Near {
             tracing::warn!(
@@ -392,7 +397,23 @@ impl Republisher {
             );
             output.totals.looped += 1;
         }
-        None
+        Ok(None)
+    }
+
+    /// A statement that fails on a message: a stream of the rule sets it aside, with the reason.
+    /// Where there is none it is reported as a failed action would be, which AWS does not do: here
+    /// nothing disappears.
+    fn set_aside(&self, at: &At<'_>, hops: u32, reason: String, output: &mut Output) -> Result<()> {
+        let rule = at.rule;
+        let missed = (0..rule.actions.len()).filter(|action| at.miss(*action).is_some()).count();
+        let near = Lane::Near.concerns(rule, at.streams) || missed > 0;
+        // One of the two workers says it.
+        if missed < rule.actions.len() || (near && self.lane == Lane::Far) {
+            return Ok(());
+        }
+        let resource = rule.rule.clone();
+        let failure = Failure { action: "RuleEvaluation", resource, message: reason };
+        self.tell(at, hops, &[failure], output)
     }
 
     /// Carries out what this machine does alone.

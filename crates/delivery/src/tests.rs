@@ -13,6 +13,7 @@ use metastore::Metastore;
 use objects::Buckets;
 use rules::{Action, NewRule, RuleBook, base64};
 
+mod promises;
 mod republish;
 mod shapes;
 

@@ -122,6 +122,8 @@ pub struct Found {
     pub thing_name: String,
     /// Every thing it is attached to.
     pub things: Vec<String>,
+    /// When it stops admitting by itself.
+    pub not_after: Timestamp,
 }
 
 /// A change of status, told to every listener once it is stored.
@@ -208,10 +210,14 @@ impl Registry {
     /// registered, ACTIVE and in date. Whether the peer holds its key, and whether it is signed
     /// by us if it was not made elsewhere, is for TLS to check.
     pub fn lookup(&self, der: &[u8]) -> Result<Found> {
-        let certificate_id = certificate_id(der);
+        self.lookup_id(&certificate_id(der))
+    }
+
+    /// The same for a certificate that was looked at before: whether it still admits.
+    pub fn lookup_id(&self, certificate_id: &str) -> Result<Found> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let denied = |why: String| Error::new(ErrorKind::Denied, why);
-        let Some(found) = known.get(&certificate_id) else {
+        let Some(found) = known.get(certificate_id) else {
             return Err(denied(format!("certificate {certificate_id} is not registered")));
         };
         let of = found.things.first().map(|thing| format!(" of {thing:?}")).unwrap_or_default();
@@ -229,9 +235,10 @@ impl Registry {
             return Err(denied(format!("certificate {certificate_id}{of} is not valid yet")));
         }
         Ok(Found {
-            thing_name: known_by(&certificate_id, &found.things),
+            certificate_id: certificate_id.to_owned(),
+            thing_name: known_by(certificate_id, &found.things),
             things: found.things.clone(),
-            certificate_id,
+            not_after: found.not_after,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{Clock, Error, Result};
+use base::{Clock, Error, Result, Timestamp};
 use broker::{Action, Client, Explanation, Identity, Refusal};
 use identity::sigv4::{self, Claim};
 use identity::{Gate, KeyRefusal, Keys, Registry, Visitor, policy};
@@ -88,6 +88,18 @@ impl broker::Authenticator for Door {
         }
     }
 
+    fn standing(&self, identity: &Identity) -> Result<Option<Timestamp>, Refusal> {
+        let principal = identity.principal.as_str();
+        if principal == ANONYMOUS || signs(principal) {
+            // The settings hold for as long as the program runs, and `Keys::on_end` tells of keys.
+            return Ok(None);
+        }
+        match self.registry.lookup_id(principal) {
+            Ok(found) => Ok(Some(found.not_after)),
+            Err(error) => Err(Refusal { reason: "certificate", message: error.to_string() }),
+        }
+    }
+
     fn anonymous(&self) -> Result<Identity, Refusal> {
         if self.anonymous {
             return Ok(Identity { principal: ANONYMOUS.to_owned(), thing_name: None });
@@ -123,7 +135,7 @@ impl broker::Authenticator for Door {
         let visitor = Visitor {
             certificate_id: (principal != ANONYMOUS).then_some(principal),
             client_id: Some(client.client_id),
-            source_ip: Some(client.address),
+            source_ip: client.address,
             persistent: client.persistent,
             last_will: client.last_will,
         };

@@ -19,7 +19,7 @@ use bytes::Bytes;
 pub use explain::Term;
 pub use functions::{names as function_names, trace_id_of as trace_id};
 pub use template::Template;
-pub use time::{TimePattern, zone_offset_secs};
+pub use time::{TimePattern, Zone};
 
 use crate::json;
 use crate::value::Value;

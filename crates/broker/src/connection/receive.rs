@@ -452,6 +452,36 @@ impl Connection {
         found.map(|at| shares.swap_remove(at)).is_some()
     }
 
+    /// Ends the subscriptions that the client may not have any more; what it may be sent is asked
+    /// for each message besides.
+    pub(crate) fn end_forbidden(&mut self) {
+        let plain = self.feed.subscriptions().iter().map(|s| s.filter.as_str().to_owned());
+        let shared = self.session.shares.iter().map(|share| share.name().to_string());
+        let mut forbidden: Vec<String> = plain.chain(shared).collect();
+        forbidden.retain(|name| {
+            let shared = share::filter(name).filter(|_| name.starts_with(share::PREFIX));
+            let filter = shared.as_ref().map_or(name.as_str(), TopicFilter::as_str);
+            self.may_not_subscribe(filter).is_some()
+        });
+        if forbidden.is_empty() {
+            return;
+        }
+        for name in &forbidden {
+            self.unsubscribe(name);
+        }
+        // Retained messages that wait were brought by subscriptions that may be gone.
+        let left = Arc::clone(self.feed.subscriptions());
+        if let Some(owed) = &mut self.owed {
+            owed.welcome.retain(|(delivery, _)| {
+                MessageRef::decode(&delivery.record)
+                    .is_ok_and(|message| left.iter().any(|s| s.filter.matches(message.topic)))
+            });
+        }
+        self.broker.say_subscribed(&self.link, self.presence, "unsubscribed", &forbidden);
+        self.publish_subscriptions();
+        self.changed();
+    }
+
     /// Lines up the retained messages that a subscription brings; gives the offset from which it
     /// gets what is published.
     fn welcome(&mut self, wanted: &Wanted, filter: &TopicFilter, known: bool) -> Offset {

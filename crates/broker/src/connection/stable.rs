@@ -110,6 +110,15 @@ impl Connection {
         }
     }
 
+    /// Has the session written for a change that nobody is told of.
+    pub(super) fn changed(&mut self) {
+        if self.keeps()
+            && let Some(stable) = &mut self.stable
+        {
+            stable.version += 1;
+        }
+    }
+
     /// Sends a message: of QoS 2 once its packet id is stable, others at once unless they would
     /// overtake one.
     pub(super) fn send(&mut self, delivery: Delivery, packet_id: u16, origin: Origin) {

@@ -130,7 +130,7 @@ fn self_signed(params: CertificateParams) -> Device {
 }
 
 #[tokio::test]
-async fn a_device_with_a_certificate_made_elsewhere_publishes_while_it_is_active() {
+async fn b1_a_certificate_made_elsewhere_is_heard_while_it_is_active() {
     let listener = Listener::start().await;
     let mut ca = params("elsewhere");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -158,7 +158,7 @@ async fn a_device_with_a_certificate_made_elsewhere_publishes_while_it_is_active
 }
 
 #[tokio::test]
-async fn a_device_whose_own_certificate_runs_out_is_refused() {
+async fn b1_a_device_whose_own_certificate_runs_out_is_refused() {
     let listener = Listener::start().await;
     let day = Duration::from_secs(24 * 3600);
     let since_epoch = Duration::from_secs(listener.clock.now().millis().unsigned_abs() / 1000);

@@ -2,16 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod bypass;
+mod certificates;
 mod clients;
 mod durability;
 mod events;
 mod foreign;
+mod gatehouse;
 mod hostile;
 mod load;
 mod policy;
 mod raw;
 mod restart;
 mod retained;
+mod revocation;
 mod sessions;
 mod shadows;
 mod shared;

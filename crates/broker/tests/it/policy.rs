@@ -15,7 +15,7 @@ struct Ruled(Mutex<String>);
 #[derive(Debug)]
 struct Settled(policy::Rights);
 
-fn action(action: Action) -> policy::Action {
+pub(crate) fn wanted(action: Action) -> policy::Action {
     match action {
         Action::Connect => policy::Action::Connect,
         Action::Publish => policy::Action::Publish,
@@ -26,21 +26,25 @@ fn action(action: Action) -> policy::Action {
 }
 
 impl Rights for Settled {
-    fn allows(&self, wanted: Action, name: &str) -> bool {
-        self.0.allows(action(wanted), name)
+    fn allows(&self, action: Action, name: &str) -> bool {
+        self.0.allows(wanted(action), name)
     }
 
-    fn explain(&self, wanted: Action, name: &str) -> Explanation {
-        let decision = self.0.decide(action(wanted), name);
-        let by = decision.by.as_ref().or(decision.near.first().map(|miss| &miss.statement));
-        Explanation {
-            text: decision.to_string(),
-            policy: by.map(|by| by.policy.clone()),
-            version: by.map(|by| by.version),
-            statement: by.map(|by| by.statement),
-            sid: by.and_then(|by| by.sid.clone()),
-            resource: decision.resource,
-        }
+    fn explain(&self, action: Action, name: &str) -> Explanation {
+        explained(&self.0, action, name)
+    }
+}
+
+pub(crate) fn explained(rights: &policy::Rights, action: Action, name: &str) -> Explanation {
+    let decision = rights.decide(wanted(action), name);
+    let by = decision.by.as_ref().or(decision.near.first().map(|miss| &miss.statement));
+    Explanation {
+        text: decision.to_string(),
+        policy: by.map(|by| by.policy.clone()),
+        version: by.map(|by| by.version),
+        statement: by.map(|by| by.statement),
+        sid: by.and_then(|by| by.sid.clone()),
+        resource: decision.resource,
     }
 }
 
@@ -70,12 +74,14 @@ impl Authenticator for Ruled {
 }
 
 /// Statements of effect, action and resource.
-fn document(statements: &[(&str, &str, &str)]) -> String {
+pub(crate) fn document(statements: &[(&str, &str, &str)]) -> String {
     let statements: Vec<_> = statements
         .iter()
-        .map(|(effect, action, resource)| {
+        .enumerate()
+        .map(|(at, (effect, action, resource))| {
+            let name = action[4..].replace('*', "All");
             serde_json::json!({
-                "Effect": effect, "Action": action, "Sid": format!("{}{}", &action[4..], resource.len()),
+                "Effect": effect, "Action": action, "Sid": format!("{name}{}", at + 1),
                 "Resource": format!("arn:aws:iot:*:*:{resource}"),
             })
         })
@@ -111,7 +117,7 @@ fn reason(connack: &[u8]) -> u8 {
 }
 
 #[tokio::test]
-async fn connect_is_refused_with_the_reason() {
+async fn b7_connect_is_refused_with_the_reason() {
     let (world, _) = world().await;
     let (_, connack) = Raw::hello(world.address, &Hello::v4("other")).await;
     assert_eq!(connack, [0x20, 2, 0, 5]);
@@ -136,7 +142,7 @@ async fn connect_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_client_that_may_not_connect_does_not_displace_one_that_may() {
+async fn b4_a_client_that_may_not_connect_does_not_displace_one_that_may() {
     let (world, ruled) = world().await;
     let mut first = Raw::join(world.address, &Hello::v4("dev-1")).await;
     // Only the stored text changes: the live connection was not told yet.
@@ -146,7 +152,7 @@ async fn a_client_that_may_not_connect_does_not_displace_one_that_may() {
 }
 
 #[tokio::test]
-async fn publish_is_refused_as_each_version_can_say() {
+async fn b3_publish_is_refused_as_each_version_can_say() {
     let (world, _) = world().await;
     let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
     old.send(&qos1("dev-1/a", 1, "x")).await;
@@ -184,7 +190,7 @@ async fn publish_is_refused_as_each_version_can_say() {
 /// Who does not want words gets none (MQTT 5, 3.1.2.11.7), nor does anybody where the operator
 /// keeps them to himself; the record has them.
 #[tokio::test]
-async fn reasons_are_kept_from_those_who_must_not_get_them() {
+async fn b7_reasons_are_kept_from_those_who_must_not_get_them() {
     let (world, _) = world().await;
     let plain = Hello { properties: vec![23, 0], ..Hello::v5("dev-1") };
     let mut plain = Raw::join(world.address, &plain).await;
@@ -216,7 +222,7 @@ async fn reasons_are_kept_from_those_who_must_not_get_them() {
 
 /// `$share/NAME/FILTER` is decided as FILTER.
 #[tokio::test]
-async fn a_shared_subscription_needs_the_right_to_its_filter() {
+async fn b5_a_shared_subscription_needs_the_right_to_its_filter() {
     let (world, _) = world().await;
     let mut dev = Raw::join(world.address, &Hello::v5("dev-1")).await;
     let filters = [("$share/g/dev-1/#", 1), ("$share/g/dev-2/#", 1), ("$share/dev-1/#", 1)];
@@ -230,7 +236,7 @@ async fn a_shared_subscription_needs_the_right_to_its_filter() {
 }
 
 #[tokio::test]
-async fn subscribe_is_refused_filter_by_filter() {
+async fn b3_subscribe_is_refused_filter_by_filter() {
     let (world, _) = world().await;
     let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
     old.send(&subscribe(4, 1, &[("dev-1/#", 1), ("#", 1)])).await;
@@ -251,7 +257,7 @@ async fn subscribe_is_refused_filter_by_filter() {
 }
 
 #[tokio::test]
-async fn a_client_called_like_a_wildcard_gets_nothing_more() {
+async fn b3_a_client_called_like_a_wildcard_gets_nothing_more() {
     let (world, ruled) = world().await;
     let mut all = OWN.to_vec();
     all.push(("Allow", "iot:Connect", "client/*"));
@@ -264,7 +270,7 @@ async fn a_client_called_like_a_wildcard_gets_nothing_more() {
 }
 
 #[tokio::test]
-async fn revoking_receive_stops_a_live_subscription_and_giving_it_back_resumes_it() {
+async fn b2_taking_receive_away_stops_a_live_subscription_and_giving_it_back_resumes_it() {
     let (world, ruled) = world().await;
     let mut sub = Raw::join(world.address, &Hello::v4("dev-1")).await;
     sub.send(&subscribe(4, 1, &[("dev-1/#", 0)])).await;
@@ -291,7 +297,7 @@ async fn revoking_receive_stops_a_live_subscription_and_giving_it_back_resumes_i
 }
 
 #[tokio::test]
-async fn a_change_reaches_live_connections() {
+async fn b2_a_change_reaches_live_connections() {
     let (world, ruled) = world().await;
     let mut old = Raw::join(world.address, &Hello::v4("dev-1")).await;
     old.send(&qos1("dev-1/a", 1, "x")).await;

@@ -174,6 +174,11 @@ impl Raw {
         self.stream.write_all(bytes).await.unwrap();
     }
 
+    /// Sends to a broker that may have closed by now.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
+        drop(self.stream.write_all(bytes).await);
+    }
+
     /// The next packet, or `None` once the broker has closed.
     pub(crate) async fn packet(&mut self) -> Option<Vec<u8>> {
         timeout(SOON, self.read_packet()).await.expect("no packet in time")

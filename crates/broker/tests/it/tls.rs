@@ -168,7 +168,7 @@ impl Castle {
 }
 
 #[tokio::test]
-async fn only_an_active_certificate_of_our_authority_is_heard() {
+async fn b1_only_an_active_certificate_of_our_authority_is_heard() {
     let castle = Castle::build(Settings::default()).await;
     let ours = || leaf(client_params(), &castle.authority);
     let foreign = leaf(client_params(), &authority());
@@ -214,7 +214,7 @@ async fn only_an_active_certificate_of_our_authority_is_heard() {
 }
 
 #[tokio::test]
-async fn a_revoked_device_is_out_within_a_second_and_stays_out() {
+async fn b2_a_revoked_device_is_out_within_a_second_and_stays_out() {
     use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
     let castle = Castle::build(Settings::default()).await;
     let device = leaf(client_params(), &castle.authority);
@@ -240,7 +240,7 @@ async fn a_revoked_device_is_out_within_a_second_and_stays_out() {
 }
 
 #[tokio::test]
-async fn a_client_id_belongs_to_its_certificate_or_thing() {
+async fn b4_a_client_id_belongs_to_its_certificate_or_thing() {
     let castle = Castle::build(Settings::default()).await;
     let (one, two) =
         (leaf(client_params(), &castle.authority), leaf(client_params(), &castle.authority));

@@ -297,7 +297,7 @@ fn what_cannot_be_republished_is_refused_when_the_rule_is_made() {
 }
 
 #[test]
-fn a_rule_that_feeds_itself_ends() {
+fn c4_a_rule_that_feeds_itself_ends() {
     let world = World::new();
     settle(&world);
     make(
@@ -310,6 +310,51 @@ fn a_rule_that_feeds_itself_ends() {
     world.publish("a", "{\"n\": 1}");
     let totals = settle(&world);
     assert_eq!((totals.outputs, totals.looped), (u64::from(HOPS_MAX), 1));
+}
+
+/// C4: two that feed each other, one that doubles, and an error action that feeds its own rule.
+#[test]
+fn c4_no_circle_of_rules_goes_on_for_ever() {
+    let world = World::new();
+    settle(&world);
+    let output = |topics: &[&str]| Republishing {
+        output: topics.iter().map(|topic| to(topic)).collect(),
+        ..Republishing::default()
+    };
+    make(&world, "ping", "a", &[], output(&["b"]));
+    make(&world, "pong", "b", &[], output(&["a"]));
+    world.publish("a", "{\"n\": 1}");
+    let totals = settle(&world);
+    assert_eq!((totals.outputs, totals.looped), (u64::from(HOPS_MAX), 1));
+    // Each message makes two: a tree of a bounded depth, not a flood without end.
+    make(&world, "double", "tree", &[], output(&["tree", "tree"]));
+    world.publish("tree", "{\"n\": 1}");
+    let leaves = 2_u64.pow(HOPS_MAX);
+    let totals = settle(&world);
+    assert_eq!(totals.outputs, u64::from(HOPS_MAX) + 2 * (leaves - 1));
+    assert_eq!(totals.looped, 1 + leaves);
+    // What is reported comes back as a message of the rule whose failure it is.
+    let report = Republishing {
+        on_error: Some(ErrorAction::Republish(to("sick"))),
+        ..Republishing::default()
+    };
+    let new = NewRule {
+        name: "sick".to_owned(),
+        description: String::new(),
+        sql: "SELECT * FROM 'sick'".to_owned(),
+        actions: vec![Action::Firehose {
+            stream: "nowhere".to_owned(),
+            separator: None,
+            batch_mode: false,
+        }],
+        enabled: true,
+    };
+    world.rules.create_with(&new, &report, Timestamp(START), || world.log.durable()).unwrap();
+    let before = world.log.durable().0;
+    world.publish("sick", "{}");
+    let totals = settle(&world);
+    assert!(totals.reports > 0 && totals.reports <= u64::from(HOPS_MAX), "{totals:?}");
+    assert!(world.log.durable().0 - before <= 1 + u64::from(HOPS_MAX));
 }
 
 #[test]

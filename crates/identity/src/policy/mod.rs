@@ -11,9 +11,11 @@
 //!
 //! Invariants
 //! * An explicit Deny wins; what no statement allows is refused.
-//! * The value of a variable stands for itself: a client called `*` widens nothing.
-//! * A resource with a variable that has no value matches nothing, in Allow and in Deny; as does
-//!   a `NotResource` list that holds one, and a condition compared with one.
+//! * The value of a variable stands for itself: a client called `*` widens nothing. Nor does one
+//!   called `+`: what allows a subscription takes no `+` or `#` from a variable. That is stricter
+//!   than a comparison of texts, which would give such a client everybody's topics.
+//! * A resource with a variable that has no value, or an empty one, matches nothing, in Allow and
+//!   in Deny; as does a `NotResource` list that holds one, and a condition compared with one.
 //! * `*` matches any run of characters, `/` too, `?` one character; `+` and `#` are themselves.
 //!   Neither crosses the colons between the first five parts of an ARN.
 //! * A document that cannot be read refuses everything: it may have held a Deny.

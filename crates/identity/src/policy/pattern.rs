@@ -14,7 +14,11 @@ enum Token {
 
 /// A pattern without variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Glob(Vec<Token>);
+pub(super) struct Glob {
+    tokens: Vec<Token>,
+    /// Whether a variable's value holds what is a wildcard in a topic filter.
+    widened: bool,
+}
 
 impl Glob {
     /// Every `*` and `?` of `text` is a wildcard.
@@ -26,20 +30,25 @@ impl Glob {
 
     fn push_char(&mut self, c: char) {
         match c {
-            '*' if self.0.last() == Some(&Token::Run) => {}
-            '*' => self.0.push(Token::Run),
-            '?' => self.0.push(Token::One),
+            '*' if self.tokens.last() == Some(&Token::Run) => {}
+            '*' => self.tokens.push(Token::Run),
+            '?' => self.tokens.push(Token::One),
             _ => self.push_literal(c.encode_utf8(&mut [0; 4])),
         }
     }
 
     fn push_literal(&mut self, text: &str) {
-        self.0.extend(text.bytes().map(Token::Byte));
+        self.tokens.extend(text.bytes().map(Token::Byte));
     }
 
     /// Whether it matches whatever it is given.
     pub(super) fn is_everything(&self) -> bool {
-        self.0 == [Token::Run]
+        self.tokens == [Token::Run]
+    }
+
+    /// Whether a `+` or `#` in it comes from a variable and not from who wrote the policy.
+    pub(super) fn is_widened(&self) -> bool {
+        self.widened
     }
 
     /// Whether all of `head` followed by `tail` matches. Goes back to the last `*` only, so it
@@ -51,7 +60,7 @@ impl Glob {
         let (mut at, mut step) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
         loop {
-            let fits = match self.0.get(step) {
+            let fits = match self.tokens.get(step) {
                 Some(Token::Run) => {
                     retry = Some((at, step + 1));
                     step += 1;
@@ -171,7 +180,8 @@ impl Template {
         })
     }
 
-    /// The pattern for one client, or the name of a variable that has no value.
+    /// The pattern for one client, or the name of a variable that has no value. An empty one is
+    /// none: `site/${...}/in` must not become `site//in` for whoever has no site.
     pub(super) fn fill(&self, facts: &Facts<'_>) -> Result<Glob, &str> {
         let mut glob = Glob::default();
         for piece in &self.pieces {
@@ -179,7 +189,10 @@ impl Template {
                 Piece::Text(text) => text.chars().for_each(|c| glob.push_char(c)),
                 Piece::Literal(c) => glob.push_literal(c.encode_utf8(&mut [0; 4])),
                 Piece::Variable(key, name) => {
-                    glob.push_literal(&key.value(facts).ok_or(name.as_str())?)
+                    let value = key.value(facts).filter(|value| !value.is_empty());
+                    let value = value.ok_or(name.as_str())?;
+                    glob.widened |= value.contains(['+', '#']);
+                    glob.push_literal(&value);
                 }
             }
         }

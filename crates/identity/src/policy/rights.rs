@@ -62,6 +62,8 @@ struct Target {
     rest: Option<Glob>,
     /// Why it matches nothing.
     never: Option<String>,
+    /// Whether that is for want of a variable's value.
+    unresolved: bool,
 }
 
 impl Rights {
@@ -172,6 +174,11 @@ impl Settled {
     fn selects(&self, action: Action, name: &str) -> bool {
         let kind = action.resource_type();
         let named = self.resources.iter().any(|target| match &target.rest {
+            // A client called `+` may do what its name says with its topics, but not subscribe
+            // to everybody's.
+            Some(rest) if action == Action::Subscribe && self.allow && !self.not_resources => {
+                !rest.is_widened() && rest.matches(kind, name)
+            }
             // There is no ARN for all retained messages: only `*` names them.
             Some(rest) if action == Action::ListRetainedMessages => rest.is_everything(),
             Some(rest) => rest.matches(kind, name),
@@ -189,6 +196,9 @@ impl Settled {
             .iter()
             .map(|target| match &target.never {
                 Some(why) => format!("{} ({why})", target.shown),
+                None if target.rest.as_ref().is_some_and(Glob::is_widened) => {
+                    format!("{} (no filter by a variable that holds + or #)", target.shown)
+                }
                 None => target.shown.clone(),
             })
             .collect();
@@ -214,10 +224,9 @@ fn settle(at: StatementRef, statement: &Statement, facts: &Facts<'_>) -> Settled
         .map(|why| format!("whose condition {why}"));
     // "All but X" with an unknown X must not become "all".
     if statement.not_resources && silent.is_none() {
-        let undefined = |target: &&Target| target.rest.is_none() && target.shown.contains("${");
         silent = resources
             .iter()
-            .find(undefined)
+            .find(|target| target.unresolved)
             .map(|target| format!("whose NotResource {} cannot be resolved", target.shown));
     }
     Settled {
@@ -232,11 +241,15 @@ fn settle(at: StatementRef, statement: &Statement, facts: &Facts<'_>) -> Settled
 
 fn target(resource: &Resource, facts: &Facts<'_>) -> Target {
     let Some(parts) = &resource.parts else {
-        return Target { shown: "*".to_owned(), rest: Some(Glob::of("*")), never: None };
+        let rest = Some(Glob::of("*"));
+        return Target { shown: "*".to_owned(), rest, never: None, unresolved: false };
     };
-    let never =
-        |why: String| Target { shown: resource.written.clone(), rest: None, never: Some(why) };
-    let undefined = |variable: &str| never(format!("${{{variable}}} has no value for this client"));
+    let never = |why: String, unresolved: bool| {
+        let shown = resource.written.clone();
+        Target { shown, rest: None, never: Some(why), unresolved }
+    };
+    let undefined =
+        |variable: &str| never(format!("${{{variable}}} has no value for this client"), true);
     let wanted = [
         ("partition", "aws"),
         ("service", "iot"),
@@ -255,8 +268,8 @@ fn target(resource: &Resource, facts: &Facts<'_>) -> Target {
     }
     for ((what, ours), (glob, part)) in wanted.iter().zip(globs[1..5].iter().zip(&shown[1..5])) {
         if !glob.matches("", ours) {
-            return never(format!("its {what} is {part:?}, ours is {ours:?}"));
+            return never(format!("its {what} is {part:?}, ours is {ours:?}"), false);
         }
     }
-    Target { shown: shown.join(":"), rest: globs.pop(), never: None }
+    Target { shown: shown.join(":"), rest: globs.pop(), never: None, unresolved: false }
 }

@@ -109,7 +109,7 @@ impl rustls::client::ResolvesClientCert for Shows {
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
 #[test]
-fn a_registered_certificate_of_anybody_admits_while_it_is_active() {
+fn b1_a_registered_certificate_of_anybody_admits_while_it_is_active() {
     let world = world();
     let elsewhere = authority("elsewhere");
     let mut lone_authority = params("openssl req -x509");
@@ -145,7 +145,7 @@ fn a_registered_certificate_of_anybody_admits_while_it_is_active() {
 
 /// Whoever has read a certificate, which is no secret, does not get in with it.
 #[test]
-fn the_key_must_be_the_certificates() {
+fn b1_the_key_must_be_the_certificates() {
     let world = world();
     let made = self_signed(params("device"), KeyPair::generate().unwrap());
     let id = register(&world, &made, Status::Active).certificate_id;
@@ -175,7 +175,7 @@ fn only_the_very_certificate_that_is_registered_admits() {
 
 /// A registered certificate vouches for itself: our own still need our signature and our dates.
 #[test]
-fn a_registered_certificate_is_refused_before_and_after_its_time() {
+fn b1_a_registered_certificate_is_refused_before_and_after_its_time() {
     let world = world();
     let mut later = params("device");
     days(&mut later, 10, 20);

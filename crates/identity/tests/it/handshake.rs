@@ -87,7 +87,7 @@ fn admitted(world: &World, kit: &Kit) -> Result<String, String> {
 }
 
 #[test]
-fn only_an_active_certificate_of_ours_is_admitted() {
+fn b1_only_an_active_certificate_of_ours_is_admitted() {
     let world = world();
     let good = world.registry.add_device("good").unwrap();
     assert_eq!(admitted(&world, &good).unwrap(), "good");
@@ -108,7 +108,7 @@ fn only_an_active_certificate_of_ours_is_admitted() {
 }
 
 #[test]
-fn a_certificate_of_another_authority_is_refused_by_tls() {
+fn b1_a_certificate_of_another_authority_is_refused_by_tls() {
     let world = world();
     let elsewhere = crate::world();
     let mut foreign = elsewhere.registry.add_device("good").unwrap();
@@ -118,7 +118,7 @@ fn a_certificate_of_another_authority_is_refused_by_tls() {
 }
 
 #[test]
-fn a_client_without_a_certificate_is_refused_by_tls() {
+fn b1_a_client_without_a_certificate_is_refused_by_tls() {
     let world = world();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let client = ClientConfig::builder_with_details(provider, time(&world))
@@ -139,7 +139,7 @@ pub(crate) fn roots(authority: &Authority) -> RootCertStore {
 
 /// A server's certificate is no client's: the extended key usage keeps them apart.
 #[test]
-fn the_servers_own_certificate_does_not_admit() {
+fn b1_the_servers_own_certificate_does_not_admit() {
     let world = world();
     drop(server(&world));
     let stored = std::fs::read_to_string(world.folder.path().join("ca/server.json")).unwrap();
@@ -152,7 +152,7 @@ fn the_servers_own_certificate_does_not_admit() {
 }
 
 #[test]
-fn a_certificate_out_of_date_is_refused() {
+fn b1_a_certificate_out_of_date_is_refused() {
     let world = world();
     let kit = world.registry.add_device("old").unwrap();
     let der = der(&kit);
@@ -233,7 +233,7 @@ fn the_alpn_of_awss_clients_is_answered_and_an_unknown_one_refused() {
 
 /// A resumed session would not show its certificate again.
 #[test]
-fn no_session_is_resumed() {
+fn b1_no_session_is_resumed() {
     let world = world();
     let kit = world.registry.add_device("d").unwrap();
     let server = server(&world);

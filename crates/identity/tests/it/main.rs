@@ -6,6 +6,7 @@ mod foreign;
 mod handshake;
 mod kit;
 mod policies;
+mod reference;
 mod registry;
 mod things;
 

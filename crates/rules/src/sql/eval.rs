@@ -471,22 +471,28 @@ fn convert(env: &Env<'_>, value: &Value, cast: Cast) -> Evaluation<Value> {
     })
 }
 
-/// A nested SELECT: an array with one element for each element of its source that its WHERE
-/// selects. An object is a source of one element.
+/// A nested SELECT: of an array, an array with one element for each element that its WHERE
+/// selects; of an object what is selected itself, as the guide's third example of `transform`
+/// shows.
 fn nested(env: &Env<'_>, select_: &Nested, root: &Value) -> Evaluation<Value> {
     let source = eval(env, &select_.from, root)?;
+    let of_one = |element: &Value| {
+        if selects(env, select_.filter.as_ref(), element)? {
+            select(env, select_.value, &select_.items, element)
+        } else {
+            Ok(Value::Undefined)
+        }
+    };
     let elements = match source.as_ref() {
-        Value::Array(items) => items.as_slice(),
-        object @ Value::Object(_) => std::slice::from_ref(object),
+        Value::Array(items) => items,
+        object @ Value::Object(_) => return of_one(object),
         _ => return Ok(Value::Undefined),
     };
     let mut found = Vec::new();
     for element in elements {
-        if selects(env, select_.filter.as_ref(), element)? {
-            let result = select(env, select_.value, &select_.items, element)?;
-            if result != Value::Undefined {
-                found.push(result);
-            }
+        let result = of_one(element)?;
+        if result != Value::Undefined {
+            found.push(result);
         }
     }
     Ok(Value::Array(found))

@@ -67,8 +67,8 @@ impl Call<'_> {
 pub(crate) enum Missing {
     /// Nobody has such a function.
     Unknown(String),
-    /// IoT SQL has it, Forebay has not.
-    Unsupported,
+    /// IoT SQL has it, Forebay has not: why, and what to do instead.
+    Unsupported(&'static str),
 }
 
 /// Finds a function by its name, in any case.
@@ -77,8 +77,8 @@ pub(crate) fn find(name: &str) -> Result<&'static Function, Missing> {
     {
         return Ok(found);
     }
-    if UNSUPPORTED.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-        return Err(Missing::Unsupported);
+    if let Some((_, why)) = UNSUPPORTED.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
+        return Err(Missing::Unsupported(why));
     }
     let lower = name.to_lowercase();
     let nearest = FUNCTIONS
@@ -232,12 +232,34 @@ static FUNCTIONS: [Function; 75] = [
     function("upper", 1, 1, text::upper),
 ];
 
-/// Functions of IoT SQL that are refused by name.
-const UNSUPPORTED: [&str; 6] = [
-    "aws_lambda",
-    "get_dynamodb",
-    "get_registry_data",
-    "get_secret",
-    "get_thing_shadow",
-    "machinelearning_predict",
+/// Functions of IoT SQL that are refused by name, and why. What a rule makes of a message has to be
+/// the same whenever the log is read again, so nothing here may ask for what is not in the log.
+const UNSUPPORTED: [(&str, &str); 6] = [
+    (
+        "aws_lambda",
+        "is not supported: there is no Lambda on this machine; let an HTTP action call your function",
+    ),
+    (
+        "get_dynamodb",
+        "is not supported: there is no DynamoDB on this machine; join the table in a job or a query",
+    ),
+    (
+        "get_registry_data",
+        "is not supported: the registry changes, and a message that is read again from the log would \
+         give another answer; clientid() and topic() tell the device",
+    ),
+    (
+        "get_secret",
+        "is not supported: there is no Secrets Manager on this machine, and secrets do not belong \
+         in messages; an HTTP destination keeps its own headers",
+    ),
+    (
+        "get_thing_shadow",
+        "is not supported: the shadow changes, and a message that is read again from the log would \
+         give another answer; make a rule on $aws/things/+/shadow/update/documents instead",
+    ),
+    (
+        "machinelearning_predict",
+        "is not supported: Amazon Machine Learning is closed; train a job and call its endpoint",
+    ),
 ];

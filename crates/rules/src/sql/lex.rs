@@ -20,6 +20,11 @@ impl Place {
     }
 
     /// A refusal of something that IoT SQL has and Forebay has not.
+    /// What is not supported, and said why.
+    pub(crate) fn never(self, why: impl fmt::Display) -> Error {
+        Error::new(ErrorKind::Unsupported, self.say(why))
+    }
+
     pub(crate) fn unsupported(self, what: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Unsupported, self.say(format!("{what} is not supported yet")))
     }

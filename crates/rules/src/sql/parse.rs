@@ -585,9 +585,12 @@ impl Parser {
     fn call(&mut self, place: Place, name: &str) -> Result<Expr> {
         let function = functions::find(name).map_err(|missing| match missing {
             functions::Missing::Unknown(why) => place.refuse(why),
-            functions::Missing::Unsupported => place.unsupported(format!("function {name}()")),
+            functions::Missing::Unsupported(why) => place.never(format!("{name}() {why}")),
         })?;
         let args = self.list(")")?;
+        if args.len() > 2 && function.prepare == Prepare::Scheme {
+            check_scheme(place, function, &args)?;
+        }
         if args.len() < function.args_min || args.len() > function.args_max {
             return Err(place.refuse(format!(
                 "{}() takes {}, {} given",
@@ -651,9 +654,12 @@ fn prepare(place: Place, function: &'static Function, args: &[Expr]) -> Result<P
         },
         Prepare::Time(index) => {
             if let Some(zone) = constant(2)
-                && time::zone_offset_secs(zone).is_none()
+                && time::Zone::parse(zone).is_none()
             {
-                return Err(place.unsupported(format!("time zone '{zone}' (only UTC and +hh:mm)")));
+                return Err(place.refuse(format!(
+                    "parse_time() does not know the time zone '{zone}'; \
+                     UTC, +02:00 and Europe/Rome are such"
+                )));
             }
             match constant(index).map(TimePattern::parse) {
                 None => Ok(Prepared::Nothing),
@@ -667,6 +673,13 @@ fn prepare(place: Place, function: &'static Function, args: &[Expr]) -> Result<P
 fn check_scheme(place: Place, function: &Function, args: &[Expr]) -> Result<()> {
     match args.get(1) {
         Some(Expr::Literal(Value::String(scheme))) if scheme == "base64" => Ok(()),
+        Some(Expr::Literal(Value::String(scheme))) if scheme == "proto" => {
+            Err(place.never(format!(
+                "{}() with 'proto' needs a descriptor from a bucket, which is not read here; \
+                 send JSON, or keep the bytes with encode(*, 'base64')",
+                function.name
+            )))
+        }
         Some(Expr::Literal(Value::String(scheme))) => {
             Err(place.unsupported(format!("{}() with scheme '{scheme}'", function.name)))
         }

@@ -1,8 +1,8 @@
 //! Time patterns, as Joda-Time and Java's DateTimeFormatter write them: `yyyy-MM-dd'T'HH:mm:ss`.
 //!
 //! One reading of a pattern serves `parse_time`, `time_to_epoch` and the prefixes of delivery
-//! streams. Letters that the two libraries mean differently, or that need a locale or a time
-//! zone database, are refused.
+//! streams. Letters that the two libraries mean differently, or that need a locale, are refused.
+//! Zones with names are those of the database that the program was built with.
 //!
 //! | letter | meaning | letter | meaning |
 //! |---|---|---|---|
@@ -10,12 +10,15 @@
 //! | `M` | month, as text from three letters on | `S` | fraction of a second |
 //! | `d` | day of month | `a` | AM or PM |
 //! | `D` | day of year | `E` | day of week |
-//! | `H` `k` | hour 0-23, 1-24 | `Z` `X` `z` | zone |
+//! | `H` `k` | hour 0-23, 1-24 | `Z` `X` `z` `VV` | zone |
 //! | `K` `h` | hour 0-11, 1-12 | `'` | quotes literal text |
 //! | `m` | minute | `G` | era (AD) |
 
 use base::Timestamp;
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Timelike};
+use chrono::{
+    DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeDelta, TimeZone, Timelike,
+};
+use chrono_tz::{OffsetName, Tz};
 
 /// Longest pattern.
 const PATTERN_BYTES_MAX: usize = 256;
@@ -68,7 +71,8 @@ impl TimePattern {
                 while chars.next_if_eq(&c).is_some() {
                     count += 1;
                 }
-                let known = "yuMdDHkKhmsSaEZXzG".contains(c) && count <= count_max(c);
+                let known = "yuMdDHkKhmsSaEZXzGV".contains(c) && count <= count_max(c);
+                let known = known && (c != 'V' || count == 2);
                 if !known {
                     let letters = c.to_string().repeat(count);
                     return Err(format!("time pattern '{pattern}': '{letters}' is not supported"));
@@ -84,14 +88,21 @@ impl TimePattern {
     /// Writes the moment `at` as a clock `zone_secs` east of UTC shows it; `None` outside the
     /// calendar.
     pub fn format(&self, at: Timestamp, zone_secs: i32) -> Option<String> {
-        let local = DateTime::from_timestamp_millis(at.millis())?
-            .naive_utc()
-            .checked_add_signed(TimeDelta::seconds(zone_secs.into()))?;
+        self.format_in(at, Zone(Place::East(zone_secs)))
+    }
+
+    /// Writes the moment `at` as a clock in `zone` shows it; `None` outside the calendar.
+    pub fn format_in(&self, at: Timestamp, zone: Zone) -> Option<String> {
+        let utc = DateTime::from_timestamp_millis(at.millis())?.naive_utc();
+        let (zone_secs, called) = zone.at(utc);
+        let local = utc.checked_add_signed(TimeDelta::seconds(zone_secs.into()))?;
         let mut out = String::new();
         for piece in &self.0 {
-            match piece {
-                Piece::Literal(text) => out.push_str(text),
-                Piece::Field(letter, count) => {
+            match (piece, zone.0) {
+                (Piece::Literal(text), _) => out.push_str(text),
+                (Piece::Field('z', _), Place::Named(_)) => out.push_str(&called),
+                (Piece::Field('V', _), Place::Named(zone)) => out.push_str(zone.name()),
+                (Piece::Field(letter, count), _) => {
                     out.push_str(&format_field(*letter, *count, local, zone_secs));
                 }
             }
@@ -115,8 +126,57 @@ impl TimePattern {
     }
 }
 
+/// A time zone: an offset from UTC, or a place whose clocks change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zone(Place);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// So many seconds east of UTC.
+    East(i32),
+    Named(Tz),
+}
+
+impl Zone {
+    /// Where the clocks show UTC.
+    pub const UTC: Zone = Zone(Place::East(0));
+
+    /// Reads `UTC`, `+02:00`, `UTC+02:00` or a name such as `Europe/Rome`.
+    pub fn parse(text: &str) -> Option<Zone> {
+        let behind = ["UTC", "GMT", "UT"].iter().find_map(|utc| text.strip_prefix(utc));
+        let offset = behind.filter(|rest| rest.starts_with(['+', '-'])).unwrap_or(text);
+        let named = || text.parse().ok().map(Place::Named);
+        zone_offset_secs(offset).map(Place::East).or_else(named).map(Zone)
+    }
+
+    /// How far its clocks are east of UTC at a moment, and how they are called then.
+    fn at(self, utc: NaiveDateTime) -> (i32, String) {
+        match self.0 {
+            Place::East(secs) => (secs, String::new()),
+            Place::Named(zone) => {
+                let offset = zone.offset_from_utc_datetime(&utc);
+                let called = offset.abbreviation().unwrap_or_default().to_owned();
+                (offset.fix().local_minus_utc(), called)
+            }
+        }
+    }
+
+    /// The moment at which its clocks show `local`: the first of two; where they skip it, as much
+    /// later as they skip.
+    fn utc(self, local: NaiveDateTime) -> Option<NaiveDateTime> {
+        let secs = match self.0 {
+            Place::East(secs) => secs,
+            Place::Named(zone) => match zone.offset_from_local_datetime(&local).earliest() {
+                Some(offset) => offset.fix().local_minus_utc(),
+                None => self.at(local.checked_sub_signed(TimeDelta::days(1))?).0,
+            },
+        };
+        local.checked_sub_signed(TimeDelta::seconds(secs.into()))
+    }
+}
+
 /// Seconds east of UTC of a zone: `UTC`, `GMT`, `Z`, or an offset such as `+02:00`.
-pub fn zone_offset_secs(zone: &str) -> Option<i32> {
+fn zone_offset_secs(zone: &str) -> Option<i32> {
     if ["UTC", "GMT", "Z"].iter().any(|utc| zone.eq_ignore_ascii_case(utc)) {
         return Some(0);
     }
@@ -144,7 +204,7 @@ fn count_max(letter: char) -> usize {
         'S' => 9,
         'M' | 'E' => 4,
         'D' | 'X' => 3,
-        'Z' | 'd' | 'H' | 'k' | 'K' | 'h' | 'm' | 's' => 2,
+        'Z' | 'd' | 'H' | 'k' | 'K' | 'h' | 'm' | 's' | 'V' => 2,
         _ => 1,
     }
 }
@@ -203,7 +263,7 @@ fn format_field(letter: char, count: usize, local: NaiveDateTime, zone_secs: i32
         'S' => format!("{:09}", local.nanosecond()).chars().take(count).collect(),
         'a' => if hour < 12 { "AM" } else { "PM" }.to_owned(),
         'G' => "AD".to_owned(),
-        'z' if zone_secs == 0 => "UTC".to_owned(),
+        'z' | 'V' if zone_secs == 0 => "UTC".to_owned(),
         'X' if zone_secs == 0 => "Z".to_owned(),
         _ => format_zone(letter, count, zone_secs),
     }
@@ -237,7 +297,7 @@ struct Read {
     minute: u32,
     second: u32,
     nanos: u32,
-    zone_secs: i32,
+    zone: Option<Zone>,
 }
 
 impl Read {
@@ -306,9 +366,9 @@ impl Read {
             }
             'G' => strip("AD"),
             _ => {
-                let is_zone = |c: char| c.is_ascii_alphanumeric() || "+-:".contains(c);
+                let is_zone = |c: char| c.is_ascii_alphanumeric() || "+-:/_".contains(c);
                 let end = text.find(|c| !is_zone(c)).unwrap_or(text.len());
-                self.zone_secs = zone_offset_secs(&text[..end])?;
+                self.zone = Some(Zone::parse(&text[..end])?);
                 Some(&text[end..])
             }
         }
@@ -331,8 +391,7 @@ impl Read {
             (None, None) => 0,
         };
         let time = NaiveTime::from_hms_nano_opt(hour, self.minute, self.second, self.nanos)?;
-        let at = NaiveDateTime::new(date, time)
-            .checked_sub_signed(TimeDelta::seconds(self.zone_secs.into()))?;
+        let at = self.zone.unwrap_or(Zone::UTC).utc(NaiveDateTime::new(date, time))?;
         Some(Timestamp(at.and_utc().timestamp_millis()))
     }
 }
@@ -358,6 +417,25 @@ mod tests {
         check("EEEE MMMM D k K", 0, "Friday December 344 22 10");
         check("yyyy'year'''''", 0, "2016year''");
         check("ssX", 0, "00Z");
+    }
+
+    #[test]
+    fn clocks_of_places_change_with_the_season() {
+        let check = |pattern: &str, zone: &str, text: &str, reads: &str| {
+            let (pattern, zone) =
+                (TimePattern::parse(pattern).unwrap(), Zone::parse(zone).unwrap());
+            let at = pattern.read(text).unwrap();
+            assert_eq!(pattern.format_in(at, zone).unwrap(), reads);
+        };
+        let pattern = "yyyy-MM-dd HH:mm VV";
+        check(pattern, "Europe/Rome", "2026-01-01 12:00 UTC", "2026-01-01 13:00 Europe/Rome");
+        check(pattern, "Europe/Rome", "2026-07-01 12:00 Z", "2026-07-01 14:00 Europe/Rome");
+        check(pattern, "UTC", "2026-07-01 14:00 Europe/Rome", "2026-07-01 12:00 UTC");
+        check(pattern, "UTC+02:00", "2026-07-01 14:00 GMT-01:00", "2026-07-01 17:00 +02:00");
+        // 02:30 comes twice on the one day and not at all on the other.
+        check(pattern, "UTC", "2026-10-25 02:30 Europe/Rome", "2026-10-25 00:30 UTC");
+        check(pattern, "UTC", "2026-03-29 02:30 Europe/Rome", "2026-03-29 01:30 UTC");
+        check("yyyy HH:mm z", "America/Belize", "2026 12:00 UTC", "2026 06:00 CST");
     }
 
     #[test]
@@ -387,11 +465,16 @@ mod tests {
 
     #[test]
     fn unknown_letters_open_quotes_and_odd_zones_are_refused() {
-        for pattern in ["yyyy-ww", "YYYY", "VV", "'open", "SSSSSSSSSS", "nn", &"y".repeat(300)] {
+        for pattern in
+            ["yyyy-ww", "YYYY", "V", "VVV", "'open", "SSSSSSSSSS", "nn", &"y".repeat(300)]
+        {
             assert!(TimePattern::parse(pattern).is_err(), "{pattern}");
         }
         assert_eq!(zone_offset_secs("+05:30"), Some(19_800));
         assert_eq!(zone_offset_secs("-0800"), Some(-28_800));
+        for zone in ["Europe/Nowhere", "UTC+", "UTC1", "europe/rome"] {
+            assert_eq!(Zone::parse(zone), None, "{zone}");
+        }
         for zone in ["Europe/Berlin", "+", "+1", "+25:00", "+01:60", "+é", "+1:000", "+0a:00"] {
             assert_eq!(zone_offset_secs(zone), None, "{zone}");
         }

@@ -7,7 +7,7 @@ use crate::base64;
 use crate::json;
 use crate::sql::ast::Prepared;
 use crate::sql::eval::{Evaluation, Failure};
-use crate::sql::time::{TimePattern, zone_offset_secs};
+use crate::sql::time::{TimePattern, Zone};
 use crate::value::{Number, Value};
 
 pub(super) fn is_null(call: &Call<'_>) -> Evaluation<Value> {
@@ -20,11 +20,7 @@ pub(super) fn is_undefined(call: &Call<'_>) -> Evaluation<Value> {
 
 /// An element of an array or a character of a text by index from 0, a member of an object by key.
 pub(super) fn get(call: &Call<'_>) -> Evaluation<Value> {
-    let index = || match call.arg(1) {
-        Value::Int(index) => usize::try_from(*index).ok(),
-        Value::Decimal(index) => usize::try_from(Number::Decimal(*index).trunc()?).ok(),
-        _ => None,
-    };
+    let index = || usize::try_from(call.number(1)?.trunc()?).ok();
     let found = match (call.arg(0), call.arg(1)) {
         (Value::Array(items), _) => index().and_then(|index| items.get(index)),
         (Value::String(text), _) => {
@@ -133,11 +129,11 @@ pub(super) fn parse_time(call: &Call<'_>) -> Evaluation<Value> {
     let zone = match call.args.len() {
         3 => match call.text(2) {
             None => return Ok(Value::Undefined),
-            Some(zone) => zone_offset_secs(&zone).ok_or_else(|| {
-                Failure::new(format!("parse_time() knows UTC and +hh:mm, not the zone '{zone}'"))
+            Some(name) => Zone::parse(&name).ok_or_else(|| {
+                Failure::new(format!("parse_time() does not know the time zone '{name}'"))
             })?,
         },
-        _ => 0,
+        _ => Zone::UTC,
     };
     let computed;
     let pattern = match (call.prepared, call.text(0)) {
@@ -150,7 +146,7 @@ pub(super) fn parse_time(call: &Call<'_>) -> Evaluation<Value> {
         }
     };
     let formatted =
-        i64::try_from(millis).ok().and_then(|millis| pattern.format(Timestamp(millis), zone));
+        i64::try_from(millis).ok().and_then(|millis| pattern.format_in(Timestamp(millis), zone));
     formatted.map_or(Ok(Value::Undefined), |text| call.env.text(text))
 }
 
