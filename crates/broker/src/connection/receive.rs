@@ -170,7 +170,9 @@ impl Connection {
     ) -> Result<bool, Ending> {
         let id = publish.packet_id;
         let same = |staged: &Staged| staged.packet_id == id && staged.qos == publish.qos;
-        if publish.dup && work.staged.iter().any(same) {
+        // At QoS 2 the packet id alone says that it is the same, until PUBREL (4.3.3).
+        let may_be_same = publish.dup || publish.qos == QoS::ExactlyOnce;
+        if may_be_same && work.staged.iter().any(same) {
             self.flush(work)?;
         }
         if self.held.as_ref().is_some_and(|held| held.staged.iter().any(same)) {
