@@ -27,6 +27,9 @@ use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
 
+/// A client that takes packets of this size takes every CONNACK.
+const CONNACK_BYTES_MAX: usize = 256;
+
 /// A peer whose transport stands and who has not said CONNECT.
 pub(crate) struct Peer {
     pub(crate) stream: Box<dyn Transport>,
@@ -173,6 +176,33 @@ async fn open(
         connect.client_id = format!("auto-{}", uuid::Uuid::new_v4().simple());
     }
     let rights = rights(broker, peer, identity, &connect)?;
+    let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
+    let welcome = |session_present, topic_alias_max| {
+        let expiry_secs_max = broker.settings.session_expiry_secs_max;
+        codec::welcome(
+            version,
+            &codec::Welcome {
+                session_present,
+                receive_maximum: broker.settings.receive_maximum,
+                packet_bytes_max: broker.settings.packet_bytes_max(),
+                topic_alias_max,
+                retain_available: broker.retained.is_some(),
+                assigned_client_id: assigned.then(|| connect.client_id.clone()),
+                keep_alive_secs: imposed.then_some(keep_alive_secs),
+                session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
+                    .then_some(expiry_secs_max),
+            },
+        )
+        .map_err(|fault| Refused::silently(fault.why))
+    };
+    let mut topic_alias_max = broker.settings.topic_alias_max;
+    if connect.packet_bytes_max < CONNACK_BYTES_MAX {
+        // Aliases are an offer, and the only one that may be left out for want of room.
+        if welcome(false, topic_alias_max)?.len() > connect.packet_bytes_max {
+            topic_alias_max = 0;
+        }
+        check_size(welcome(false, topic_alias_max)?.len(), connect.packet_bytes_max)?;
+    }
     let link = Link::new(
         connect.client_id.as_str().into(),
         Arc::new(identity.clone()),
@@ -200,22 +230,6 @@ async fn open(
     let mut session = kept.unwrap_or_else(|| new_session(broker, &link));
     session.identity = Arc::clone(&link.identity);
     session.kept_for = broker.kept_for(connect.session_expiry_secs);
-    let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
-    let expiry_secs_max = broker.settings.session_expiry_secs_max;
-    let connack = codec::welcome(
-        version,
-        &codec::Welcome {
-            session_present,
-            receive_maximum: broker.settings.receive_maximum,
-            packet_bytes_max: broker.settings.packet_bytes_max(),
-            topic_alias_max: broker.settings.topic_alias_max,
-            retain_available: broker.retained.is_some(),
-            assigned_client_id: assigned.then(|| connect.client_id.clone()),
-            keep_alive_secs: imposed.then_some(keep_alive_secs),
-            session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
-                .then_some(expiry_secs_max),
-        },
-    );
     // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
     let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
     if let Err(cause) = settle(broker, &link, &session, connect.will.as_ref(), keep_alive).await {
@@ -225,12 +239,12 @@ async fn open(
         note(broker, &connect, principal, "session", &answer.why);
         return Err(answer);
     }
-    let connack = match connack {
+    let connack = match welcome(session_present, topic_alias_max) {
         Ok(connack) => connack,
-        Err(fault) => {
+        Err(refused) => {
             let now = broker.clock.now();
             broker.sessions.release(&link, Some(session), None, Duration::ZERO, now);
-            return Err(Refused::silently(fault.why));
+            return Err(refused);
         }
     };
     debug!(
@@ -284,6 +298,16 @@ async fn settle(
         keeper.failure().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure)))
     })
     .await
+}
+
+/// A client that does not take our CONNACK is told so as briefly as MQTT can (3.1.2-24).
+fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refused> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let why = format!("the client takes packets of {bytes_max} bytes; our CONNACK has {bytes}");
+    let answer = codec::farewell(Version::V5, Code::PacketTooLarge);
+    Err(if answer.len() <= bytes_max { Refused { answer, why } } else { Refused::silently(why) })
 }
 
 fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use base::{Offset, QoS};
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::{Connection, Ending};
 use crate::codec::{self, ack};
@@ -200,6 +201,11 @@ impl Connection {
 
     fn perform(&mut self, promise: Promise) {
         match promise {
+            // Behave as if it was sent (MQTT 5, 3.1.2-25).
+            Promise::Packet(packet) if packet.len() > self.packet_bytes_max => {
+                let (client_id, bytes) = (&self.link.client_id, packet.len());
+                debug!(%client_id, bytes, "an answer is larger than its client takes");
+            }
             Promise::Packet(packet) => self.out.extend(packet),
             Promise::Message(delivery, packet_id, origin) => {
                 let sent = self.put_record(&delivery, packet_id, false, origin);
