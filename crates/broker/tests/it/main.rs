@@ -15,6 +15,7 @@ mod retained;
 mod sessions;
 mod shadows;
 mod shared;
+mod standard;
 mod subscribers;
 mod support;
 mod tls;
