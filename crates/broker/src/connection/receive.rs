@@ -318,6 +318,7 @@ impl Connection {
             }
             kind::PUBREC => {
                 if self.session.outgoing.release(packet_id) {
+                    self.forget_resend(packet_id);
                     self.promise(Promise::Pubrel(packet_id));
                 } else {
                     let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };

@@ -241,11 +241,17 @@ impl Connection {
         let outgoing = &mut self.session.outgoing;
         let settled = outgoing.acknowledge(packet_id).or_else(|| outgoing.complete(packet_id));
         let Some(settled) = settled else { return };
+        self.forget_resend(packet_id);
         self.progressed();
         if let Origin::Shared(group) = settled.origin {
             let share = self.session.shares.iter().find(|share| share.id() == group);
             share.iter().for_each(|share| share.settle(settled.offset));
         }
+    }
+
+    /// A message from before is not sent again: its client has just said that it has it.
+    pub(super) fn forget_resend(&mut self, packet_id: u16) {
+        self.resend.retain(|sent| sent.packet_id != packet_id);
     }
 
     /// Forgets what was promised: the connection ends.
