@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -70,6 +70,29 @@ pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Co
     info!(peer = %peer.address, why = %refused.why, "connection refused");
     part(&mut *peer.stream, &refused.answer, !refused.answer.is_empty()).await;
     None
+}
+
+impl Broker {
+    /// Serves a client without a certificate over a stream that stands already, for instance one
+    /// in memory, until it goes or must go. `address` is where it counts as coming from. How many
+    /// there are is for the caller to bound: `connections_max` is about sockets.
+    pub async fn serve_stream(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        address: SocketAddr,
+    ) {
+        let time = Duration::from_secs(self.settings.connect_secs_max);
+        let peer = Peer {
+            stream: Box::new(stream),
+            address,
+            credential: Credential::Anonymous,
+            identity: Credential::Anonymous.check(&*self.auth),
+            deadline: Instant::now() + time,
+        };
+        if let Some(connection) = Box::pin(admit(self, peer)).await {
+            connection.run().await;
+        }
+    }
 }
 
 async fn read_connect(broker: &Broker, peer: &mut Peer) -> Result<(Connect, Vec<u8>), Refused> {

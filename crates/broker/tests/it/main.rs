@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod clients;
+mod damaged;
 mod durability;
 mod events;
 mod foreign;
 mod hostile;
 mod load;
+mod model;
 mod policy;
 mod raw;
 mod restart;

@@ -819,3 +819,105 @@ async fn answers_larger_than_the_client_takes_are_not_sent() {
     raw.send(&puts(0x30, "f/39", 0, &[])).await;
     raw.ping().await;
 }
+
+// ---- topics and payloads at their limits ----
+
+#[tokio::test]
+async fn n9_topics_and_filters_have_exact_limits() {
+    let world = World::new().await;
+    let levels = |count: usize| vec!["x"; count].join("/");
+    let mut raw = Raw::join(world.address, &Hello::v5("dev")).await;
+    // A topic may be as long as its length field, and as deep.
+    for topic in ["t".repeat(65_535), levels(1_000), levels(32_768)] {
+        raw.send(&puts(0x32, &topic, 1, &[])).await;
+        raw.expect(&ack(0x40, 1)).await;
+        assert_eq!(world.journal.messages().last().unwrap().topic, topic);
+    }
+    // A filter may not: matching goes down its levels.
+    for (count, code) in [(128, 0), (129, 0x97), (1_000, 0x97), (32_768, 0x97)] {
+        raw.send(&subscribes(&[], &levels(count), 0)).await;
+        raw.expect(&packet(0x90, &[0, 1, 0, code])).await;
+    }
+    raw.send(&subscribes(&[], &"f".repeat(65_535), 0)).await;
+    raw.expect(&packet(0x90, &[0, 1, 0, 0])).await;
+    // What none of them could be is not one either.
+    for filter in ["a/#/#", "+/#/+", "/#/", "a//+b"] {
+        raw.send(&subscribes(&[], filter, 0)).await;
+        raw.expect(&packet(0x90, &[0, 1, 0, 0x8f])).await;
+    }
+    raw.ping().await;
+}
+
+#[tokio::test]
+async fn n9_a_hundred_thousand_subscriptions_and_topics_find_each_other() {
+    const CLIENTS: usize = 100;
+    const EACH: usize = 1_000;
+    let world = World::new().await;
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let mut raw = Raw::join(world.address, &Hello::v4(&format!("c{client}"))).await;
+        let filters: Vec<_> = (0..EACH).map(|at| format!("n/{client}/{at}/+")).collect();
+        let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 0)).collect();
+        raw.send(&subscribe(4, 1, &filters)).await;
+        let suback = raw.packet().await.unwrap();
+        assert_eq!(suback.len(), 3 + 2 + EACH);
+        assert!(suback[5..].iter().all(|code| *code == 0));
+        clients.push(raw);
+    }
+    // One more is one too many.
+    clients[0].send(&subscribe(4, 2, &[("one/more", 0)])).await;
+    clients[0].expect(&[0x90, 3, 0, 2, 0x80]).await;
+    // A hundred thousand topics; every hundredth of them has its one subscriber.
+    let mut publisher = Raw::join(world.address, &Hello::v4("publisher")).await;
+    let started = std::time::Instant::now();
+    for at in 0..EACH {
+        let mut all = Vec::new();
+        for client in 0..CLIENTS {
+            let topic = match client == at % CLIENTS {
+                true => format!("n/{client}/{at}/x"),
+                false => format!("n/{client}/{at}"),
+            };
+            all.extend(publish(0x30, &topic, 0, None, b"x"));
+        }
+        publisher.send(&all).await;
+    }
+    publisher.ping().await;
+    for (client, raw) in clients.iter_mut().enumerate() {
+        for at in (client..EACH).step_by(CLIENTS) {
+            raw.expect(&publish(0x30, &format!("n/{client}/{at}/x"), 0, None, b"x")).await;
+        }
+        raw.ping().await;
+    }
+    // A walk through all subscriptions would take minutes.
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn n10_payloads_have_an_exact_limit_and_each_version_its_way_to_say_so() {
+    const LIMIT: usize = 128 * 1024;
+    let world = World::new().await;
+    let mut raw = Raw::join(world.address, &Hello::v5("dev")).await;
+    for bytes in [0, 1, LIMIT - 1, LIMIT] {
+        raw.send(&publish(0x32, "a", 1, Some(&[]), &vec![7; bytes])).await;
+        raw.expect(&ack(0x40, 1)).await;
+        assert_eq!(world.journal.messages().last().unwrap().payload.len(), bytes);
+    }
+    let logged = world.journal.appended();
+    for qos in [0_u8, 1, 2] {
+        let head = 0x30 | (qos << 1);
+        for bytes in [LIMIT + 1, 2 * LIMIT] {
+            let mut new = Raw::join(world.address, &Hello::v5("new")).await;
+            new.send(&publish(head, "a", 1, Some(&[]), &vec![7; bytes])).await;
+            new.disconnected(0x95).await;
+            let mut old = Raw::join(world.address, &Hello::v4("old")).await;
+            old.send(&publish(head, "a", 1, None, &vec![7; bytes])).await;
+            assert_eq!(old.closed().await, None);
+        }
+        // A length that promises too much is refused before the payload is sent.
+        let mut new = Raw::join(world.address, &Hello::v5("new")).await;
+        new.send(&[&[head][..], &varint(268_435_455)].concat()).await;
+        new.disconnected(0x95).await;
+    }
+    assert_eq!(world.journal.appended(), logged);
+    raw.ping().await;
+}
