@@ -31,6 +31,9 @@ enum Fate {
 /// Malformed, or against the protocol: the standard is not always clear which.
 const BAD: Fate = Fate::Ends(&[0x81, 0x82]);
 
+/// The same of a PUBLISH, whose alias may be the first of several faults.
+const BAD_PUBLISH: Fate = Fate::Ends(&[0x81, 0x82, 0x94]);
+
 /// Takes `bytes` apart from the left; `None` once they do not hold what is asked for.
 struct Reader<'a>(&'a [u8]);
 
@@ -217,7 +220,8 @@ fn judge_all(new: bool, mut bytes: &[u8]) -> (Fate, usize) {
             return (BAD, logged);
         }
         let Some(body) = rest.take(length) else { break };
-        match judge(new, *head, body).unwrap_or(BAD) {
+        let bad = if head >> 4 == 3 { BAD_PUBLISH } else { BAD };
+        match judge(new, *head, body).unwrap_or(bad) {
             Fate::Taken(logs) => logged += usize::from(logs),
             end => return (end, logged),
         }
