@@ -347,7 +347,7 @@ fn core_about<'a>(properties: impl IntoIterator<Item = &'a Property>) -> (About,
     let (mut about, mut alias) = (About::default(), None);
     for property in properties {
         match property {
-            Property::PayloadFormatIndicator(p) => about.format = Some(p.val() as u8),
+            Property::PayloadFormatIndicator(p) => about.format = Some(p.val()),
             Property::MessageExpiryInterval(p) => about.expiry = Some(p.val()),
             Property::ContentType(p) => about.content = Some(p.val().to_owned()),
             Property::ResponseTopic(p) => about.response = Some(p.val().to_owned()),
