@@ -564,7 +564,10 @@ fn programs(count: u32) {
                     system.step(step, &mut model).await;
                     system.compare(&mut model).await;
                 }
-                system.world.close().await;
+                // Whoever is still there would be waited for.
+                let System { mut world, lines, fencer, .. } = system;
+                drop((lines, fencer));
+                world.stop().await.unwrap();
             });
             Ok(())
         })
