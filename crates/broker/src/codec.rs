@@ -1,9 +1,10 @@
 //! Bytes to packets and back, for both protocol versions. No I/O, no state.
 //!
-//! The packets of every message (PUBLISH and its acknowledgements) are read and written here,
-//! borrowed from the socket's bytes: parsing them into the owned packets of `mqtt-protocol-core`
-//! costs ten times a borrowed parse. Everything else goes through that crate; it is also the
-//! oracle against which the tests compare what is read here.
+//! What clients send is read here, borrowed from the socket's bytes: parsing it into the owned
+//! packets of `mqtt-protocol-core` costs ten times a borrowed parse, and that crate lets pass
+//! some of what the standard forbids and refuses some of what it allows. So do PUBLISH and the
+//! acknowledgements that we write. The rest of what we write goes through the crate; it and
+//! `rumqttc`'s codec are the oracles against which the tests compare what is read here.
 //!
 //! Of the crate we use the packets and not its connection, which answers a repeated QoS 2
 //! message before the first is durable, and keeps copies of what is in flight where `session`
@@ -12,15 +13,15 @@
 //! Invariants
 //! * Nothing is allocated from a length that a packet claims.
 //! * A packet that is read was consumed to its last byte; flags and reserved bits were checked.
+//! * A text that is read is UTF-8 without U+0000, wherever in a packet it stands.
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
 use base::{Offset, QoS};
 use mqtt_protocol_core::mqtt::packet::{
-    AssignedClientIdentifier, MaximumPacketSize, Property, Qos, ReasonString, ReceiveMaximum,
-    RetainAvailable, ServerKeepAlive, SessionExpiryInterval, SubEntry, TopicAliasMaximum, v3_1_1,
-    v5_0,
+    AssignedClientIdentifier, MaximumPacketSize, Property, ReasonString, ReceiveMaximum,
+    RetainAvailable, ServerKeepAlive, SessionExpiryInterval, TopicAliasMaximum, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, SubackReasonCode,
@@ -165,6 +166,64 @@ impl<'a> Body<'a> {
             id => Ok(id),
         }
     }
+
+    /// Takes a property block, and each property that is one of `allowed` through `each`: its
+    /// identifier and its value as sent. Gives the block without its length.
+    fn properties(
+        &mut self,
+        allowed: u64,
+        mut each: impl FnMut(u8, &'a [u8]) -> Result<(), Fault>,
+    ) -> Result<&'a [u8], Fault> {
+        let (length, digits) =
+            variable_integer(self.0)?.ok_or(Fault::malformed("a packet ends too early"))?;
+        self.take(digits)?;
+        let block = self.take(length)?;
+        let mut seen = 0_u64;
+        for property in Properties(block) {
+            let (id, value) = property?;
+            let bit = 1 << id;
+            if allowed & bit == 0 {
+                // MQTT 5, 2.2.2.2.
+                return Err(Fault::malformed("a property that this packet does not have"));
+            }
+            if id != id::USER_PROPERTY && seen & bit != 0 {
+                return Err(Fault::protocol("a property is given twice"));
+            }
+            seen |= bit;
+            check_value(id, value)?;
+            each(id, value)?;
+        }
+        Ok(block)
+    }
+
+    /// The end, as which nothing may be left.
+    fn end(&self) -> Result<(), Fault> {
+        match self.0 {
+            [] => Ok(()),
+            _ => Err(Fault::malformed("bytes are left over at the end of a packet")),
+        }
+    }
+}
+
+/// What the standard says of a property's value in every packet that may carry it.
+fn check_value(id: u8, value: &[u8]) -> Result<(), Fault> {
+    match id {
+        id::PAYLOAD_FORMAT if value[0] > 1 => {
+            Err(Fault::protocol("a payload format other than 0 and 1"))
+        }
+        id::REQUEST_PROBLEM_INFORMATION | id::REQUEST_RESPONSE_INFORMATION if value[0] > 1 => {
+            Err(Fault::protocol("a request for information other than 0 and 1"))
+        }
+        id::RESPONSE_TOPIC if value[2..].iter().any(|byte| matches!(byte, b'+' | b'#')) => {
+            Err(Fault::protocol("a response topic with a wildcard"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The number that a property of a byte, or of two or four, holds.
+fn number(value: &[u8]) -> u32 {
+    value.iter().fold(0, |number, byte| (number << 8) | u32::from(*byte))
 }
 
 /// A PUBLISH, borrowed.
@@ -186,12 +245,7 @@ pub(crate) struct Publish<'a> {
 /// Reads a PUBLISH.
 pub(crate) fn publish<'a>(version: Version, frame: &Frame<'a>) -> Result<Publish<'a>, Fault> {
     let mut body = Body(frame.body);
-    let qos = match (frame.flags >> 1) & 0b11 {
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        2 => QoS::ExactlyOnce,
-        _ => return Err(Fault::malformed("quality of service 3")),
-    };
+    let qos = qos(frame.flags >> 1).ok_or(Fault::malformed("quality of service 3"))?;
     let dup = frame.flags & 0b1000 != 0;
     if dup && qos == QoS::AtMostOnce {
         return Err(Fault::malformed("DUP on quality of service 0"));
@@ -213,42 +267,28 @@ pub(crate) fn publish<'a>(version: Version, frame: &Frame<'a>) -> Result<Publish
 }
 
 fn publish_properties<'a>(body: &mut Body<'a>) -> Result<(&'a [u8], Option<u16>), Fault> {
-    let (length, digits) =
-        variable_integer(body.0)?.ok_or(Fault::malformed("a packet ends too early"))?;
-    body.take(digits)?;
-    let block = body.take(length)?;
-    if block.is_empty() {
-        return Ok((block, None));
-    }
     let mut alias = None;
-    let mut seen = 0_u64;
-    for property in Properties(block) {
-        let (id, value) = property?;
-        if id != id::USER_PROPERTY && seen & (1 << id) != 0 {
-            return Err(Fault::protocol("a property is given twice"));
-        }
-        seen |= 1 << id;
-        match id {
-            id::TOPIC_ALIAS => match u16::from_be_bytes([value[0], value[1]]) {
-                0 => {
-                    let why = "topic alias 0, which MQTT does not have";
-                    return Err(Fault::new(DisconnectReasonCode::TopicAliasInvalid, why));
-                }
-                given => alias = Some(given),
-            },
-            id::PAYLOAD_FORMAT if value[0] > 1 => {
-                return Err(Fault::protocol("a payload format other than 0 and 1"));
+    let block = body.properties(id::OF_PUBLISH, |id, value| match id {
+        id::TOPIC_ALIAS => match u16::from_be_bytes([value[0], value[1]]) {
+            0 => {
+                let why = "topic alias 0, which MQTT does not have";
+                Err(Fault::new(DisconnectReasonCode::TopicAliasInvalid, why))
             }
-            id::RESPONSE_TOPIC if value[2..].iter().any(|byte| matches!(byte, b'+' | b'#')) => {
-                return Err(Fault::protocol("a response topic with a wildcard"));
+            given => {
+                alias = Some(given);
+                Ok(())
             }
-            _ => {}
+        },
+        // MQTT 5, 3.3.4.
+        id::SUBSCRIPTION_ID => {
+            Err(Fault::protocol("a client may not send subscription identifiers"))
         }
-    }
+        _ => Ok(()),
+    })?;
     Ok((block, alias))
 }
 
-/// The properties a client's PUBLISH may carry (MQTT 5, 3.3.2.3).
+/// The properties (MQTT 5, 2.2.2.2), and which of them the packets of a client may carry.
 mod id {
     pub(super) const PAYLOAD_FORMAT: u8 = 1;
     pub(super) const MESSAGE_EXPIRY: u8 = 2;
@@ -256,12 +296,77 @@ mod id {
     pub(super) const RESPONSE_TOPIC: u8 = 8;
     pub(super) const CORRELATION_DATA: u8 = 9;
     pub(super) const SUBSCRIPTION_ID: u8 = 11;
+    pub(super) const SESSION_EXPIRY: u8 = 17;
+    pub(super) const ASSIGNED_CLIENT_ID: u8 = 18;
+    pub(super) const SERVER_KEEP_ALIVE: u8 = 19;
+    pub(super) const AUTHENTICATION_METHOD: u8 = 21;
+    pub(super) const AUTHENTICATION_DATA: u8 = 22;
+    pub(super) const REQUEST_PROBLEM_INFORMATION: u8 = 23;
+    pub(super) const WILL_DELAY: u8 = 24;
+    pub(super) const REQUEST_RESPONSE_INFORMATION: u8 = 25;
+    pub(super) const RESPONSE_INFORMATION: u8 = 26;
+    pub(super) const SERVER_REFERENCE: u8 = 28;
     pub(super) const REASON_STRING: u8 = 31;
+    pub(super) const RECEIVE_MAXIMUM: u8 = 33;
+    pub(super) const TOPIC_ALIAS_MAXIMUM: u8 = 34;
     pub(super) const TOPIC_ALIAS: u8 = 35;
+    pub(super) const MAXIMUM_QOS: u8 = 36;
+    pub(super) const RETAIN_AVAILABLE: u8 = 37;
     pub(super) const USER_PROPERTY: u8 = 38;
+    pub(super) const MAXIMUM_PACKET_SIZE: u8 = 39;
+    pub(super) const WILDCARDS_AVAILABLE: u8 = 40;
+    pub(super) const SUBSCRIPTION_IDS_AVAILABLE: u8 = 41;
+    pub(super) const SHARES_AVAILABLE: u8 = 42;
+
+    /// A set of identifiers; all are below 64.
+    const fn set(ids: &[u8]) -> u64 {
+        let (mut set, mut at) = (0, 0);
+        while at < ids.len() {
+            set |= 1 << ids[at];
+            at += 1;
+        }
+        set
+    }
+
+    pub(super) const OF_CONNECT: u64 = set(&[
+        SESSION_EXPIRY,
+        AUTHENTICATION_METHOD,
+        AUTHENTICATION_DATA,
+        REQUEST_PROBLEM_INFORMATION,
+        REQUEST_RESPONSE_INFORMATION,
+        RECEIVE_MAXIMUM,
+        TOPIC_ALIAS_MAXIMUM,
+        USER_PROPERTY,
+        MAXIMUM_PACKET_SIZE,
+    ]);
+    pub(super) const OF_WILL: u64 = set(&[
+        PAYLOAD_FORMAT,
+        MESSAGE_EXPIRY,
+        CONTENT_TYPE,
+        RESPONSE_TOPIC,
+        CORRELATION_DATA,
+        WILL_DELAY,
+        USER_PROPERTY,
+    ]);
+    /// With the subscription identifier, which a PUBLISH may have and that of a client may not.
+    pub(super) const OF_PUBLISH: u64 = set(&[
+        PAYLOAD_FORMAT,
+        MESSAGE_EXPIRY,
+        CONTENT_TYPE,
+        RESPONSE_TOPIC,
+        CORRELATION_DATA,
+        SUBSCRIPTION_ID,
+        TOPIC_ALIAS,
+        USER_PROPERTY,
+    ]);
+    pub(super) const OF_ACKNOWLEDGEMENT: u64 = set(&[REASON_STRING, USER_PROPERTY]);
+    pub(super) const OF_SUBSCRIBE: u64 = set(&[SUBSCRIPTION_ID, USER_PROPERTY]);
+    pub(super) const OF_UNSUBSCRIBE: u64 = set(&[USER_PROPERTY]);
+    pub(super) const OF_DISCONNECT: u64 =
+        set(&[SESSION_EXPIRY, SERVER_REFERENCE, REASON_STRING, USER_PROPERTY]);
 }
 
-/// Walks a PUBLISH's property block: identifier and raw value of each.
+/// Walks a property block: identifier and raw value of each.
 struct Properties<'a>(&'a [u8]);
 
 impl<'a> Iterator for Properties<'a> {
@@ -285,29 +390,47 @@ impl<'a> Properties<'a> {
         let id = body.byte()?;
         let start = body.0;
         match id {
-            id::PAYLOAD_FORMAT => {
+            id::PAYLOAD_FORMAT
+            | id::REQUEST_PROBLEM_INFORMATION
+            | id::REQUEST_RESPONSE_INFORMATION
+            | id::MAXIMUM_QOS
+            | id::RETAIN_AVAILABLE
+            | id::WILDCARDS_AVAILABLE
+            | id::SUBSCRIPTION_IDS_AVAILABLE
+            | id::SHARES_AVAILABLE => {
                 body.take(1)?;
             }
-            id::MESSAGE_EXPIRY => {
+            id::TOPIC_ALIAS
+            | id::RECEIVE_MAXIMUM
+            | id::TOPIC_ALIAS_MAXIMUM
+            | id::SERVER_KEEP_ALIVE => {
+                body.take(2)?;
+            }
+            id::MESSAGE_EXPIRY | id::SESSION_EXPIRY | id::WILL_DELAY | id::MAXIMUM_PACKET_SIZE => {
                 body.take(4)?;
             }
-            id::CONTENT_TYPE | id::RESPONSE_TOPIC => {
+            id::SUBSCRIPTION_ID => {
+                let (_, digits) =
+                    variable_integer(body.0)?.ok_or(Fault::malformed("a packet ends too early"))?;
+                body.take(digits)?;
+            }
+            id::CONTENT_TYPE
+            | id::RESPONSE_TOPIC
+            | id::ASSIGNED_CLIENT_ID
+            | id::AUTHENTICATION_METHOD
+            | id::RESPONSE_INFORMATION
+            | id::SERVER_REFERENCE
+            | id::REASON_STRING => {
                 body.text()?;
             }
-            id::CORRELATION_DATA => {
+            id::CORRELATION_DATA | id::AUTHENTICATION_DATA => {
                 body.binary()?;
-            }
-            id::TOPIC_ALIAS => {
-                body.take(2)?;
             }
             id::USER_PROPERTY => {
                 body.text()?;
                 body.text()?;
             }
-            id::SUBSCRIPTION_ID => {
-                return Err(Fault::protocol("a client may not send subscription identifiers"));
-            }
-            _ => return Err(Fault::malformed("a property that PUBLISH does not have")),
+            _ => return Err(Fault::malformed("a property that MQTT does not have")),
         }
         self.0 = body.0;
         Ok((id, &start[..start.len() - body.0.len()]))
@@ -341,34 +464,29 @@ pub(crate) fn without_expiry(block: &[u8], out: &mut Vec<u8>) -> Option<u32> {
 
 /// The packet id and reason code of PUBACK, PUBREC, PUBREL or PUBCOMP.
 pub(crate) fn acknowledgement(version: Version, frame: &Frame<'_>) -> Result<(u16, u8), Fault> {
-    if let [high, low] = *frame.body {
-        let id = u16::from_be_bytes([high, low]);
-        return if id == 0 { Err(Fault::malformed("packet id 0")) } else { Ok((id, 0)) };
+    let mut body = Body(frame.body);
+    let id = body.packet_id()?;
+    if body.0.is_empty() {
+        return Ok((id, 0));
     }
     if version == Version::V4 {
         return Err(Fault::malformed("an acknowledgement is not two bytes long"));
     }
-    let body = frame.body;
-    // With a reason code; properties are checked and, being for the log only, dropped.
-    let (id, code, consumed) = match frame.kind {
-        kind::PUBACK => {
-            let (packet, consumed) = v5_0::Puback::parse(body).map_err(fault)?;
-            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
+    let code = body.byte()?;
+    let known = match frame.kind {
+        kind::PUBACK | kind::PUBREC => {
+            matches!(code, 0 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
         }
-        kind::PUBREC => {
-            let (packet, consumed) = v5_0::Pubrec::parse(body).map_err(fault)?;
-            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
-        }
-        kind::PUBREL => {
-            let (packet, consumed) = v5_0::Pubrel::parse(body).map_err(fault)?;
-            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
-        }
-        _ => {
-            let (packet, consumed) = v5_0::Pubcomp::parse(body).map_err(fault)?;
-            (packet.packet_id(), packet.reason_code().map_or(0, |code| code as u8), consumed)
-        }
+        _ => matches!(code, 0 | 0x92),
     };
-    whole(frame, consumed)?;
+    if !known {
+        return Err(Fault::malformed("a reason code that this acknowledgement does not have"));
+    }
+    if !body.0.is_empty() {
+        // Being for the log only, they are checked and dropped.
+        body.properties(id::OF_ACKNOWLEDGEMENT, |_, _| Ok(()))?;
+    }
+    body.end()?;
     Ok((id, code))
 }
 
@@ -442,105 +560,102 @@ pub(crate) fn connect(frame: &Frame<'_>) -> Result<Connect, ConnectError> {
     if will_qos == 3 || (!will && (will_qos != 0 || will_retain)) {
         return malformed("the will flags of CONNECT contradict each other");
     }
-    let connect = match version {
-        Version::V4 => connect_v4(frame),
-        Version::V5 => connect_v5(frame),
-    }
-    .map_err(|fault| ConnectError::Fault(version, fault))?;
-    if connect.client_id.contains('\0') {
-        return malformed("the client id holds U+0000");
-    }
-    Ok(connect)
+    read_connect(version, flags, Body(&body[8..]))
+        .map_err(|fault| ConnectError::Fault(version, fault))
 }
 
-fn connect_v4(frame: &Frame<'_>) -> Result<Connect, Fault> {
-    let (packet, consumed) = v3_1_1::Connect::parse(frame.body).map_err(fault)?;
-    whole(frame, consumed)?;
-    let will = packet.will_flag().then(|| Will {
-        topic: packet.will_topic().unwrap_or_default().to_owned(),
-        payload: packet.will_payload().unwrap_or_default().to_owned(),
-        qos: qos(packet.will_qos()),
-        retain: packet.will_retain(),
-        properties: Vec::new(),
-        delay_secs: 0,
-    });
-    Ok(Connect {
-        version: Version::V4,
-        client_id: packet.client_id().to_owned(),
-        clean_start: packet.clean_start(),
-        keep_alive_secs: packet.keep_alive(),
-        will,
-        session_expiry_secs: if packet.clean_start() { 0 } else { u32::MAX },
-        receive_maximum: u16::MAX,
-        packet_bytes_max: usize::MAX,
-        topic_alias_max: 0,
-        problem_information: true,
-        wants_authentication: false,
-    })
-}
-
-fn connect_v5(frame: &Frame<'_>) -> Result<Connect, Fault> {
-    let (packet, consumed) = v5_0::Connect::parse(frame.body).map_err(fault)?;
-    whole(frame, consumed)?;
+fn read_connect(version: Version, flags: u8, mut body: Body<'_>) -> Result<Connect, Fault> {
+    let clean_start = flags & 2 != 0;
     let mut connect = Connect {
-        version: Version::V5,
-        client_id: packet.client_id().to_owned(),
-        clean_start: packet.clean_start(),
-        keep_alive_secs: packet.keep_alive(),
+        version,
+        client_id: String::new(),
+        clean_start,
+        keep_alive_secs: body.u16()?,
         will: None,
-        session_expiry_secs: 0,
+        session_expiry_secs: match version {
+            Version::V4 if !clean_start => u32::MAX,
+            _ => 0,
+        },
         receive_maximum: u16::MAX,
         packet_bytes_max: usize::MAX,
         topic_alias_max: 0,
         problem_information: true,
         wants_authentication: false,
     };
-    for property in packet.props() {
-        match property {
-            Property::SessionExpiryInterval(secs) => connect.session_expiry_secs = secs.val(),
-            Property::ReceiveMaximum(count) if count.val() == 0 => {
-                return Err(Fault::protocol("receive maximum 0"));
+    if version == Version::V5 {
+        connect_properties(&mut connect, &mut body)?;
+    }
+    body.text()?.clone_into(&mut connect.client_id);
+    if flags & 4 != 0 {
+        connect.will = Some(will(version, flags, &mut body)?);
+    }
+    let (user_name, password) = (flags & 0x80 != 0, flags & 0x40 != 0);
+    if version == Version::V4 && password && !user_name {
+        return Err(Fault::malformed("a password without a user name"));
+    }
+    // Whoever connects is known by a certificate or a signature, or is anonymous.
+    if user_name {
+        body.text()?;
+    }
+    if password {
+        body.binary()?;
+    }
+    body.end()?;
+    Ok(connect)
+}
+
+fn connect_properties(connect: &mut Connect, body: &mut Body<'_>) -> Result<(), Fault> {
+    let (mut method, mut data) = (false, false);
+    body.properties(id::OF_CONNECT, |id, value| {
+        match id {
+            id::SESSION_EXPIRY => connect.session_expiry_secs = number(value),
+            id::RECEIVE_MAXIMUM => match u16::from_be_bytes([value[0], value[1]]) {
+                0 => return Err(Fault::protocol("receive maximum 0")),
+                count => connect.receive_maximum = count,
+            },
+            id::MAXIMUM_PACKET_SIZE => match number(value) {
+                0 => return Err(Fault::protocol("maximum packet size 0")),
+                bytes => connect.packet_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX),
+            },
+            id::TOPIC_ALIAS_MAXIMUM => {
+                connect.topic_alias_max = u16::from_be_bytes([value[0], value[1]]);
             }
-            Property::ReceiveMaximum(count) => connect.receive_maximum = count.val(),
-            Property::MaximumPacketSize(bytes) if bytes.val() == 0 => {
-                return Err(Fault::protocol("maximum packet size 0"));
-            }
-            Property::MaximumPacketSize(bytes) => {
-                connect.packet_bytes_max = usize::try_from(bytes.val()).unwrap_or(usize::MAX);
-            }
-            Property::TopicAliasMaximum(count) => connect.topic_alias_max = count.val(),
-            Property::RequestProblemInformation(wants) => {
-                connect.problem_information = wants.val() != 0;
-            }
-            Property::AuthenticationMethod(_) | Property::AuthenticationData(_) => {
-                connect.wants_authentication = true;
-            }
+            id::REQUEST_PROBLEM_INFORMATION => connect.problem_information = value[0] != 0,
+            id::AUTHENTICATION_METHOD => method = true,
+            id::AUTHENTICATION_DATA => data = true,
             // Response information is an offer we need not take (3.1.2.11.6).
             _ => {}
         }
+        Ok(())
+    })?;
+    if data && !method {
+        return Err(Fault::protocol("authentication data without a method"));
     }
-    if packet.will_flag() {
-        connect.will = Some(will_v5(&packet));
-    }
-    Ok(connect)
+    connect.wants_authentication = method;
+    Ok(())
 }
 
-fn will_v5(packet: &v5_0::Connect) -> Will {
-    let mut will = Will {
-        topic: packet.will_topic().unwrap_or_default().to_owned(),
-        payload: packet.will_payload().unwrap_or_default().to_owned(),
-        qos: qos(packet.will_qos()),
-        retain: packet.will_retain(),
-        properties: Vec::new(),
-        delay_secs: 0,
-    };
-    for property in packet.will_props() {
-        match property {
-            Property::WillDelayInterval(secs) => will.delay_secs = secs.val(),
-            other => will.properties.extend(other.to_continuous_buffer()),
-        }
+fn will(version: Version, flags: u8, body: &mut Body<'_>) -> Result<Will, Fault> {
+    let (mut properties, mut delay_secs) = (Vec::new(), 0);
+    if version == Version::V5 {
+        body.properties(id::OF_WILL, |id, value| {
+            if id == id::WILL_DELAY {
+                delay_secs = number(value);
+            } else {
+                properties.push(id);
+                properties.extend_from_slice(value);
+            }
+            Ok(())
+        })?;
     }
-    will
+    Ok(Will {
+        topic: body.text()?.to_owned(),
+        payload: body.binary()?.to_owned(),
+        qos: qos(flags >> 3).ok_or(Fault::malformed("quality of service 3 of a will"))?,
+        retain: flags & 0x20 != 0,
+        properties,
+        delay_secs,
+    })
 }
 
 /// One entry of a SUBSCRIBE.
@@ -570,60 +685,59 @@ impl Wanted {
 
 /// The packet id and entries of a SUBSCRIBE.
 pub(crate) fn subscribe(version: Version, frame: &Frame<'_>) -> Result<(u16, Vec<Wanted>), Fault> {
-    let id = Body(frame.body).packet_id()?;
-    let entries = match version {
-        Version::V4 => {
-            let (packet, consumed) = v3_1_1::Subscribe::parse(frame.body).map_err(fault)?;
-            whole(frame, consumed)?;
-            if packet.entries().iter().any(|entry| entry.sub_opts().to_buffer()[0] > 2) {
-                return Err(Fault::malformed("reserved subscription options are set"));
+    let mut body = Body(frame.body);
+    let id = body.packet_id()?;
+    let mut identifier = None;
+    if version == Version::V5 {
+        body.properties(id::OF_SUBSCRIBE, |id, value| {
+            if id == id::SUBSCRIPTION_ID {
+                let (found, _) = variable_integer(value)?.unwrap_or_default();
+                identifier = u32::try_from(found).ok().and_then(NonZeroU32::new);
+                if identifier.is_none() {
+                    return Err(Fault::protocol("subscription identifier 0"));
+                }
             }
-            packet
-                .entries()
-                .iter()
-                .map(|entry| wanted(entry, None))
-                .collect::<Result<Vec<_>, _>>()?
-        }
-        Version::V5 => {
-            let (packet, consumed) = v5_0::Subscribe::parse(frame.body).map_err(fault)?;
-            whole(frame, consumed)?;
-            let identifier = identifier(packet.props())?;
-            let entries = packet.entries().iter().map(|entry| wanted(entry, identifier));
-            entries.collect::<Result<Vec<_>, _>>()?
-        }
-    };
+            Ok(())
+        })?;
+    }
+    let mut entries = Vec::new();
+    while !body.0.is_empty() {
+        entries.push(wanted(version, &mut body, identifier)?);
+    }
+    if entries.is_empty() {
+        return Err(Fault::protocol("a SUBSCRIBE without filters"));
+    }
     Ok((id, entries))
 }
 
-fn identifier(properties: &[Property]) -> Result<Option<NonZeroU32>, Fault> {
-    let mut found = None;
-    for property in properties {
-        let Property::SubscriptionIdentifier(identifier) = property else { continue };
-        let Some(identifier) = NonZeroU32::new(identifier.val()) else {
-            return Err(Fault::protocol("subscription identifier 0"));
-        };
-        if found.replace(identifier).is_some() {
-            return Err(Fault::protocol("two subscription identifiers in one SUBSCRIBE"));
-        }
+fn wanted(
+    version: Version,
+    body: &mut Body<'_>,
+    identifier: Option<NonZeroU32>,
+) -> Result<Wanted, Fault> {
+    let filter = body.text()?;
+    let options = body.byte()?;
+    let reserved = match version {
+        Version::V4 => 0b1111_1100,
+        Version::V5 => 0b1100_0000,
+    };
+    if options & reserved != 0 {
+        return Err(Fault::malformed("reserved subscription options are set"));
     }
-    Ok(found)
-}
-
-fn wanted(entry: &SubEntry, identifier: Option<NonZeroU32>) -> Result<Wanted, Fault> {
-    if entry.topic_filter().contains('\0') {
-        return Err(Fault::malformed("a topic filter holds U+0000"));
+    let (no_local, retain_handling) = (options & 0b100 != 0, (options >> 4) & 0b11);
+    if retain_handling == 3 {
+        return Err(Fault::protocol("retain handling 3"));
     }
-    let options = entry.sub_opts().to_buffer()[0];
-    if entry.sub_opts().nl() && entry.topic_filter().starts_with(share::PREFIX) {
+    if no_local && filter.starts_with(share::PREFIX) {
         // MQTT 5, 3.8.3.1.
         return Err(Fault::protocol("no local on a shared subscription"));
     }
     Ok(Wanted {
-        filter: entry.topic_filter().to_owned(),
-        qos: qos(entry.sub_opts().qos()),
-        no_local: entry.sub_opts().nl(),
+        filter: filter.to_owned(),
+        qos: qos(options).ok_or(Fault::protocol("quality of service 3 of a subscription"))?,
+        no_local,
         retain_as_published: options & 0b1000 != 0,
-        retain_handling: (options >> 4) & 0b11,
+        retain_handling,
         identifier,
     })
 }
@@ -633,18 +747,15 @@ pub(crate) fn unsubscribe(
     version: Version,
     frame: &Frame<'_>,
 ) -> Result<(u16, Vec<String>), Fault> {
-    let id = Body(frame.body).packet_id()?;
-    let (filters, consumed): (Vec<String>, usize) = match version {
-        Version::V4 => {
-            let (packet, consumed) = v3_1_1::Unsubscribe::parse(frame.body).map_err(fault)?;
-            (packet.entries().iter().map(|filter| filter.as_str().to_owned()).collect(), consumed)
-        }
-        Version::V5 => {
-            let (packet, consumed) = v5_0::Unsubscribe::parse(frame.body).map_err(fault)?;
-            (packet.entries().iter().map(|filter| filter.as_str().to_owned()).collect(), consumed)
-        }
-    };
-    whole(frame, consumed)?;
+    let mut body = Body(frame.body);
+    let id = body.packet_id()?;
+    if version == Version::V5 {
+        body.properties(id::OF_UNSUBSCRIBE, |_, _| Ok(()))?;
+    }
+    let mut filters = Vec::new();
+    while !body.0.is_empty() {
+        filters.push(body.text()?.to_owned());
+    }
     if filters.is_empty() {
         return Err(Fault::protocol("an UNSUBSCRIBE without filters"));
     }
@@ -668,31 +779,31 @@ pub(crate) fn disconnect(version: Version, frame: &Frame<'_>) -> Result<Leave, F
     if version == Version::V4 {
         return Err(Fault::malformed("a DISCONNECT with a body"));
     }
-    let (packet, consumed) = v5_0::Disconnect::parse(frame.body).map_err(fault)?;
-    whole(frame, consumed)?;
-    let expiry = packet.props().iter().flatten().find_map(|property| match property {
-        Property::SessionExpiryInterval(secs) => Some(secs.val()),
-        _ => None,
-    });
-    Ok(Leave {
-        code: packet.reason_code().map_or(0, |code| code as u8),
-        session_expiry_secs: expiry,
-    })
-}
-
-fn qos(qos: Qos) -> QoS {
-    match qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-        Qos::ExactlyOnce => QoS::ExactlyOnce,
+    let mut body = Body(frame.body);
+    let code = body.byte()?;
+    if DisconnectReasonCode::try_from(code).is_err() {
+        return Err(Fault::malformed("a reason code that DISCONNECT does not have"));
     }
+    let mut session_expiry_secs = None;
+    if !body.0.is_empty() {
+        body.properties(id::OF_DISCONNECT, |id, value| {
+            if id == id::SESSION_EXPIRY {
+                session_expiry_secs = Some(number(value));
+            }
+            Ok(())
+        })?;
+    }
+    body.end()?;
+    Ok(Leave { code, session_expiry_secs })
 }
 
-fn whole(frame: &Frame<'_>, consumed: usize) -> Result<(), Fault> {
-    if consumed == frame.body.len() {
-        Ok(())
-    } else {
-        Err(Fault::malformed("bytes are left over at the end of a packet"))
+/// The quality of service in the lowest two bits; there is no 3.
+fn qos(bits: u8) -> Option<QoS> {
+    match bits & 0b11 {
+        0 => Some(QoS::AtMostOnce),
+        1 => Some(QoS::AtLeastOnce),
+        2 => Some(QoS::ExactlyOnce),
+        _ => None,
     }
 }
 
@@ -873,13 +984,14 @@ pub(crate) fn welcome(version: Version, welcome: &Welcome) -> Result<Vec<u8>, Fa
     let mut properties = vec![
         Property::ReceiveMaximum(ReceiveMaximum::new(welcome.receive_maximum).map_err(fault)?),
         Property::MaximumPacketSize(MaximumPacketSize::new(packet_bytes_max).map_err(fault)?),
-        Property::TopicAliasMaximum(
-            TopicAliasMaximum::new(welcome.topic_alias_max).map_err(fault)?,
-        ),
-        Property::RetainAvailable(
-            RetainAvailable::new(u8::from(welcome.retain_available)).map_err(fault)?,
-        ),
     ];
+    // Of these, no and yes are what a client takes them for that does not hear of them.
+    if welcome.topic_alias_max > 0 {
+        properties.push(TopicAliasMaximum::new(welcome.topic_alias_max).map_err(fault)?.into());
+    }
+    if !welcome.retain_available {
+        properties.push(RetainAvailable::new(0).map_err(fault)?.into());
+    }
     if let Some(id) = &welcome.assigned_client_id {
         properties.push(AssignedClientIdentifier::new(id).map_err(fault)?.into());
     }
@@ -1019,3 +1131,7 @@ pub(crate) fn goodbye(code: DisconnectReasonCode, why: &str, bytes_max: usize) -
 #[cfg(test)]
 #[path = "codec_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "codec_oracles.rs"]
+mod oracles;

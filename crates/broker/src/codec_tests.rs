@@ -43,7 +43,7 @@ fn theirs(version: Version, frame: &Frame<'_>) -> Option<Parts> {
             Some(Parts {
                 topic: packet.topic_name().to_owned(),
                 packet_id: packet.packet_id().unwrap_or_default(),
-                qos: qos(packet.qos()),
+                qos: qos(packet.qos() as u8).unwrap(),
                 dup: packet.dup(),
                 retain: packet.retain(),
                 properties: Vec::new(),
@@ -57,7 +57,7 @@ fn theirs(version: Version, frame: &Frame<'_>) -> Option<Parts> {
             Some(Parts {
                 topic: packet.topic_name().to_owned(),
                 packet_id: packet.packet_id().unwrap_or_default(),
-                qos: qos(packet.qos()),
+                qos: qos(packet.qos() as u8).unwrap(),
                 dup: packet.dup(),
                 retain: packet.retain(),
                 properties,

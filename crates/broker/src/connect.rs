@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,9 @@ use crate::kept::{Extra, SessionRow};
 use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
+
+/// A client that takes packets of this size takes every CONNACK.
+const CONNACK_BYTES_MAX: usize = 256;
 
 /// A peer whose transport stands and who has not said CONNECT.
 pub(crate) struct Peer {
@@ -67,6 +70,29 @@ pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Co
     info!(peer = %peer.address, why = %refused.why, "connection refused");
     part(&mut *peer.stream, &refused.answer, !refused.answer.is_empty()).await;
     None
+}
+
+impl Broker {
+    /// Serves a client without a certificate over a stream that stands already, for instance one
+    /// in memory, until it goes or must go. `address` is where it counts as coming from. How many
+    /// there are is for the caller to bound: `connections_max` is about sockets.
+    pub async fn serve_stream(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+        address: SocketAddr,
+    ) {
+        let time = Duration::from_secs(self.settings.connect_secs_max);
+        let peer = Peer {
+            stream: Box::new(stream),
+            address,
+            credential: Credential::Anonymous,
+            identity: Credential::Anonymous.check(&*self.auth),
+            deadline: Instant::now() + time,
+        };
+        if let Some(connection) = Box::pin(admit(self, peer)).await {
+            connection.run().await;
+        }
+    }
 }
 
 async fn read_connect(broker: &Broker, peer: &mut Peer) -> Result<(Connect, Vec<u8>), Refused> {
@@ -178,6 +204,33 @@ async fn open(
         note(broker, &connect, principal, "certificate", &refusal.message);
         Refused::with(version, Code::NotAuthorized, refusal.message)
     })?;
+    let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
+    let welcome = |session_present, topic_alias_max| {
+        let expiry_secs_max = broker.settings.session_expiry_secs_max;
+        codec::welcome(
+            version,
+            &codec::Welcome {
+                session_present,
+                receive_maximum: broker.settings.receive_maximum,
+                packet_bytes_max: broker.settings.packet_bytes_max(),
+                topic_alias_max,
+                retain_available: broker.retained.is_some(),
+                assigned_client_id: assigned.then(|| connect.client_id.clone()),
+                keep_alive_secs: imposed.then_some(keep_alive_secs),
+                session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
+                    .then_some(expiry_secs_max),
+            },
+        )
+        .map_err(|fault| Refused::silently(fault.why))
+    };
+    let mut topic_alias_max = broker.settings.topic_alias_max;
+    if connect.packet_bytes_max < CONNACK_BYTES_MAX {
+        // Aliases are an offer, and the only one that may be left out for want of room.
+        if welcome(false, topic_alias_max)?.len() > connect.packet_bytes_max {
+            topic_alias_max = 0;
+        }
+        check_size(welcome(false, topic_alias_max)?.len(), connect.packet_bytes_max)?;
+    }
     let link = Link::new(
         connect.client_id.as_str().into(),
         broker.same_for_all(identity),
@@ -207,22 +260,6 @@ async fn open(
     session.identity = Arc::clone(&link.identity);
     session.address = Some(peer.address.ip());
     session.kept_for = broker.kept_for(connect.session_expiry_secs);
-    let (keep_alive_secs, imposed) = keep_alive(broker, connect.keep_alive_secs);
-    let expiry_secs_max = broker.settings.session_expiry_secs_max;
-    let connack = codec::welcome(
-        version,
-        &codec::Welcome {
-            session_present,
-            receive_maximum: broker.settings.receive_maximum,
-            packet_bytes_max: broker.settings.packet_bytes_max(),
-            topic_alias_max: broker.settings.topic_alias_max,
-            retain_available: broker.retained.is_some(),
-            assigned_client_id: assigned.then(|| connect.client_id.clone()),
-            keep_alive_secs: imposed.then_some(keep_alive_secs),
-            session_expiry_secs: (connect.session_expiry_secs > expiry_secs_max)
-                .then_some(expiry_secs_max),
-        },
-    );
     // One and a half times the keep-alive (MQTT 5, 3.1.2.10).
     let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1500);
     if let Err(cause) = settle(broker, &link, &session, connect.will.as_ref(), keep_alive).await {
@@ -232,12 +269,12 @@ async fn open(
         note(broker, &connect, principal, "session", &answer.why);
         return Err(answer);
     }
-    let connack = match connack {
+    let connack = match welcome(session_present, topic_alias_max) {
         Ok(connack) => connack,
-        Err(fault) => {
+        Err(refused) => {
             let now = broker.clock.now();
             broker.sessions.release(&link, Some(session), None, Duration::ZERO, now);
-            return Err(Refused::silently(fault.why));
+            return Err(refused);
         }
     };
     debug!(
@@ -291,6 +328,16 @@ async fn settle(
         keeper.failure().map_or(Poll::Pending, |failure| Poll::Ready(Err(failure)))
     })
     .await
+}
+
+/// A client that does not take our CONNACK is told so as briefly as MQTT can (3.1.2-24).
+fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refused> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let why = format!("the client takes packets of {bytes_max} bytes; our CONNACK has {bytes}");
+    let answer = codec::farewell(Version::V5, Code::PacketTooLarge);
+    Err(if answer.len() <= bytes_max { Refused { answer, why } } else { Refused::silently(why) })
 }
 
 fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {

@@ -18,6 +18,7 @@ mod stable;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode as Code;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tracing::{debug, error, info};
 
 use crate::auth::Explanation;
@@ -352,6 +353,27 @@ impl Connection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Serves the client on the caller's task, as a shard would.
+    pub(crate) async fn run(mut self: Box<Self>) {
+        self.begin();
+        let mut timer = std::pin::pin!(sleep_until(self.deadline.into()));
+        let ending = std::future::poll_fn(|cx| {
+            loop {
+                let polled = self.poll(cx);
+                self.broker.journal.nudge();
+                if polled.is_ready() {
+                    return polled;
+                }
+                timer.as_mut().reset(self.deadline.into());
+                if timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        });
+        let ending = ending.await;
+        Box::pin(self.finish(ending)).await;
     }
 
     /// When it wants to be polled though nothing happened.

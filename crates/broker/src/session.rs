@@ -164,6 +164,11 @@ impl Outgoing {
         self.iter().any(|found| found.packet_id == packet_id && found.qos == qos)
     }
 
+    /// Whether the client has yet to say that it has the message under the id.
+    pub(crate) fn awaits_receipt(&self, packet_id: u16) -> bool {
+        self.iter().any(|found| found.packet_id == packet_id && !found.released)
+    }
+
     /// PUBREC: a PUBREL is due. False if the id is not in flight at QoS 2.
     pub(crate) fn release(&mut self, packet_id: u16) -> bool {
         let found = self

@@ -253,6 +253,10 @@ impl Connection {
 
     fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
         let InFlight { packet_id, qos, offset, origin, .. } = in_flight;
+        if !self.session.outgoing.awaits_receipt(packet_id) {
+            // It came while the record was read.
+            return;
+        }
         let sent = match record {
             Some(record) => {
                 self.put_record(&Delivery { offset, qos, record }, packet_id, true, origin)

@@ -177,7 +177,9 @@ impl Connection {
     ) -> Result<bool, Ending> {
         let id = publish.packet_id;
         let same = |staged: &Staged| staged.packet_id == id && staged.qos == publish.qos;
-        if publish.dup && work.staged.iter().any(same) {
+        // At QoS 2 the packet id alone says that it is the same, until PUBREL (4.3.3).
+        let may_be_same = publish.dup || publish.qos == QoS::ExactlyOnce;
+        if may_be_same && work.staged.iter().any(same) {
             self.flush(work)?;
         }
         if self.held.as_ref().is_some_and(|held| held.staged.iter().any(same)) {
@@ -326,6 +328,7 @@ impl Connection {
             }
             kind::PUBREC => {
                 if self.session.outgoing.release(packet_id) {
+                    self.forget_resend(packet_id);
                     self.promise(Promise::Pubrel(packet_id));
                 } else {
                     let code = if self.version == Version::V4 { 0 } else { NOT_FOUND };

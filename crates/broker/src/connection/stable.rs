@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use base::{Offset, QoS};
+use tracing::debug;
 
 use super::{Connection, Ending};
 use crate::codec::{self, ack};
@@ -220,6 +221,11 @@ impl Connection {
 
     fn perform(&mut self, promise: Promise) {
         match promise {
+            // Behave as if it was sent (MQTT 5, 3.1.2-25).
+            Promise::Packet(packet) if packet.len() > self.packet_bytes_max => {
+                let (client_id, bytes) = (&self.link.client_id, packet.len());
+                debug!(%client_id, bytes, "an answer is larger than its client takes");
+            }
             Promise::Packet(packet) => self.out.extend(packet),
             Promise::Message(delivery, packet_id, origin) => {
                 let sent = self.put_record(&delivery, packet_id, false, origin);
@@ -255,10 +261,18 @@ impl Connection {
         let outgoing = &mut self.session.outgoing;
         let settled = outgoing.acknowledge(packet_id).or_else(|| outgoing.complete(packet_id));
         let Some(settled) = settled else { return };
+        self.forget_resend(packet_id);
         self.progressed();
         if let Origin::Shared(group) = settled.origin {
             let share = self.session.shares.iter().find(|share| share.id() == group);
             share.iter().for_each(|share| share.settle(settled.offset));
+        }
+    }
+
+    /// A message from before is not sent again: its client has just said that it has it.
+    pub(super) fn forget_resend(&mut self, packet_id: u16) {
+        if let Some(owed) = &mut self.owed {
+            owed.resend.retain(|sent| sent.packet_id != packet_id);
         }
     }
 

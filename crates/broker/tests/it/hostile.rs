@@ -13,7 +13,7 @@ use crate::raw::{Hello, Raw, ack, packet, publish, qos1, qos2, subscribe, text};
 use crate::support::World;
 
 /// One packet of each kind that a client may send, after CONNECT.
-fn samples(level: u8) -> Vec<Vec<u8>> {
+pub(crate) fn samples(level: u8) -> Vec<Vec<u8>> {
     let properties = (level == 5).then(|| {
         let user = [&[38][..], &text("k"), &text("v")].concat();
         [
@@ -59,7 +59,7 @@ fn samples(level: u8) -> Vec<Vec<u8>> {
 }
 
 /// Every truncation, every flipped bit and every off-by-one length of a packet.
-fn damaged(sample: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn damaged(sample: &[u8]) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for cut in 0..sample.len() {
         out.push(sample[..cut].to_vec());
@@ -84,7 +84,7 @@ fn damaged(sample: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Counts panics of the whole process from now on: those of a connection's task are caught.
-fn count_panics() -> Arc<AtomicUsize> {
+pub(crate) fn count_panics() -> Arc<AtomicUsize> {
     let count = Arc::<AtomicUsize>::default();
     let before = std::panic::take_hook();
     let counted = Arc::clone(&count);

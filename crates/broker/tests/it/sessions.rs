@@ -130,6 +130,39 @@ async fn what_was_in_flight_is_sent_again_with_dup() {
     sub.silence().await;
 }
 
+/// Found by fuzzing: what was acknowledged before it was sent again was still counted as waiting,
+/// and the connection got nothing more.
+#[tokio::test]
+async fn a_client_may_acknowledge_what_it_got_before_at_once() {
+    let world = World::new().await;
+    let hello = Hello::v4("sub").kept();
+    let mut sub = Raw::join(world.address, &hello).await;
+    sub.send(&subscribe(4, 1, &[("a", 2)])).await;
+    sub.packet().await;
+    let mut publisher = Raw::join(world.address, &Hello::v4("pub")).await;
+    for (id, payload) in [(1, "one"), (2, "two"), (3, "three")] {
+        publisher.send(&qos1("a", id, payload)).await;
+        sub.expect(&qos1("a", id, payload)).await;
+    }
+    publisher.send(&qos2("a", 4, "four")).await;
+    sub.expect(&qos2("a", 4, "four")).await;
+    drop(sub);
+    // In one piece with its CONNECT, so that it comes before anything is sent again.
+    let mut sub = Raw::open(world.address).await;
+    let early = [ack(0x40, 1), ack(0x40, 2), ack(0x40, 3), ack(0x50, 4)].concat();
+    sub.send(&[hello.bytes(), early].concat()).await;
+    sub.expect(&[0x20, 2, 1, 0]).await;
+    sub.expect(&ack(0x62, 4)).await;
+    publisher.send(&qos1("a", 5, "five")).await;
+    sub.expect(&qos1("a", 5, "five")).await;
+    sub.send(&ack(0x70, 4)).await;
+    sub.send(&ack(0x40, 5)).await;
+    sub.ping().await;
+    drop(sub);
+    let mut sub = Raw::join(world.address, &hello).await;
+    sub.silence().await;
+}
+
 #[tokio::test]
 async fn a_session_whose_log_was_trimmed_goes_on_and_is_counted() {
     let world = World::new().await;

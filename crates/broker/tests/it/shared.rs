@@ -92,16 +92,12 @@ async fn the_filter_within_is_what_counts() {
     assert!(suback.ends_with(&[0, 0x87, 0x87]), "{suback:02x?}");
     let malformed = ["$share/g", "$share//a", "$share/+/a", "$share/g/", "$share/g/a#"];
     let mut old = Raw::join(world.address, &Hello::v4("old")).await;
-    for (at, filter) in malformed.into_iter().enumerate() {
+    let mut new = Raw::join(world.address, &Hello::v5("new")).await;
+    for filter in malformed {
         old.send(&subscribe(4, 1, &[(filter, 0)])).await;
         old.expect(&[0x90, 3, 0, 1, 0x80]).await;
-        let mut new = Raw::join(world.address, &Hello::v5("new")).await;
         new.send(&subscribe(5, 1, &[(filter, 0)])).await;
-        if at < 3 {
-            new.disconnected(0x81).await;
-        } else {
-            new.expect(&[0x90, 4, 0, 1, 0, 0x8f]).await;
-        }
+        new.expect(&[0x90, 4, 0, 1, 0, 0x8f]).await;
     }
     // No local cannot be meant (MQTT 5, 3.8.3.1).
     raw.send(&subscribe(5, 2, &[("$share/g/a", 4)])).await;

@@ -229,18 +229,18 @@ async fn topics_get_aliases_where_the_client_takes_them() {
         drop(sub);
     }
     // An alias that makes a packet too large is left out.
-    let limits = vec![34, 0, 9, 39, 0, 0, 0, 13];
+    let limits = vec![34, 0, 9, 39, 0, 0, 0, 16];
     let mut sub = Raw::join(world.address, &Hello { properties: limits, ..Hello::v5("sub") }).await;
     sub.send(&subscribe(5, 1, &[("#", 0)])).await;
     sub.packet().await;
     for _ in 0..2 {
-        publisher.send(&publish(0x30, "room/1", 0, Some(&[]), b"x")).await;
-        sub.expect(&publish(0x30, "room/1", 0, Some(&[]), b"x")).await;
+        publisher.send(&publish(0x30, "room/1", 0, Some(&[]), b"xxxx")).await;
+        sub.expect(&publish(0x30, "room/1", 0, Some(&[]), b"xxxx")).await;
     }
-    publisher.send(&publish(0x30, "room", 0, Some(&[]), b"x")).await;
-    sub.expect(&publish(0x30, "room", 0, Some(&[35, 0, 1]), b"x")).await;
     publisher.send(&publish(0x30, "room", 0, Some(&[]), b"xxxx")).await;
-    sub.expect(&publish(0x30, "", 0, Some(&[35, 0, 1]), b"xxxx")).await;
+    sub.expect(&publish(0x30, "room", 0, Some(&[35, 0, 1]), b"xxxx")).await;
+    publisher.send(&publish(0x30, "room", 0, Some(&[]), b"xxxxxxxx")).await;
+    sub.expect(&publish(0x30, "", 0, Some(&[35, 0, 1]), b"xxxxxxxx")).await;
 }
 
 const COUNT: u32 = 20_000;
