@@ -15,6 +15,7 @@ mod http;
 mod lake_ops;
 mod metrics;
 mod models;
+mod remotes;
 mod settings;
 mod token;
 mod web;
@@ -134,7 +135,8 @@ impl Node {
         };
         let journal = SegmentLog::open(&data_dir.join("journal"), options)?;
         let rules = Arc::new(RuleBook::open(metastore.clone())?);
-        let buckets = Buckets::open(&data_dir.join("lake"))?;
+        let remotes = remotes::open(&settings, &clock)?;
+        let buckets = Buckets::open_with(&data_dir.join("lake"), remotes)?;
         let catalog = lake::Catalog::new(metastore.clone(), clock.clone());
         let streams = Arc::new(Streams::new(
             metastore.clone(),

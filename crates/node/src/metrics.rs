@@ -70,6 +70,18 @@ pub(crate) fn render(node: &Node) -> String {
             &label,
             totals.skipped.values().sum(),
         );
+        page.add(
+            "delivery_attempts_failed_total",
+            "Attempts to deliver that failed since the start; each is tried again.",
+            &label,
+            stream.failures,
+        );
+        page.add(
+            "delivery_failing_seconds",
+            "How long the stream has been failing; 0 while it delivers.",
+            &label,
+            stream.retrying_since.map_or(0, |at| node.clock.now().since(at).as_secs()),
+        );
         for (reason, count) in &totals.set_aside {
             let label = format!("{label},reason=\"{}\"", escape(reason));
             page.add(
@@ -80,6 +92,19 @@ pub(crate) fn render(node: &Node) -> String {
             );
         }
     }
+    let sums = node.buckets.sum_totals();
+    page.add(
+        "objects_verified_total",
+        "Objects compared with the checksum they were written with, since the start.",
+        "",
+        sums.verified,
+    );
+    page.add(
+        "objects_altered_total",
+        "Of these, objects whose bytes were altered, which nothing reads any more; must be 0.",
+        "",
+        sums.altered,
+    );
     if let Ok(rules) = node.streams.republished() {
         page.add(
             "rules_outputs_total",
