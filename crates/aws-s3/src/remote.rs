@@ -23,6 +23,7 @@ use base::{Clock, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use http::{HeaderMap, StatusCode, header};
 use identity::{Secret, sigv4};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
@@ -33,7 +34,6 @@ use object_store::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ureq::config::Config;
-use ureq::http::{HeaderMap, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// What a key may have unescaped.
@@ -141,7 +141,7 @@ pub fn remote(settings: RemoteSettings, clock: Arc<dyn Clock>) -> Result<objects
     let at_aws = settings.endpoint.is_none();
     let endpoint =
         settings.endpoint.clone().unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
-    let uri: ureq::http::Uri = endpoint
+    let uri: http::Uri = endpoint
         .parse()
         .map_err(|cause| bad(format!("endpoint {endpoint:?} is not an address: {cause}")))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -296,11 +296,11 @@ impl Inner {
         };
         let what = format!("{} {}{path}", ask.method, self.base);
         let unavailable = |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
-        let mut request = ureq::http::Request::builder().method(ask.method).uri(&url);
+        let mut request = http::Request::builder().method(ask.method).uri(&url);
         for (name, value) in &headers {
             request = request.header(name, value);
         }
-        let bad = |cause: ureq::http::Error| Error::invalid(format!("{what}: {cause}"));
+        let bad = |cause: http::Error| Error::invalid(format!("{what}: {cause}"));
         let agent = self.agent();
         let patience = &self.settings.patience;
         let limit = Some(patience.body(ask.body.len() as u64));
@@ -390,7 +390,7 @@ impl Inner {
             (412, _) => object_store::Error::AlreadyExists { path: key.to_owned(), source: source() },
             (401 | 403, _) => generic(Error::new(ErrorKind::Denied, said)),
             (501, _) => generic(Error::unsupported(said)),
-            (300..400, _) => generic(Error::invalid(format!(
+            (300..=399, _) => generic(Error::invalid(format!(
                 "{said}: is the bucket in another region than {:?}?",
                 self.settings.region
             ))),

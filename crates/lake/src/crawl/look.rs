@@ -32,13 +32,6 @@ pub(super) enum Look {
 }
 
 impl Look {
-    pub(super) fn format(&self) -> Option<Format> {
-        match self {
-            Look::Understood { format, .. } => Some(*format),
-            Look::NotUnderstood { .. } | Look::Altered { .. } => None,
-        }
-    }
-
     fn not(why: impl Into<String>) -> Look {
         let mut why = why.into();
         let mut end = WHY_BYTES_MAX.min(why.len());
