@@ -83,7 +83,7 @@ impl Remote {
         let attributes: Attributes = [(Attribute::Metadata(SUM.into()), sum)].into_iter().collect();
         let options = PutOptions { mode, attributes, ..PutOptions::default() };
         let put = self.store.put_opts(&path, bytes.into(), options).await;
-        put.map(drop).map_err(|e| self.failed("write", bucket, key, e))
+        put.map(drop).map_err(|e| failed("write", bucket, key, e))
     }
 
     /// Whether the object that is there has these bytes, as far as it tells.
@@ -91,16 +91,16 @@ impl Remote {
         let path = names::check_key(key)?;
         let options = GetOptions { head: true, ..GetOptions::default() };
         let found = self.store.get_opts(&path, options).await;
-        let found = found.map_err(|e| self.failed("find", bucket, key, e))?;
+        let found = found.map_err(|e| failed("find", bucket, key, e))?;
         Ok(found.meta.size == bytes && sum_of(&found.attributes) == Some(crc32c))
     }
 
     pub(crate) async fn get(&self, bucket: &str, key: &str) -> Result<Bytes> {
         let path = names::check_key(key)?;
         let found = self.store.get(&path).await;
-        let found = found.map_err(|e| self.failed("read", bucket, key, e))?;
+        let found = found.map_err(|e| failed("read", bucket, key, e))?;
         let (written, size) = (sum_of(&found.attributes), found.meta.size);
-        let bytes = found.bytes().await.map_err(|e| self.failed("read", bucket, key, e))?;
+        let bytes = found.bytes().await.map_err(|e| failed("read", bucket, key, e))?;
         if bytes.len() as u64 != size {
             let message = format!("read {bucket}/{key}: {} of {size} bytes came", bytes.len());
             return Err(Error::new(ErrorKind::Unavailable, message));
@@ -127,27 +127,23 @@ impl Remote {
     ) -> Result<Bytes> {
         let path = names::check_key(key)?;
         let read = self.store.get_range(&path, range).await;
-        read.map_err(|e| self.failed("read", bucket, key, e))
+        read.map_err(|e| failed("read", bucket, key, e))
     }
 
     pub(crate) async fn head(&self, bucket: &str, key: &str) -> Result<ObjectMeta> {
         let path = names::check_key(key)?;
         let found = self.store.head(&path).await;
-        found.map(meta_of).map_err(|e| self.failed("find", bucket, key, e))
+        found.map(meta_of).map_err(|e| failed("find", bucket, key, e))
     }
 
     pub(crate) async fn delete(&self, bucket: &str, key: &str) -> Result<bool> {
         let path = names::check_key(key)?;
         match self.store.head(&path).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
-            found => found.map_err(|e| self.failed("find", bucket, key, e))?,
+            found => found.map_err(|e| failed("find", bucket, key, e))?,
         };
         let deleted = self.store.delete(&path).await;
-        deleted.map(|()| true).map_err(|e| self.failed("delete", bucket, key, e))
-    }
-
-    fn failed(&self, doing: &str, bucket: &str, key: &str, cause: object_store::Error) -> Error {
-        failed(doing, bucket, key, cause).context(format!("at {}", self.place))
+        deleted.map(|()| true).map_err(|e| failed("delete", bucket, key, e))
     }
 }
 

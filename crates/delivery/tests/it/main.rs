@@ -9,9 +9,9 @@ mod store;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use base::{MessageRef, QoS, SystemClock, Timestamp};
+use base::{ErrorKind, MessageRef, QoS, SystemClock, Timestamp};
 use delivery::{Compression, NewStream, Settings, Streams};
 use journal::{Batch, Journal, Options, SegmentLog};
 use metastore::Metastore;
@@ -20,6 +20,9 @@ use rules::{Action, NewRule, RuleBook};
 use tokio::runtime::Runtime;
 
 const WAIT: Duration = Duration::from_secs(60);
+
+/// How long a log may stay full before a publisher gives up.
+const ROOM_WAIT: Duration = Duration::from_secs(3);
 
 /// One start of the rooms on a folder. Dropping it is an orderly stop.
 struct Node {
@@ -65,15 +68,18 @@ impl Node {
         self.try_publish(numbers, reading).unwrap();
     }
 
-    /// As [`publish`](Self::publish), of other payloads; refused when the log is full.
+    /// As [`publish`](Self::publish), of other payloads, a few at a time; refused when the log
+    /// stays full.
     fn try_publish(
         &self,
         numbers: std::ops::Range<u64>,
         payload: impl Fn(u64) -> String,
     ) -> base::Result<()> {
         let mut batch = Batch::new();
+        let (last, mut bytes) = (numbers.end.saturating_sub(1), 0);
         for n in numbers {
             let payload = payload(n);
+            bytes += payload.len();
             let message = MessageRef {
                 topic: "plant/1",
                 payload: payload.as_bytes(),
@@ -84,8 +90,26 @@ impl Node {
                 retain: false,
             };
             batch.push(|out| message.encode_into(out)).unwrap();
+            if bytes > 100_000 || n == last {
+                self.append(&std::mem::replace(&mut batch, Batch::new()))?;
+                bytes = 0;
+            }
         }
-        let appended = self.log.append(&batch, None)?;
+        Ok(())
+    }
+
+    /// Appends a batch, waiting for room as a publisher's connection does, and then until it is
+    /// durable.
+    fn append(&self, batch: &Batch) -> base::Result<()> {
+        let deadline = Instant::now() + ROOM_WAIT;
+        let appended = loop {
+            match self.log.append(batch, None) {
+                Ok(appended) => break appended,
+                Err(error) if error.kind() != ErrorKind::Exhausted => return Err(error),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_full) => std::thread::yield_now(),
+            }
+        };
         while self.log.durable() < appended.next() {
             self.log.wait_durable(self.log.durable(), WAIT);
         }
