@@ -132,7 +132,8 @@ impl fmt::Debug for RemoteSettings {
 
 /// The bucket that `settings` tell of. Nothing is asked of it yet.
 pub fn remote(settings: RemoteSettings, clock: Arc<dyn Clock>) -> Result<objects::Remote> {
-    let bad = |why: String| Error::invalid(format!("bucket {:?} elsewhere: {why}", settings.bucket));
+    let bad =
+        |why: String| Error::invalid(format!("bucket {:?} elsewhere: {why}", settings.bucket));
     let region = &settings.region;
     let bucket = &settings.bucket;
     if bucket.is_empty() || bucket.contains('/') {
@@ -145,7 +146,9 @@ pub fn remote(settings: RemoteSettings, clock: Arc<dyn Clock>) -> Result<objects
         .parse()
         .map_err(|cause| bad(format!("endpoint {endpoint:?} is not an address: {cause}")))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(bad(format!("endpoint {endpoint:?} must be https://HOST or https://HOST:PORT")));
+        return Err(bad(format!(
+            "endpoint {endpoint:?} must be https://HOST or https://HOST:PORT"
+        )));
     };
     match scheme {
         "https" => {}
@@ -156,10 +159,17 @@ pub fn remote(settings: RemoteSettings, clock: Arc<dyn Clock>) -> Result<objects
                  what is sent; use https, or say allow_http = true"
             )));
         }
-        _ => return Err(bad(format!("endpoint {endpoint:?} begins neither with https:// nor http://"))),
+        _ => {
+            return Err(bad(format!(
+                "endpoint {endpoint:?} begins neither with https:// nor http://"
+            )));
+        }
     }
-    if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(bad(format!("endpoint {endpoint:?} must be a scheme, a host and a port, no more")));
+    if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some()
+    {
+        return Err(bad(format!(
+            "endpoint {endpoint:?} must be a scheme, a host and a port, no more"
+        )));
     }
     // A certificate for *.s3.REGION covers one label, and a dot would make two of the name.
     let in_host = settings.virtual_host.unwrap_or(at_aws && !bucket.contains('.'));
@@ -295,7 +305,8 @@ impl Inner {
             query => format!("{}{path}?{query}", self.base),
         };
         let what = format!("{} {}{path}", ask.method, self.base);
-        let unavailable = |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
+        let unavailable =
+            |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
         let mut request = http::Request::builder().method(ask.method).uri(&url);
         for (name, value) in &headers {
             request = request.header(name, value);
@@ -383,11 +394,13 @@ impl Inner {
         };
         let source = || said.clone().into();
         match (status, code.as_str()) {
-            (404, "NoSuchBucket") => generic(Error::not_found(format!(
-                "bucket {bucket:?} does not exist there: {said}"
-            ))),
+            (404, "NoSuchBucket") => {
+                generic(Error::not_found(format!("bucket {bucket:?} does not exist there: {said}")))
+            }
             (404, _) => object_store::Error::NotFound { path: key.to_owned(), source: source() },
-            (412, _) => object_store::Error::AlreadyExists { path: key.to_owned(), source: source() },
+            (412, _) => {
+                object_store::Error::AlreadyExists { path: key.to_owned(), source: source() }
+            }
             (401 | 403, _) => generic(Error::new(ErrorKind::Denied, said)),
             (501, _) => generic(Error::unsupported(said)),
             (300..=399, _) => generic(Error::invalid(format!(
@@ -417,7 +430,12 @@ impl Inner {
         }
     }
 
-    fn get(&self, key: &str, range: Option<&GetRange>, head: bool) -> object_store::Result<GetResult> {
+    fn get(
+        &self,
+        key: &str,
+        range: Option<&GetRange>,
+        head: bool,
+    ) -> object_store::Result<GetResult> {
         let (method, doing) = if head { ("HEAD", "HEAD") } else { ("GET", "GET") };
         let mut ask = Ask { answer_bytes_max: OBJECT_BYTES_MAX, ..Ask::new(method, key) };
         if let Some(range) = range {
@@ -885,7 +903,11 @@ mod tests {
         let object = "<Contents><Key>a%2Fb+c%26</Key><LastModified>2026-11-23T04:05:06.000Z\
                       </LastModified><ETag>&quot;abc&quot;</ETag><Size>7</Size><Owner><ID>x</ID>\
                       </Owner></Contents>";
-        let whole = |inside: &str| format!("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"u\">{inside}</ListBucketResult>");
+        let whole = |inside: &str| {
+            format!(
+                "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"u\">{inside}</ListBucketResult>"
+            )
+        };
         let page = ListedPage::read(&whole(&format!(
             "<Name>lake</Name><IsTruncated>true</IsTruncated><NextContinuationToken>t&amp;1\
              </NextContinuationToken>{object}<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>"

@@ -169,8 +169,7 @@ impl Streams {
                 Some(_) => objects::check_key(&key),
                 None => self.buckets.local_path(bucket, &key).map(drop),
             };
-            possible
-                .map_err(|error| error.context(format!("stream {:?}", row.name())))?;
+            possible.map_err(|error| error.context(format!("stream {:?}", row.name())))?;
         }
         if let Some(conversion) = &row.settings.conversion
             && let Some(columns) = self.shared.columns(row)?

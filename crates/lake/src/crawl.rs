@@ -392,6 +392,8 @@ impl Lake {
             wanted
                 .binary_search_by(|object| object.key.as_str().cmp(key))
                 .is_ok_and(|index| wanted[index].etag == found.etag)
+                // It may have been put right since.
+                && !matches!(found.look, Look::Altered { .. })
         });
         let fresh: BTreeSet<String> = wanted
             .iter()

@@ -80,9 +80,9 @@ fn credentials(bucket: &RemoteBucket) -> Result<CredentialsOf> {
         (_, _, Some(_)) => Err(Error::invalid(
             "give access_key_id and secret_access_key, or credentials_file, and not both",
         )),
-        _ => Err(Error::invalid(
-            "it needs access_key_id and secret_access_key, or credentials_file",
-        )),
+        _ => {
+            Err(Error::invalid("it needs access_key_id and secret_access_key, or credentials_file"))
+        }
     }
 }
 

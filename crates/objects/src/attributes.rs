@@ -49,7 +49,9 @@ impl Attributes {
         let meta = file.metadata().map_err(failed)?;
         let beside = self.beside(&meta);
         let flags = rustix::fs::XattrFlags::empty();
-        if bytes.len() <= INLINE_BYTES && rustix::fs::fsetxattr(file, self.name, bytes, flags).is_ok() {
+        if bytes.len() <= INLINE_BYTES
+            && rustix::fs::fsetxattr(file, self.name, bytes, flags).is_ok()
+        {
             // Long ones of before give way; a crash before this leaves them unread.
             return durable::remove_if_there(&beside);
         }

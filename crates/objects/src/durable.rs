@@ -295,8 +295,8 @@ const PUBLISH_TRIES: u32 = 5;
 
 /// As [`publish`], of a file that gets the checksum of what it holds.
 pub(crate) fn publish_sealed(staged: &Path, target: &Path, sums: &Sums) -> Result<()> {
-    let file = File::open(staged)
-        .map_err(|e| Error::io(format!("publish {}", target.display()), e))?;
+    let file =
+        File::open(staged).map_err(|e| Error::io(format!("publish {}", target.display()), e))?;
     sums.seal(&file)?;
     publish(staged, target)
 }

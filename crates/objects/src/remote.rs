@@ -163,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_elsewhere_is_written_read_and_listed_there_and_refused_where_files_are_needed()
-    {
+     {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(InMemory::new());
         let remotes = || {
@@ -191,7 +191,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(buckets.delete("far", "altered").await.unwrap());
         assert!(!buckets.delete("far", "altered").await.unwrap());
-        assert!(std::fs::read_dir(folder.path()).unwrap().flatten().all(|e| e.file_name() != "far"));
+        assert!(
+            std::fs::read_dir(folder.path()).unwrap().flatten().all(|e| e.file_name() != "far")
+        );
 
         let refusals = [
             buckets.local_path("far", "a/b").unwrap_err(),

@@ -281,7 +281,9 @@ impl State {
             )
         };
         match fault {
-            None => self.forward(&head, &mut client, length, length).and_then(|said| client.write_all(&said)),
+            None => self
+                .forward(&head, &mut client, length, length)
+                .and_then(|said| client.write_all(&said)),
             Some(Fault::Failed) => {
                 take(&mut client, length)?;
                 answer(&mut client, "500 Internal Server Error", "InternalError")

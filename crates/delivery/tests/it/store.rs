@@ -256,10 +256,7 @@ fn battery(rounds: u64, seed: u64) {
     let air = world.objects("air/").len() as u64;
     let errors = world.objects("errors/").len() as u64;
     let kept = world.objects("kept/").len() as u64;
-    assert_eq!(
-        (air, errors, kept),
-        (totals.objects, totals.error_objects, totals.backup_objects)
-    );
+    assert_eq!((air, errors, kept), (totals.objects, totals.error_objects, totals.backup_objects));
     assert_eq!(world.objects("").len() as u64, air + errors + kept);
     assert_eq!(seen as u64, air);
     assert_eq!((status.lag, status.retrying), (0, None));

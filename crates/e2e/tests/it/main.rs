@@ -11,6 +11,7 @@ mod demo;
 mod input;
 mod models;
 mod pipeline;
+mod remote;
 mod retained;
 mod sessions;
 mod shadows;
