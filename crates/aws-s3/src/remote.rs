@@ -436,7 +436,7 @@ impl Inner {
         range: Option<&GetRange>,
         head: bool,
     ) -> object_store::Result<GetResult> {
-        let (method, doing) = if head { ("HEAD", "HEAD") } else { ("GET", "GET") };
+        let method = if head { "HEAD" } else { "GET" };
         let mut ask = Ask { answer_bytes_max: OBJECT_BYTES_MAX, ..Ask::new(method, key) };
         if let Some(range) = range {
             let text = match range {
@@ -450,10 +450,10 @@ impl Inner {
         }
         let answer = self.ask(ask).map_err(generic)?;
         if !answer.status.is_success() {
-            return Err(self.refused(doing, key, &answer));
+            return Err(self.refused(method, key, &answer));
         }
         let odd = |what: &str| {
-            generic(Error::new(ErrorKind::Unavailable, format!("{doing} {key:?}: {what}")))
+            generic(Error::new(ErrorKind::Unavailable, format!("{method} {key:?}: {what}")))
         };
         let length = answer.header("content-length").and_then(|text| text.parse::<u64>().ok());
         let (range, size) = match answer.header("content-range").map(content_range) {

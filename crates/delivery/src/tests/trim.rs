@@ -116,7 +116,7 @@ impl Node {
         }
     }
 
-    /// Works until everything is delivered, or until the step is reached for the `nth` time.
+    /// Works as a new process would until everything is delivered, or until the step is reached.
     fn run(&self, crash_after: Option<Step>) -> bool {
         *self.streams.shared.crash_after.lock().unwrap() = crash_after;
         let live = Arc::new(Live::default());
@@ -131,7 +131,7 @@ impl Node {
         work().is_ok()
     }
 
-    /// What the log has forgotten lies in objects; how many readings do, and whether each once.
+    /// How often each reading lies in the lake, as a record or set aside.
     fn account(&self, lake: &Path) -> BTreeMap<u64, u64> {
         let mut found = BTreeMap::new();
         for path in e2e::files_below(&lake.join("lake")) {

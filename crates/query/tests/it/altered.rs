@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
 
 use base::ErrorKind;
 use lake::Decision;
@@ -43,12 +42,7 @@ async fn d7_one_flipped_bit_in_one_of_a_thousand_objects_is_noticed_and_not_aver
     let all = OBJECTS * EACH;
     let right = format!("{all}|{}|5.0", all * 5);
     // The control: unharmed, the set gives the right answer.
-    let begun = Instant::now();
     assert_eq!(world.rows(question).await, [right.as_str()]);
-    let first = begun.elapsed();
-    let begun = Instant::now();
-    assert_eq!(world.rows(question).await, [right.as_str()]);
-    println!("first query {first:?}, with every object known to be sound {:?}", begun.elapsed());
     assert_eq!(world.lake.buckets().sum_totals().altered, 0);
 
     // A 5 becomes a 4: still JSON, still a number, and nothing else would ever tell.
