@@ -90,6 +90,8 @@ fn long() -> Result<bool> {
         "--release",
         "--package",
         "e2e",
+        "--package",
+        "delivery",
         "--",
         "--ignored",
         "--nocapture",

@@ -39,6 +39,8 @@ pub(crate) fn of_room(error: base::Error) -> S3Error {
             "This key and another stand in each other's way: where k is an object there can be \
              none named k/sub, since objects are files. Use another key, or delete the other."
         ),
+        ErrorKind::Unsupported => s3_error!(NotImplemented, "{text}"),
+        ErrorKind::Corrupt => s3_error!(InternalError, "{text}"),
         ErrorKind::Exhausted => {
             tracing::error!(%error, "no room for an object");
             let mut full = s3_error!(ServiceUnavailable, "There is no space left to store this.");

@@ -5,6 +5,8 @@
 //!            protocol) ─▶ service (one function an operation) ─▶ objects::Buckets
 //! ```
 //!
+//! The other way round, `remote` makes a bucket of another S3 one of the buckets.
+//!
 //! Bodies stream both ways; an answered write is on stable storage. The lake's own objects
 //! and the user's are the same objects.
 
@@ -17,6 +19,7 @@ mod multipart;
 mod object;
 mod receive;
 mod record;
+mod remote;
 mod service;
 mod tags;
 mod unread;
@@ -30,6 +33,7 @@ use objects::Buckets;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
 pub use coverage::OPERATIONS;
+pub use remote::{Credentials, CredentialsOf, Patience, RemoteSettings, remote};
 
 /// What S3 answers about the place it runs in.
 #[derive(Clone, Debug)]

@@ -209,7 +209,7 @@ pub(crate) async fn upload_copy(
     )?;
     let name = number(input.part_number)?;
     let (from_bucket, from_key) = source_of(&input.copy_source)?;
-    let (file, found, before) = crate::object::open(rooms, &from_bucket, &from_key).await?;
+    let (file, found, before) = crate::object::open_sound(rooms, &from_bucket, &from_key).await?;
     crate::object::check_copy_part(&input, &found, &before)?;
     let range = match &input.copy_source_range {
         None => 0..found.meta.bytes,

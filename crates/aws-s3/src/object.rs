@@ -255,6 +255,18 @@ pub(crate) async fn put(
     Ok(S3Response::new(output))
 }
 
+/// Opens an object whose bytes are to be read: they are compared with what was stored first.
+pub(crate) async fn open_sound(
+    rooms: &Rooms,
+    bucket: &str,
+    key: &str,
+) -> S3Result<(File, Found, Record)> {
+    let (buckets, owned) = (rooms.buckets.clone(), (bucket.to_owned(), key.to_owned()));
+    let opened = open(rooms, bucket, key).await?;
+    blocking(move || Ok(buckets.verify(&owned.0, &owned.1)?)).await?;
+    Ok(opened)
+}
+
 /// Opens an object; says which of bucket and key is missing.
 pub(crate) async fn open(
     rooms: &Rooms,
@@ -327,7 +339,7 @@ pub(crate) async fn get(
     check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
     check_version(&input.version_id)?;
     refuse_customer_key!(input);
-    let (file, found, record) = open(rooms, &input.bucket, &input.key).await?;
+    let (file, found, record) = open_sound(rooms, &input.bucket, &input.key).await?;
     let conditions = Conditions {
         if_match: input.if_match.as_ref(),
         if_none_match: input.if_none_match.as_ref(),
@@ -509,7 +521,7 @@ pub(crate) async fn copy(
     let (bucket, key) = (input.bucket.clone(), input.key.clone());
     let (from_bucket, from_key) = source_of(&input.copy_source)?;
     rooms.need_bucket(&bucket)?;
-    let (file, found, before) = open(rooms, &from_bucket, &from_key).await?;
+    let (file, found, before) = open_sound(rooms, &from_bucket, &from_key).await?;
     if found.meta.bytes > PUT_BYTES_MAX {
         return Err(s3_error!(
             InvalidRequest,

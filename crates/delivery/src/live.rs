@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use base::Offset;
+use base::{Offset, Timestamp};
 
 /// Shared by a worker and its stream's handle.
 #[derive(Debug, Default)]
@@ -29,6 +29,27 @@ pub(crate) struct LiveState {
     pub(crate) held_bytes: u64,
     /// What fails at the moment, and why; it is tried again.
     pub(crate) retrying: Option<String>,
+    /// Since when it fails.
+    pub(crate) retrying_since: Option<Timestamp>,
+    /// How often it failed since then.
+    pub(crate) attempts: u32,
+    /// Attempts of any step that failed since the worker started.
+    pub(crate) failures: u64,
+}
+
+impl LiveState {
+    /// An attempt failed.
+    pub(crate) fn failed(&mut self, why: String, now: Timestamp) {
+        self.retrying = Some(why);
+        self.retrying_since.get_or_insert(now);
+        self.attempts = self.attempts.saturating_add(1);
+        self.failures += 1;
+    }
+
+    /// What failed works again.
+    pub(crate) fn works(&mut self) {
+        (self.retrying, self.retrying_since, self.attempts) = (None, None, 0);
+    }
 }
 
 impl Live {

@@ -24,7 +24,7 @@ pub(crate) struct BucketShelf {
 
 impl Shelf for BucketShelf {
     fn put(&self, bucket: &str, key: &str, bytes: Bytes) -> Result<()> {
-        self.runtime.block_on(self.buckets.put(bucket, key, bytes)).map(drop)
+        self.runtime.block_on(self.buckets.put_once(bucket, key, bytes))
     }
 
     fn size(&self, bucket: &str, key: &str) -> Result<Option<u64>> {

@@ -64,6 +64,12 @@ pub struct StreamStatus {
     pub held_bytes: u64,
     /// What fails at the moment, and why; it is tried again.
     pub retrying: Option<String>,
+    /// Since when it fails.
+    pub retrying_since: Option<Timestamp>,
+    /// How often it was tried since then.
+    pub attempts: u32,
+    /// Attempts of any step that failed since the worker started.
+    pub failures: u64,
     /// What was delivered, set aside and skipped so far.
     pub totals: Tally,
 }
@@ -161,9 +167,11 @@ impl Streams {
         for (bucket, kind) in kinds {
             let range = (row.created_from, row.created_from);
             let key = prefixes.key(row, self.shared.journal.id(), &kind, range, Timestamp(0));
-            self.buckets
-                .local_path(bucket, &key)
-                .map_err(|error| error.context(format!("stream {:?}", row.name())))?;
+            let possible = match self.buckets.remote_place(bucket) {
+                Some(_) => objects::check_key(&key),
+                None => self.buckets.local_path(bucket, &key).map(drop),
+            };
+            possible.map_err(|error| error.context(format!("stream {:?}", row.name())))?;
         }
         if let Some(conversion) = &row.settings.conversion
             && let Some(columns) = self.shared.columns(row)?
@@ -436,6 +444,9 @@ impl Streams {
             lag,
             balance: stored.balance(row.created_from),
             held_bytes: live.as_ref().map_or(0, |state| state.held_bytes),
+            retrying_since: live.as_ref().and_then(|state| state.retrying_since),
+            attempts: live.as_ref().map_or(0, |state| state.attempts),
+            failures: live.as_ref().map_or(0, |state| state.failures),
             retrying: live.and_then(|state| state.retrying),
             totals: stored.totals,
         })

@@ -13,9 +13,11 @@ use metastore::Metastore;
 use objects::Buckets;
 use rules::{Action, NewRule, RuleBook, base64};
 
+mod hostile;
 mod promises;
 mod republish;
 mod shapes;
+mod trim;
 
 use crate::live::Live;
 use crate::shelf::{BucketShelf, Shelf};
@@ -366,7 +368,7 @@ fn sixty(compression: Compression) -> World {
 }
 
 #[test]
-fn a_crash_after_any_step_changes_neither_keys_nor_bytes_nor_counts() {
+fn d1_d6_a_crash_after_any_step_changes_neither_keys_nor_bytes_nor_counts() {
     for compression in [Compression::None, Compression::Gzip] {
         let calm = sixty(compression);
         assert!(calm.run("s", None));
@@ -421,7 +423,7 @@ impl World {
 }
 
 #[test]
-fn a_replay_uploads_the_same_bytes_again() {
+fn d6_a_replay_uploads_the_same_bytes_again() {
     let world = sixty(Compression::Gzip);
     assert!(!world.run("s", Some(Step::Uploaded)));
     let first = world.shelf.puts.lock().unwrap().clone();
@@ -434,7 +436,7 @@ fn a_replay_uploads_the_same_bytes_again() {
 }
 
 #[test]
-fn a_store_that_fails_or_lies_is_tried_again_and_gets_each_object_once() {
+fn d6_a_store_that_fails_or_lies_is_tried_again_and_gets_each_object_once() {
     let calm = sixty(Compression::None);
     assert!(calm.run("s", None));
     let world = sixty(Compression::None);
@@ -447,7 +449,7 @@ fn a_store_that_fails_or_lies_is_tried_again_and_gets_each_object_once() {
 }
 
 #[test]
-fn what_is_set_aside_comes_back_to_the_byte_with_its_reason() {
+fn d4_what_is_set_aside_comes_back_to_the_byte_with_its_reason() {
     let world = World::new();
     world.stream("s", |_| {});
     world.rule("r", "SELECT * FROM 'plant/#'", &[("s", None, false)]);

@@ -22,7 +22,7 @@ use crate::convert::Schemas;
 use crate::cut::{Cut, Waiting, cut};
 use crate::engine::Engine;
 use crate::fate::Remembered;
-use crate::live::Live;
+use crate::live::{Live, LiveState};
 use crate::partition::Query;
 use crate::prefix::{Kind, Prefixes};
 use crate::shelf::Shelf;
@@ -595,7 +595,7 @@ impl Worker {
             let error = match attempt(self) {
                 Ok(done) => {
                     if attempts > 0 {
-                        self.live.change(|state| state.retrying = None);
+                        self.live.change(LiveState::works);
                         tracing::info!(stream = self.row.name(), attempts, "{doing}: works again");
                     }
                     return Ok(done);
@@ -604,7 +604,8 @@ impl Worker {
             };
             let pause = self.shared.backoff.pause(attempts, seed);
             tracing::warn!(stream = self.row.name(), attempts, %error, ?pause, "failed to {doing}");
-            self.live.change(|state| state.retrying = Some(format!("failed to {doing}: {error}")));
+            let now = self.shared.clock.now();
+            self.live.change(|state| state.failed(format!("failed to {doing}: {error}"), now));
             if self.live.wait(pause, |state| state.stop).stop {
                 break;
             }

@@ -113,6 +113,8 @@ pub struct CrawlReport {
     pub known: u64,
     /// Objects that are in no table.
     pub left_out: u64,
+    /// Of these, objects whose bytes are not those that were stored.
+    pub altered: u64,
     /// What became of each table.
     pub tables: Vec<TableReport>,
     /// What became of each object, by key: the first 10,000.
@@ -173,6 +175,9 @@ pub enum Decision {
     Known,
     /// It is in no table.
     LeftOut,
+    /// It is in no table, since its bytes are not those that were stored. A query of the table
+    /// it lies in fails until it is put again or deleted.
+    Altered,
 }
 
 /// What a crawl found out about an object, whatever crawler it was.
@@ -186,14 +191,29 @@ impl Row for CrawledObject {
     const TABLE: &'static str = "crawled_objects";
 }
 
-/// What is known of the formats of the objects beneath `prefix`: etag and format by key.
-pub(crate) fn known_formats(
+/// Whether an object can be part of a table, as far as a crawl found out.
+pub(crate) enum Fit {
+    /// It has this format.
+    Format(Format),
+    /// It cannot.
+    Never,
+    /// It was altered, and what it held is not known.
+    Altered,
+}
+
+/// What is known of the objects beneath `prefix`: etag and fit by key.
+pub(crate) fn known_fits(
     store: &Metastore,
     bucket: &str,
     prefix: &str,
-) -> Result<HashMap<String, (String, Option<Format>)>> {
+) -> Result<HashMap<String, (String, Fit)>> {
     let known = known_objects(store, bucket, prefix)?.into_iter();
-    Ok(known.map(|(key, found)| (key, (found.etag, found.look.format()))).collect())
+    let fit = |look: &Look| match look {
+        Look::Understood { format, .. } => Fit::Format(*format),
+        Look::NotUnderstood { .. } => Fit::Never,
+        Look::Altered { .. } => Fit::Altered,
+    };
+    Ok(known.map(|(key, found)| (key, (found.etag, fit(&found.look)))).collect())
 }
 
 fn known_objects(
@@ -346,6 +366,7 @@ impl Lake {
 
     async fn crawl(&self, crawler: &Crawler) -> Result<CrawlReport> {
         self.catalog().get_database(&crawler.database)?;
+        self.buckets().expect_here(&crawler.bucket)?;
         let folder = crawler.folder();
         let exclusions = Globs::parse(&crawler.exclusions)?;
         let listed = self.buckets().list(&crawler.bucket, &folder).await?;
@@ -371,6 +392,8 @@ impl Lake {
             wanted
                 .binary_search_by(|object| object.key.as_str().cmp(key))
                 .is_ok_and(|index| wanted[index].etag == found.etag)
+                // It may have been put right since.
+                && !matches!(found.look, Look::Altered { .. })
         });
         let fresh: BTreeSet<String> = wanted
             .iter()
@@ -397,6 +420,10 @@ impl Lake {
                 Look::NotUnderstood { why } => {
                     report.object(&object.key, Decision::LeftOut, why);
                 }
+                Look::Altered { why } => {
+                    report.0.altered += 1;
+                    report.object(&object.key, Decision::Altered, why);
+                }
             }
         }
         self.go_on(crawler)?;
@@ -418,9 +445,12 @@ impl Lake {
         let looks = futures::stream::iter(objects)
             .map(|object| async move {
                 self.go_on(crawler)?;
-                let path = self.buckets().local_path(bucket, &object.key)?;
-                let look = blocking(move || Ok(look::look(&path))).await?;
-                Ok::<_, Error>((object.key, CrawledObject { etag: object.etag, look }))
+                let (buckets, bucket) = (self.buckets().clone(), bucket.to_owned());
+                let looked = blocking(move || {
+                    let look = look::look(&buckets, &bucket, &object.key);
+                    Ok((object.key, CrawledObject { etag: object.etag, look }))
+                });
+                looked.await
             })
             .buffered(LOOKS_AT_ONCE);
         let mut batches = looks.try_chunks(LOOKS_PER_TRANSACTION);
@@ -613,6 +643,7 @@ impl Reporter {
             bytes_read: 0,
             known: 0,
             left_out: 0,
+            altered: 0,
             tables: Vec::new(),
             objects: Vec::new(),
         })
@@ -622,7 +653,7 @@ impl Reporter {
         match decision {
             Decision::Read => {}
             Decision::Known => self.0.known += 1,
-            Decision::LeftOut => self.0.left_out += 1,
+            Decision::LeftOut | Decision::Altered => self.0.left_out += 1,
         }
         if self.0.objects.len() < REPORT_OBJECTS_MAX {
             let why = why.to_owned();

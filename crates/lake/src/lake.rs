@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::{Clock, Error, Result};
+use base::{Clock, Error, ErrorKind, Result};
 use metastore::Metastore;
 use objects::Buckets;
 use serde::{Deserialize, Serialize};
 
+use crate::crawl::Fit;
 use crate::glob::Globs;
 use crate::{Catalog, FileSource, Format, NULL_PARTITION, Table, unescape};
 
@@ -80,11 +81,38 @@ impl Lake {
     /// The live files of a table, by key. For a table that our jobs write, those of the
     /// committed runs; for another, what lies beneath its prefix: not what is hidden (`_` or
     /// `.` at the start of a folder or file), empty, excluded, or known to hold another format.
+    ///
+    /// Whether their bytes are still those that were stored is for [`Lake::verify`] to say.
     pub async fn files(&self, table: &Table) -> Result<Vec<TableFile>> {
+        self.buckets.expect_here(&table.bucket)?;
         match table.source {
             FileSource::Committed => self.committed_files(table).await,
             FileSource::Listed => self.listed_files(table).await,
         }
+    }
+
+    /// Compares files with the checksums they were written with, before they are read; returns
+    /// those that were altered, each with the error that names it. A file is read for this only
+    /// once for as long as it stays as it is.
+    pub async fn verify(&self, files: &[TableFile]) -> Result<Vec<(usize, Error)>> {
+        let names: Vec<_> =
+            files.iter().map(|file| (file.bucket.clone(), file.key.clone())).collect();
+        let buckets = self.buckets.clone();
+        blocking(move || {
+            let mut altered = Vec::new();
+            for (index, (bucket, key)) in names.iter().enumerate() {
+                match buckets.verify(bucket, key) {
+                    Ok(_sound) => {}
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        altered.push((index, error));
+                    }
+                    // Whoever reads it meets the same, and knows what to make of it.
+                    Err(error) => tracing::debug!(bucket, key, %error, "cannot be verified"),
+                }
+            }
+            Ok(altered)
+        })
+        .await
     }
 
     async fn committed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
@@ -107,7 +135,7 @@ impl Lake {
 
     async fn listed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
         let exclusions = Globs::parse(&table.exclusions)?;
-        let known = crate::crawl::known_formats(self.store(), &table.bucket, &table.prefix)?;
+        let known = crate::crawl::known_fits(self.store(), &table.bucket, &table.prefix)?;
         let mut files = Vec::new();
         for object in self.buckets.list(&table.bucket, &table.prefix).await? {
             let below = &object.key[table.prefix.len()..];
@@ -115,7 +143,12 @@ impl Lake {
                 continue;
             }
             let fits = match known.get(&object.key) {
-                Some((etag, format)) if *etag == object.etag => *format == Some(table.format),
+                Some((etag, fit)) if *etag == object.etag => match fit {
+                    Fit::Format(format) => *format == table.format,
+                    Fit::Never => false,
+                    // Whoever reads the table has to be told.
+                    Fit::Altered => true,
+                },
                 // Not crawled yet. JSON takes anything: what is none is set aside by the scan.
                 _ => table.format == Format::Json || below.ends_with(".parquet"),
             };

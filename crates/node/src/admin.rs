@@ -298,6 +298,8 @@ fn stream_list(node: &Node) -> Result<Value> {
             "next": status.next,
             "lag": status.lag,
             "retrying": status.retrying,
+            "retrying_since": status.retrying_since.map(|at| at.millis()),
+            "attempts": status.attempts,
             "matched": status.totals.matched,
             "delivered": status.totals.records,
             "set_aside": status.totals.set_aside_count(),

@@ -359,6 +359,8 @@ fn run_as_json(run: &JobRun) -> Value {
         "rows_out": run.rows_out,
         "bytes_out": run.bytes_out,
         "set_aside": run.set_aside,
+        "altered_count": run.files_altered,
+        "altered": run.altered,
     })
 }
 

@@ -16,6 +16,7 @@ mod http;
 mod lake_ops;
 mod metrics;
 mod models;
+mod remotes;
 mod settings;
 mod steps;
 mod token;
@@ -147,7 +148,8 @@ impl Node {
         };
         let journal = SegmentLog::open(&data_dir.join(JOURNAL_FOLDER), options)?;
         let rules = Arc::new(RuleBook::open(metastore.clone())?);
-        let buckets = Buckets::open(&data_dir.join(LAKE_FOLDER))?;
+        let remotes = remotes::open(&settings, &clock)?;
+        let buckets = Buckets::open_with(&data_dir.join(LAKE_FOLDER), remotes)?;
         let catalog = lake::Catalog::new(metastore.clone(), clock.clone());
         let streams = Arc::new(Streams::new(
             metastore.clone(),

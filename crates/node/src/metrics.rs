@@ -29,6 +29,7 @@ pub(crate) fn render(node: &Node) -> String {
             stream(node, &row, &status, &mut page);
         }
     }
+    objects(node, &mut page);
     rules(node, &mut page);
     machine(node, &mut page);
     page.text()
@@ -180,6 +181,18 @@ fn stream(node: &Node, row: &StreamRow, status: &StreamStatus, page: &mut Page) 
         &label,
         u64::from(status.retrying.is_some()),
     );
+    page.add(
+        "delivery_attempts_failed_total",
+        "Attempts to deliver that failed since the start; each is tried again.",
+        &label,
+        status.failures,
+    );
+    page.add(
+        "delivery_failing_seconds",
+        "How long the stream has been failing; 0 while it delivers.",
+        &label,
+        status.retrying_since.map_or(0, |at| node.clock.now().since(at).as_secs()),
+    );
 }
 
 fn rules(node: &Node, page: &mut Page) {
@@ -204,6 +217,22 @@ fn rules(node: &Node, page: &mut Page) {
          them; must be 0.",
         "",
         rules.lost,
+    );
+}
+
+fn objects(node: &Node, page: &mut Page) {
+    let sums = node.buckets.sum_totals();
+    page.add(
+        "objects_verified_total",
+        "Objects compared with the checksum they were written with, since the start.",
+        "",
+        sums.verified,
+    );
+    page.add(
+        "objects_altered_total",
+        "Of these, objects whose bytes were altered, which nothing reads any more; must be 0.",
+        "",
+        sums.altered,
     );
 }
 

@@ -3,11 +3,13 @@
 //! Precedence: command-line flag, `--set room.key=value`, `forebay.toml`, default. Reading
 //! the environment is the command line's business.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use base::{Error, Result, limits};
-use serde::Deserialize;
+use identity::Secret;
+use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 /// A node's settings, as `forebay.toml` holds them.
@@ -24,6 +26,8 @@ pub struct Settings {
     pub rules: Rules,
     /// The log.
     pub journal: Journal,
+    /// Buckets.
+    pub objects: Objects,
     /// Queries and jobs.
     pub query: Query,
     /// Endpoints.
@@ -109,6 +113,74 @@ impl Default for Journal {
     }
 }
 
+/// Where buckets lie.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Objects {
+    /// Buckets on another S3, by the names they have here: streams deliver there. A table
+    /// `[objects.remote.NAME]`, or `--set objects.remote.NAME.KEY=VALUE`.
+    pub remote: BTreeMap<String, RemoteBucket>,
+}
+
+/// A bucket on another S3.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RemoteBucket {
+    /// `https://HOST:PORT`; AWS's own if there is none.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for; `aws.region` if there is none.
+    pub region: Option<String>,
+    /// Its name there; the name it has here if there is none.
+    pub bucket: Option<String>,
+    /// What all its keys begin with there.
+    pub prefix: String,
+    /// The access key to sign with.
+    pub access_key_id: Option<String>,
+    /// Its secret.
+    #[serde(deserialize_with = "secret")]
+    pub secret_access_key: Option<Secret>,
+    /// Instead of the two: a file as AWS's tools keep it (`aws_access_key_id = ...`), whose
+    /// `[default]` profile is read at each request, so that a new key is taken up by itself.
+    pub credentials_file: Option<PathBuf>,
+    /// Whether a connection without TLS will do.
+    pub allow_http: bool,
+    /// Whether the bucket is named in the host. By default at AWS, and nowhere else.
+    pub virtual_host: Option<bool>,
+    /// How long a connection may take.
+    pub connect_secs: u64,
+    /// How long a peer may take or give nothing.
+    pub stall_secs: u64,
+    /// How long the answer may take once a request is sent.
+    pub answer_secs: u64,
+    /// What a body must make on average, beyond `stall_secs`.
+    pub bytes_per_sec_min: u64,
+}
+
+impl Default for RemoteBucket {
+    fn default() -> Self {
+        let patience = aws_s3::Patience::default();
+        RemoteBucket {
+            endpoint: None,
+            region: None,
+            bucket: None,
+            prefix: String::new(),
+            access_key_id: None,
+            secret_access_key: None,
+            credentials_file: None,
+            allow_http: false,
+            virtual_host: None,
+            connect_secs: patience.connect.as_secs(),
+            stall_secs: patience.stall.as_secs(),
+            answer_secs: patience.answer.as_secs(),
+            bytes_per_sec_min: patience.bytes_per_sec_min,
+        }
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(Secret::new))
+}
+
 /// Limits of one query or job.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -184,6 +256,7 @@ impl Settings {
             )));
         }
         egress::Egress::new(&self.rules.http_allowed)?;
+        crate::remotes::check(self)?;
         let region = &self.aws.region;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if region.is_empty() || region.len() > 32 || !region.bytes().all(plain) {
@@ -207,19 +280,37 @@ impl Settings {
     }
 }
 
+/// Settings of a bucket elsewhere begin so; its name and the key follow.
+const REMOTE: &str = "objects.remote.";
+
 /// Applies one `room.key=value`; the value is TOML, or else a plain string.
 fn apply(table: &mut Table, setting: &str) -> Result<()> {
     let bad = || Error::invalid(format!("setting {setting:?} is not of the form room.key=value"));
     let (path, text) = setting.split_once('=').ok_or_else(bad)?;
-    let (room, key) = path.trim().split_once('.').ok_or_else(bad)?;
+    let path: Vec<&str> = match path.trim().strip_prefix(REMOTE) {
+        // A bucket's name may have dots.
+        Some(rest) => {
+            let (name, key) = rest.rsplit_once('.').ok_or_else(bad)?;
+            vec!["objects", "remote", name, key]
+        }
+        None => path.trim().splitn(2, '.').collect(),
+    };
+    let [rooms @ .., key] = path.as_slice() else { return Err(bad()) };
+    if rooms.is_empty() {
+        return Err(bad());
+    }
     let value = format!("value = {text}")
         .parse::<Table>()
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
-    let room_table = table.entry(room).or_insert_with(|| Value::Table(Table::new()));
-    let Value::Table(room_table) = room_table else { return Err(bad()) };
-    room_table.insert(key.to_owned(), value);
+    let mut table = table;
+    for room in rooms {
+        let inner = table.entry(*room).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = inner else { return Err(bad()) };
+        table = inner;
+    }
+    table.insert((*key).to_owned(), value);
     Ok(())
 }
 
@@ -244,6 +335,36 @@ mod tests {
         for bad in ["jurnal.bytes_max=1", "journal.bites=1", "journal", "journal.bytes_max=many"] {
             let error = load(&[bad]).unwrap_err().to_string();
             assert!(error.contains("settings") || error.contains(bad), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_elsewhere_is_told_of_key_by_key_and_its_secret_is_not_shown() {
+        let with = |more: &[&str]| {
+            let mut all = vec![
+                "objects.remote.far.lake.endpoint=https://minio.test:9000",
+                "objects.remote.far.lake.access_key_id=AKIA",
+                "objects.remote.far.lake.secret_access_key=hush",
+            ];
+            all.extend(more);
+            load(&all)
+        };
+        let settings = with(&["objects.remote.far.lake.prefix='a/b'"]).unwrap();
+        let remote = &settings.objects.remote["far.lake"];
+        assert_eq!((remote.prefix.as_str(), remote.stall_secs), ("a/b", 20));
+        assert!(!format!("{settings:?}").contains("hush"));
+        for (more, part) in [
+            ("objects.remote.far.lake.endpoint=http://minio.test", "allow_http"),
+            ("objects.remote.far.lake.endpiont=x", "endpiont"),
+            ("objects.remote.far.lake.access_key_id=''", "access_key_id"),
+            ("objects.remote.far.lake.stall_secs=0", "stall_secs"),
+            ("objects.remote.far.lake.credentials_file=/x", "not both"),
+            ("objects.remote.Far.bucket=x", "bucket name"),
+            ("objects.remote=x", "settings"),
+            ("objects.remote.x=y", "room.key=value"),
+        ] {
+            let error = with(&[more]).unwrap_err().to_string();
+            assert!(error.contains(part), "{more}: {error}");
         }
     }
 

@@ -15,8 +15,9 @@ use base::{Error, Result};
 
 use crate::durable;
 
-/// The extended attribute's name.
-const NAME: &str = "user.forebay";
+/// The extended attributes' names: what a front keeps with an object, and its checksum.
+pub(crate) const RECORD: &str = "user.forebay";
+pub(crate) const SUM: &str = "user.forebay.crc32c";
 /// What an extended attribute may hold at most in our care; ext4 gives a block for all.
 const INLINE_BYTES: usize = 3 * 1024;
 
@@ -26,15 +27,16 @@ pub(crate) fn identity(meta: &Metadata) -> String {
     format!("{:x}-{micros:x}-{:x}", meta.ino(), meta.len())
 }
 
-/// Where long attributes lie.
+/// One kind of attributes, and where long ones lie.
 #[derive(Clone, Debug)]
 pub(crate) struct Attributes {
+    name: &'static str,
     beside: PathBuf,
 }
 
 impl Attributes {
-    pub(crate) fn new(beside: PathBuf) -> Self {
-        Attributes { beside }
+    pub(crate) fn new(name: &'static str, beside: PathBuf) -> Self {
+        Attributes { name, beside }
     }
 
     fn beside(&self, meta: &Metadata) -> PathBuf {
@@ -47,7 +49,9 @@ impl Attributes {
         let meta = file.metadata().map_err(failed)?;
         let beside = self.beside(&meta);
         let flags = rustix::fs::XattrFlags::empty();
-        if bytes.len() <= INLINE_BYTES && rustix::fs::fsetxattr(file, NAME, bytes, flags).is_ok() {
+        if bytes.len() <= INLINE_BYTES
+            && rustix::fs::fsetxattr(file, self.name, bytes, flags).is_ok()
+        {
             // Long ones of before give way; a crash before this leaves them unread.
             return durable::remove_if_there(&beside);
         }
@@ -58,14 +62,14 @@ impl Attributes {
         std::fs::rename(&staged, &beside).map_err(failed)?;
         durable::sync_folder(&self.beside)?;
         // Absent in most cases, and then there is nothing to do.
-        rustix::fs::fremovexattr(file, NAME).ok();
+        rustix::fs::fremovexattr(file, self.name).ok();
         Ok(())
     }
 
     /// The attributes of `file`, if it has any.
     pub(crate) fn read(&self, file: &File, meta: &Metadata) -> Option<Vec<u8>> {
         let mut bytes = vec![0_u8; INLINE_BYTES];
-        match rustix::fs::fgetxattr(file, NAME, &mut bytes[..]) {
+        match rustix::fs::fgetxattr(file, self.name, &mut bytes[..]) {
             Ok(length) => {
                 bytes.truncate(length);
                 Some(bytes)
@@ -77,7 +81,7 @@ impl Attributes {
     /// As [`read`](Self::read), of a file by its path.
     pub(crate) fn read_path(&self, path: &Path, meta: &Metadata) -> Option<Vec<u8>> {
         let mut bytes = vec![0_u8; INLINE_BYTES];
-        match rustix::fs::getxattr(path, NAME, &mut bytes[..]) {
+        match rustix::fs::getxattr(path, self.name, &mut bytes[..]) {
             Ok(length) => {
                 bytes.truncate(length);
                 Some(bytes)

@@ -15,13 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base::{Error, Result, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::attributes::{Attributes, identity};
+use crate::attributes::{Attributes, RECORD, identity};
+use crate::sums::Sums;
 use crate::{Buckets, ObjectMeta, durable, names};
 
 /// The folder of everything beside the buckets' objects; no bucket can have this name.
 pub(crate) const SIDE: &str = ".s3";
 const ODD: &str = "odd";
 const BESIDE: &str = ".attributes";
+pub(crate) const SUMS: &str = ".sums";
 const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 /// What a file system allows a name.
 const NAME_BYTES_MAX: usize = 255;
@@ -50,17 +52,29 @@ impl Locks {
 pub struct Draft {
     path: PathBuf,
     file: File,
+    /// The checksum of what was written, unless somebody wrote to the file himself.
+    crc32c: Option<u32>,
 }
 
 impl Draft {
     /// The file to write to.
     pub fn file(&mut self) -> &mut File {
+        self.crc32c = None;
         &mut self.file
     }
 
     /// Adds bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.crc32c = self.crc32c.map(|crc| crc32c::crc32c_append(crc, bytes));
         self.file.write_all(bytes).map_err(|e| Error::io("write an object", e))
+    }
+
+    /// Gives the file the checksum of what it holds.
+    fn seal(&self, sums: &Sums) -> Result<()> {
+        match self.crc32c {
+            Some(crc32c) => sums.keep(&self.file, crc32c),
+            None => sums.seal(&self.file),
+        }
     }
 }
 
@@ -94,7 +108,7 @@ impl Buckets {
             .create_new(true)
             .open(&path)
             .map_err(|e| Error::io("begin an object", e))?;
-        Ok(Draft { path, file })
+        Ok(Draft { path, file, crc32c: Some(0) })
     }
 
     /// Gives a draft its attributes and its key, replacing what is there, unless `check`
@@ -110,6 +124,7 @@ impl Buckets {
     ) -> Result<ObjectMeta, E> {
         let target = self.file_of(bucket, key)?;
         self.attributes().write(&draft.file, attributes)?;
+        draft.seal(&self.sums)?;
         draft.file.sync_all().map_err(|e| Error::io("sync an object", e))?;
         let meta = draft.file.metadata().map_err(|e| Error::io("measure an object", e))?;
         let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +135,7 @@ impl Buckets {
         durable::into_place(&target, || std::fs::rename(&draft.path, &target))?;
         if let Some(before) = before {
             self.attributes().forget(&before)?;
+            self.sums.forget(&before)?;
         }
         Ok(meta_of(key.to_owned(), &meta))
     }
@@ -174,6 +190,7 @@ impl Buckets {
         let removed = durable::remove(&path)?;
         if let Some(before) = before.filter(|_| removed) {
             self.attributes().forget(&before)?;
+            self.sums.forget(&before)?;
         }
         Ok(removed)
     }
@@ -228,11 +245,12 @@ impl Buckets {
     }
 
     pub(crate) fn attributes(&self) -> Attributes {
-        Attributes::new(self.root.join(SIDE).join(BESIDE))
+        Attributes::new(RECORD, self.root.join(SIDE).join(BESIDE))
     }
 
     pub(crate) fn bucket_folder(&self, bucket: &str) -> Result<PathBuf> {
         names::check_bucket(bucket)?;
+        self.expect_here(bucket)?;
         let folder = self.root.join(bucket);
         match folder.is_dir() {
             true => Ok(folder),
@@ -241,7 +259,7 @@ impl Buckets {
     }
 
     /// Where an object of any key lies.
-    fn file_of(&self, bucket: &str, key: &str) -> Result<PathBuf> {
+    pub(crate) fn file_of(&self, bucket: &str, key: &str) -> Result<PathBuf> {
         let folder = self.bucket_folder(bucket)?;
         names::check_any_key(key)?;
         if names::check_key(key).is_ok() && !names::is_reserved(key) {

@@ -22,6 +22,8 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
+use crate::sums::Sums;
+
 /// The folder beside the buckets where objects are written; no bucket can have this name.
 pub(crate) const ASIDE: &str = ".tmp";
 
@@ -30,11 +32,12 @@ pub(crate) const ASIDE: &str = ".tmp";
 pub struct DurableLocal {
     inner: LocalFileSystem,
     aside: PathBuf,
+    sums: Sums,
 }
 
 impl DurableLocal {
-    pub(crate) fn new(inner: LocalFileSystem, aside: PathBuf) -> Self {
-        DurableLocal { inner, aside }
+    pub(crate) fn new(inner: LocalFileSystem, aside: PathBuf, sums: Sums) -> Self {
+        DurableLocal { inner, aside, sums }
     }
 
     pub(crate) fn path_of(&self, key: &Key) -> Result<PathBuf> {
@@ -61,7 +64,7 @@ impl DurableLocal {
         mode: &PutMode,
     ) -> object_store::Result<()> {
         let staged = self.aside.join(unique_name());
-        let written = write_synced(&staged, payload).and_then(|()| match mode {
+        let written = write_synced(&staged, payload, &self.sums).and_then(|()| match mode {
             PutMode::Create => publish_new(&staged, target),
             _ => publish(&staged, target),
         });
@@ -177,13 +180,16 @@ impl ObjectStore for DurableLocal {
     }
 }
 
-/// Writes `payload` to a new file and syncs it.
-fn write_synced(path: &Path, payload: &PutPayload) -> Result<()> {
+/// Writes `payload` to a new file with its checksum and syncs it.
+fn write_synced(path: &Path, payload: &PutPayload, sums: &Sums) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let mut file = File::create(path).map_err(|e| Error::io(doing(), e))?;
+    let mut crc = 0;
     for part in payload.iter() {
         file.write_all(part).map_err(|e| Error::io(doing(), e))?;
+        crc = crc32c::crc32c_append(crc, part);
     }
+    sums.keep(&file, crc)?;
     file.sync_all().map_err(|e| Error::io(doing(), e))
 }
 
@@ -207,7 +213,11 @@ struct Staged {
 
 impl Staged {
     fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create_new(&path)
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
             .map_err(|e| Error::io(format!("create {}", path.display()), e))?;
         Ok(Staged { path, file: Mutex::new(file) })
     }
@@ -255,11 +265,13 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> object_store::Result<PutResult> {
         let staged = self.staged.take().ok_or_else(over)?;
         let (target, length) = (self.target.clone(), self.length);
+        let sums = self.store.sums.clone();
         let published = tokio::task::spawn_blocking(move || {
             // A part that was never awaited, or failed, must not become a hole in an object.
             if staged.length()? != length {
                 return Err(Error::invalid("a part of the upload was not written"));
             }
+            sums.seal(&staged.file.lock().unwrap_or_else(PoisonError::into_inner))?;
             publish(&staged.path, &target)
         });
         published
@@ -280,6 +292,14 @@ fn over() -> object_store::Error {
 
 /// How often a publish starts anew because somebody removed or made a folder meanwhile.
 const PUBLISH_TRIES: u32 = 5;
+
+/// As [`publish`], of a file that gets the checksum of what it holds.
+pub(crate) fn publish_sealed(staged: &Path, target: &Path, sums: &Sums) -> Result<()> {
+    let file =
+        File::open(staged).map_err(|e| Error::io(format!("publish {}", target.display()), e))?;
+    sums.seal(&file)?;
+    publish(staged, target)
+}
 
 /// Moves a file into place, replacing what is there, and syncs all that changed.
 pub(crate) fn publish(staged: &Path, target: &Path) -> Result<()> {

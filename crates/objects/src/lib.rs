@@ -1,5 +1,8 @@
 //! Buckets and objects on a local directory; a put is durable when it answers.
 //!
+//! A bucket may also lie elsewhere, in any `object_store`: then objects are put, read, listed and
+//! deleted there, and whatever needs files refuses it by name.
+//!
 //! ```text
 //! <root>/<bucket>/<key>       one file an object, key components are folders
 //! <root>/.tmp/                objects being written; never listed
@@ -11,13 +14,17 @@
 //! * `Ok` from a put, publish or delete means stable storage: the file was synced before its
 //!   name existed, and every folder whose entries changed was synced after.
 //! * No key reaches outside its bucket.
+//! * Bytes that are not those that were stored are not handed out for them (`sums`).
 
 mod attributes;
 mod drafts;
 mod durable;
 mod names;
 mod pages;
+mod remote;
+mod sums;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,12 +39,17 @@ use object_store::{ObjectStore, ObjectStoreExt};
 pub use drafts::{Draft, Found, Look};
 pub use durable::DurableLocal;
 pub use pages::{Entry, Listing, Page};
+pub use remote::Remote;
+pub use sums::{Sound, SumTotals};
 
 /// The store of all buckets. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Buckets {
     root: Arc<PathBuf>,
     locks: Arc<drafts::Locks>,
+    sums: sums::Sums,
+    /// The buckets that lie elsewhere, by the names they have here.
+    remotes: Arc<BTreeMap<String, Remote>>,
 }
 
 /// What is known of an object without reading it.
@@ -57,20 +69,46 @@ impl Buckets {
     /// Opens the store below `root`, making the folder when absent, and sweeps what a
     /// crash left half written.
     pub fn open(root: &Path) -> Result<Self> {
+        Buckets::open_with(root, BTreeMap::new())
+    }
+
+    /// As [`open`](Self::open), with buckets that lie elsewhere. A folder of the same name would
+    /// leave in doubt which is meant, and is refused.
+    pub fn open_with(root: &Path, remotes: BTreeMap<String, Remote>) -> Result<Self> {
+        for (name, remote) in &remotes {
+            names::check_bucket(name)?;
+            let folder = root.join(name);
+            if folder.exists() {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!(
+                        "bucket {name:?} is to lie at {}, but there is one at {} already; use \
+                         another name, or move that folder away",
+                        remote.place,
+                        folder.display()
+                    ),
+                ));
+            }
+        }
         let aside = root.join(durable::ASIDE);
         if aside.exists() {
             std::fs::remove_dir_all(&aside)
                 .map_err(|e| Error::io(format!("sweep {}", aside.display()), e))?;
         }
         durable::create_folders(&aside)?;
-        Ok(Buckets { root: Arc::new(root.to_owned()), locks: drafts::Locks::new() })
+        Ok(Buckets {
+            root: Arc::new(root.to_owned()),
+            locks: drafts::Locks::new(),
+            sums: sums::Sums::new(root.join(drafts::SIDE).join(drafts::SUMS)),
+            remotes: Arc::new(remotes),
+        })
     }
 
     /// Makes a bucket; one that exists is [`ErrorKind::AlreadyExists`].
     pub fn create_bucket(&self, name: &str) -> Result<()> {
         names::check_bucket(name)?;
         let path = self.root.join(name);
-        if path.exists() {
+        if path.exists() || self.remotes.contains_key(name) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
                 format!("bucket {name:?} exists already"),
@@ -90,7 +128,7 @@ impl Buckets {
     /// All buckets by name.
     pub fn list_buckets(&self) -> Result<Vec<String>> {
         let doing = || format!("list {}", self.root.display());
-        let mut names = Vec::new();
+        let mut names: Vec<String> = self.remotes.keys().cloned().collect();
         for entry in std::fs::read_dir(&*self.root).map_err(|e| Error::io(doing(), e))? {
             let entry = entry.map_err(|e| Error::io(doing(), e))?;
             if let Ok(name) = entry.file_name().into_string()
@@ -132,14 +170,31 @@ impl Buckets {
 
     /// The bucket as an [`ObjectStore`] with durable puts, for engines.
     pub fn store(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>> {
-        Ok(Arc::new(self.local(bucket)?))
+        match self.remotes.get(bucket) {
+            Some(remote) => Ok(Arc::clone(&remote.store)),
+            None => Ok(Arc::new(self.local(bucket)?)),
+        }
     }
 
     /// Writes an object, replacing one of that key.
     pub async fn put(&self, bucket: &str, key: &str, bytes: Bytes) -> Result<ObjectMeta> {
+        if let Some(remote) = self.remotes.get(bucket) {
+            remote.put(bucket, key, bytes).await?;
+            return remote.head(bucket, key).await;
+        }
         let (store, path) = self.place(bucket, key)?;
         store.put(&path, bytes.into()).await.map_err(|e| failed("write", bucket, key, e))?;
         self.head(bucket, key).await
+    }
+
+    /// Writes an object that nobody else writes, and that may be there already because an
+    /// earlier answer was lost: afterwards there is one object of that key with these bytes,
+    /// written once if the store can tell.
+    pub async fn put_once(&self, bucket: &str, key: &str, bytes: Bytes) -> Result<()> {
+        match self.remotes.get(bucket) {
+            Some(remote) => remote.put_once(bucket, key, bytes).await,
+            None => self.put(bucket, key, bytes).await.map(drop),
+        }
     }
 
     /// Moves a finished local file into place as an object; the file must lie on the same
@@ -148,26 +203,49 @@ impl Buckets {
     /// [`head`](Self::head).
     pub async fn publish_file(&self, staged: &Path, bucket: &str, key: &str) -> Result<ObjectMeta> {
         let target = self.local_path(bucket, key)?;
-        let staged = staged.to_owned();
-        blocking(move || durable::publish(&staged, &target)).await?;
+        let (staged, sums) = (staged.to_owned(), self.sums.clone());
+        blocking(move || durable::publish_sealed(&staged, &target, &sums)).await?;
         self.head(bucket, key).await
     }
 
-    /// The whole object.
+    /// The whole object, compared with the checksum it was written with.
     pub async fn get(&self, bucket: &str, key: &str) -> Result<Bytes> {
-        let (store, path) = self.place(bucket, key)?;
-        let object = store.get(&path).await.map_err(|e| failed("read", bucket, key, e))?;
-        object.bytes().await.map_err(|e| failed("read", bucket, key, e))
+        if let Some(remote) = self.remotes.get(bucket) {
+            return remote.get(bucket, key).await;
+        }
+        let path = self.local_path(bucket, key)?;
+        let (sums, name) = (self.sums.clone(), format!("{bucket}/{key}"));
+        blocking(move || {
+            let failed = |cause: std::io::Error| match durable::is_absent(&cause) {
+                true => Error::not_found(format!("read {name}: no such object")),
+                false => Error::io(format!("read {name}"), cause),
+            };
+            let mut file = std::fs::File::open(path).map_err(failed)?;
+            if file.metadata().map_err(failed)?.is_dir() {
+                return Err(Error::not_found(format!("read {name}: no such object")));
+            }
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes).map_err(failed)?;
+            sums.compare(&name, &file, &bytes)?;
+            Ok(Bytes::from(bytes))
+        })
+        .await
     }
 
     /// A part of the object.
     pub async fn get_range(&self, bucket: &str, key: &str, range: Range<u64>) -> Result<Bytes> {
+        if let Some(remote) = self.remotes.get(bucket) {
+            return remote.get_range(bucket, key, range).await;
+        }
         let (store, path) = self.place(bucket, key)?;
         store.get_range(&path, range).await.map_err(|e| failed("read", bucket, key, e))
     }
 
     /// What is known of the object without reading it.
     pub async fn head(&self, bucket: &str, key: &str) -> Result<ObjectMeta> {
+        if let Some(remote) = self.remotes.get(bucket) {
+            return remote.head(bucket, key).await;
+        }
         let (store, path) = self.place(bucket, key)?;
         let meta = store.head(&path).await.map_err(|e| failed("find", bucket, key, e))?;
         Ok(meta_of(meta))
@@ -175,13 +253,16 @@ impl Buckets {
 
     /// Removes the object; whether there was one.
     pub async fn delete(&self, bucket: &str, key: &str) -> Result<bool> {
+        if let Some(remote) = self.remotes.get(bucket) {
+            return remote.delete(bucket, key).await;
+        }
         let path = self.local_path(bucket, key)?;
         blocking(move || durable::remove(&path)).await
     }
 
     /// The objects whose key starts with `prefix` (any string, as in S3), by key.
     pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectMeta>> {
-        let store = self.local(bucket)?;
+        let store = self.store(bucket)?;
         // object_store lists whole folders; the rest of the prefix is compared here.
         let folder = prefix.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
         let folder = match folder {
@@ -208,15 +289,32 @@ impl Buckets {
         store.path_of(&path)
     }
 
+    /// Where the bucket lies, if not on this machine.
+    pub fn remote_place(&self, bucket: &str) -> Option<&str> {
+        self.remotes.get(bucket).map(|remote| remote.place.as_str())
+    }
+
+    /// Refuses a bucket that lies elsewhere, for those who need files.
+    pub fn expect_here(&self, bucket: &str) -> Result<()> {
+        match self.remote_place(bucket) {
+            None => Ok(()),
+            Some(place) => Err(Error::unsupported(format!(
+                "bucket {bucket:?} lies at {place}: streams deliver there, but tables, jobs and \
+                 this server's S3 need a bucket on this machine; ask its own store for its objects"
+            ))),
+        }
+    }
+
     fn local(&self, bucket: &str) -> Result<DurableLocal> {
         names::check_bucket(bucket)?;
+        self.expect_here(bucket)?;
         let folder = self.root.join(bucket);
         if !folder.is_dir() {
             return Err(Error::not_found(format!("bucket {bucket:?} does not exist")));
         }
         let inner =
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed("open", bucket, "", e))?;
-        Ok(DurableLocal::new(inner, self.root.join(durable::ASIDE)))
+        Ok(DurableLocal::new(inner, self.root.join(durable::ASIDE), self.sums.clone()))
     }
 
     fn place(&self, bucket: &str, key: &str) -> Result<(DurableLocal, Key)> {
@@ -245,6 +343,8 @@ fn failed(doing: &str, bucket: &str, key: &str, cause: object_store::Error) -> E
     let kind = match &cause {
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
         object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => ErrorKind::Denied,
         object_store::Error::InvalidPath { .. } => ErrorKind::Invalid,
         object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
             ErrorKind::Unsupported
@@ -276,6 +376,11 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::internal(format!("file work ended: {e}")))?
+}
+
+/// Refuses what is no bucket's name.
+pub fn check_bucket(name: &str) -> Result<()> {
+    names::check_bucket(name)
 }
 
 /// Refuses a key that is no path below its bucket.

@@ -179,7 +179,8 @@ impl Inner {
                     format!("the query would read more than {} files", self.options.files_max),
                 ));
             }
-            let provider = LakeTable::new(&table, files, Arc::clone(meter), Reading::Query)?;
+            let provider = LakeTable::new(&table, files, Arc::clone(meter), Reading::Query)?
+                .verified_by(&self.lake);
             register(&*catalog, &table, provider)?;
         }
         Ok((session, spelling))

@@ -23,7 +23,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use lake::{Format, Table, TableFile};
+use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
 use crate::meter::Meter;
@@ -48,6 +48,9 @@ pub(crate) struct LakeTable {
     files: Vec<TableFile>,
     meter: Arc<Meter>,
     reading: Reading,
+    /// Where files are compared with what was stored before they are read. A job's were when it
+    /// was planned.
+    lake: Option<Lake>,
 }
 
 impl LakeTable {
@@ -57,7 +60,23 @@ impl LakeTable {
         meter: Arc<Meter>,
         reading: Reading,
     ) -> Result<Self> {
-        Ok(LakeTable { layout: Layout::of(table)?, files, meter, reading })
+        Ok(LakeTable { layout: Layout::of(table)?, files, meter, reading, lake: None })
+    }
+
+    /// Fails a scan that would read an altered file, since any answer without it would be wrong.
+    pub(crate) fn verified_by(self, lake: &Lake) -> Self {
+        LakeTable { lake: Some(lake.clone()), ..self }
+    }
+
+    async fn verify(&self, files: &[TableFile]) -> Result<()> {
+        let Some(lake) = &self.lake else { return Ok(()) };
+        let altered = lake.verify(files).await?;
+        let more = altered.len().saturating_sub(1);
+        match altered.into_iter().next() {
+            None => Ok(()),
+            Some((_, error)) if more == 0 => Err(error),
+            Some((_, error)) => Err(error.context(format_args!("{more} more objects and"))),
+        }
     }
 
     /// The files that may hold rows for which all `filters` on partition columns are true.
@@ -215,6 +234,7 @@ impl TableProvider for LakeTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let files = self.prune(state, filters)?;
+        self.verify(&files).await.map_err(wrap)?;
         if files.is_empty() {
             let picked = Picked::new(&self.layout, projection).map_err(wrap)?;
             return Ok(Arc::new(EmptyExec::new(picked.schema)));

@@ -14,6 +14,7 @@ mod input;
 mod metrics;
 mod models;
 mod pipeline;
+mod remote;
 mod retained;
 mod sessions;
 mod shadows;

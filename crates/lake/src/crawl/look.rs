@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use base::{Error, Result};
+use base::{Error, ErrorKind, Result};
+use objects::Buckets;
 use serde::{Deserialize, Serialize};
 
 use super::shape::Shape;
@@ -25,16 +26,12 @@ pub(super) enum Look {
     Understood { format: Format, shape: Shape, records: u64, bad: u64 },
     /// It cannot.
     NotUnderstood { why: String },
+    /// Its bytes are not those that were stored. Nobody knows what it would hold, so a query of
+    /// the table it lies in must fail rather than do without it.
+    Altered { why: String },
 }
 
 impl Look {
-    pub(super) fn format(&self) -> Option<Format> {
-        match self {
-            Look::Understood { format, .. } => Some(*format),
-            Look::NotUnderstood { .. } => None,
-        }
-    }
-
     fn not(why: impl Into<String>) -> Look {
         let mut why = why.into();
         let mut end = WHY_BYTES_MAX.min(why.len());
@@ -47,8 +44,15 @@ impl Look {
 }
 
 /// Reads the whole object and tells what it holds. Whatever goes wrong is the object's fault.
-pub(super) fn look(path: &Path) -> Look {
-    try_look(path).unwrap_or_else(|error| Look::not(format!("it cannot be read: {error}")))
+pub(super) fn look(buckets: &Buckets, bucket: &str, key: &str) -> Look {
+    let not = |error: Error| Look::not(format!("it cannot be read: {error}"));
+    match buckets.verify(bucket, key) {
+        Ok(sound) => try_look(&sound.path).unwrap_or_else(not),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Look::Altered { why: error.to_string() }
+        }
+        Err(error) => not(error),
+    }
 }
 
 fn try_look(path: &Path) -> Result<Look> {

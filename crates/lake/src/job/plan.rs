@@ -15,6 +15,9 @@ use crate::{EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, Ta
 /// Input objects that one run reads at most; the rest is left to the next run.
 pub const INPUTS_PER_RUN_MAX: usize = 20_000;
 
+/// Altered objects that a run names; beyond that it counts.
+const ALTERED_NAMED_MAX: usize = 100;
+
 /// Bounds of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
@@ -81,6 +84,7 @@ struct Work {
     inputs: Vec<Input>,
     refreshed: Vec<(String, bookmark::Bookmark)>,
     left: u64,
+    altered: Vec<String>,
 }
 
 impl Lake {
@@ -112,6 +116,7 @@ impl Lake {
             inputs: Vec::new(),
             refreshed: Vec::new(),
             left: 0,
+            altered: Vec::new(),
         };
         let mut room = INPUTS_PER_RUN_MAX;
         for node in &job.nodes {
@@ -124,6 +129,13 @@ impl Lake {
                 let sorted = blocking(move || bookmark::sort(&store, &name, &node, files)).await?;
                 work.refreshed.extend(sorted.refreshed);
                 files = sorted.new;
+            }
+            // An altered object is left to a later run, for when it has been put again.
+            let altered = self.verify(&files).await?;
+            for (index, error) in altered.iter().rev() {
+                let file = files.remove(*index);
+                tracing::error!(job = job.name, key = file.key, %error, "a run leaves an object out");
+                work.altered.push(format!("{}/{}", file.bucket, file.key));
             }
             work.left += files.len().saturating_sub(room) as u64;
             files.truncate(room);
@@ -139,6 +151,7 @@ impl Lake {
     /// Refuses a target that cannot be written, before any work is done for it.
     fn check_target(&self, job: &Job) -> Result<()> {
         let target = target_of(job)?;
+        self.buckets().expect_here(target.bucket)?;
         self.buckets().store(target.bucket)?;
         self.catalog().get_database(target.database)?;
         let errors = error_prefix(job);
@@ -160,7 +173,10 @@ impl Lake {
     }
 
     fn store_plan(&self, run_id: &str, work: Work, options: &RunOptions) -> Result<Planned> {
-        let Work { job, sources, inputs, refreshed, left } = work;
+        let Work { job, sources, inputs, refreshed, left, mut altered } = work;
+        altered.sort();
+        let altered_count = altered.len() as u64;
+        altered.truncate(ALTERED_NAMED_MAX);
         let nothing = inputs.is_empty();
         let now = self.clock().now();
         let staging = self.staging(run_id);
@@ -177,6 +193,8 @@ impl Lake {
             let mut run = unfinished(transaction, &job.name, run_id)?;
             run.files_in = plan.inputs.len() as u64;
             run.files_left = left;
+            run.files_altered = altered_count;
+            run.altered.clone_from(&altered);
             if nothing {
                 run.state = RunState::Succeeded;
                 run.finished_at = Some(now);

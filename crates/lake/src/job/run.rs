@@ -74,6 +74,13 @@ pub struct JobRun {
     pub files_in: u64,
     /// New input objects beyond the bound of one run, left to the next.
     pub files_left: u64,
+    /// Input objects it left out because their bytes are not those that were stored. A later
+    /// run reads them once they have been put again.
+    #[serde(default)]
+    pub files_altered: u64,
+    /// Their names, `BUCKET/KEY`: the first hundred.
+    #[serde(default)]
+    pub altered: Vec<String>,
     /// Bytes it read.
     pub bytes_in: u64,
     /// Rows it read.
@@ -105,6 +112,8 @@ impl JobRun {
             error: None,
             files_in: 0,
             files_left: 0,
+            files_altered: 0,
+            altered: Vec::new(),
             bytes_in: 0,
             rows_in: 0,
             files_out: 0,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod altered;
 mod etl;
 mod hostile;
 mod sql;

@@ -345,6 +345,10 @@ fn say(rooms: &Rooms, name: &str, ended: &base::Result<CrawlReport>) {
                     table.why
                 ));
             }
+            let altered = |object: &&lake::ObjectReport| object.decision == lake::Decision::Altered;
+            for object in report.objects.iter().filter(altered) {
+                lines.push(format!("ERROR : {}", object.why));
+            }
             lines.push(format!(
                 "BENCHMARK : {} objects, {} read with {} bytes, {} known, {} left out",
                 report.found, report.read, report.bytes_read, report.known, report.left_out

@@ -309,7 +309,7 @@ pub(super) async fn create_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 /// Links an object into the data directory under the model's name.
 async fn keep_archive(rooms: &Rooms, name: &str, bucket: &str, key: &str) -> base::Result<PathBuf> {
     rooms.buckets.head(bucket, key).await?;
-    let from = rooms.buckets.local_path(bucket, key)?;
+    let from = rooms.buckets.verify(bucket, key)?.path;
     let folder = rooms.data_dir.join("models");
     let target = folder.join(format!("{name}-{}.tar.gz", rooms.clock.now().millis()));
     let linked = std::fs::create_dir_all(&folder).and_then(|()| {

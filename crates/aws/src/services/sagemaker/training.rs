@@ -560,7 +560,7 @@ impl<'a> Work<'a> {
             return Err(Error::not_found("no object lies there"));
         }
         for object in listed {
-            let from = self.rooms.buckets.local_path(bucket, &object.key)?;
+            let from = self.rooms.buckets.verify(bucket, &object.key)?.path;
             let to = folder.join(&object.key[base..]);
             let failed = |e| Error::io(format!("take {}", object.key), e);
             if let Some(parent) = to.parent() {

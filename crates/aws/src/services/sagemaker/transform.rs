@@ -308,13 +308,16 @@ async fn run(rooms: &Arc<Rooms>, plan: &Plan) -> Result<()> {
     let folder = rooms.data_dir.join("transform").join(&plan.name);
     std::fs::create_dir_all(&folder).map_err(|e| Error::io("make the job's folder", e))?;
     for object in objects {
-        let from = rooms.buckets.local_path(bucket, &object.key)?;
         let staged = folder.join("out");
         let work = {
             let (rooms, staged) = (Arc::clone(rooms), staged.clone());
+            let (bucket, key) = (bucket.clone(), object.key.clone());
             let (name, model) = (plan.name.clone(), plan.model.clone());
             let configuration = plan.configuration.clone();
-            move || answer(&rooms, &name, &model, &configuration, &from, &staged)
+            move || {
+                let from = rooms.buckets.verify(&bucket, &key)?.path;
+                answer(&rooms, &name, &model, &configuration, &from, &staged)
+            }
         };
         tokio::task::spawn_blocking(work)
             .await
