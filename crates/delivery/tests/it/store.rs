@@ -241,8 +241,8 @@ fn battery(rounds: u64, seed: u64) {
     world.assert_each_once("air/", (0..all).filter(good));
     let bad: BTreeSet<Vec<u8>> = world
         .objects("errors/")
-        .iter()
-        .flat_map(|(_, bytes)| bytes.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>())
+        .values()
+        .flat_map(|bytes| bytes.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>())
         .filter(|line| !line.is_empty())
         .map(|line| {
             let error: serde_json::Value = serde_json::from_slice(&line).unwrap();
