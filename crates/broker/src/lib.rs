@@ -81,7 +81,7 @@ use hub::{Hub, lock};
 use kept::Keeper;
 use sessions::{Departed, Kick, Sessions};
 use shadows::Shadows;
-use shard::Shards;
+use shard::{Lease, Shards};
 use share::Groups;
 
 /// How often sessions are looked through for those that expired and wills that are due.
@@ -111,7 +111,7 @@ pub struct Broker {
     pub(crate) groups: Arc<Groups>,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
-    pub(crate) shards: Shards,
+    pub(crate) shards: Arc<Shards>,
     /// `None`: nothing is retained, and clients are told so.
     pub(crate) retained: Option<Arc<retained::Retained>>,
     /// `None`: sessions end with the process.
@@ -211,7 +211,7 @@ impl Broker {
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
-            shards: Shards::start(settings.threads(), &journal)?,
+            shards: Arc::new(Shards::start(settings.threads(), &journal)?),
             settings,
             journal,
             counters,
@@ -243,7 +243,7 @@ impl Broker {
         for session in restored.into_iter().flatten() {
             broker.sessions.restore(session, now);
         }
-        let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker)));
+        let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker), Lease(Arc::clone(&broker.shards))));
         let (keeper, shadows) = (keeper.transpose()?, shadows.transpose()?);
         *lock(&broker.threads) = Some(Threads { hub, keeper, shadows, sweeper });
         Ok(broker)
@@ -518,7 +518,7 @@ impl Broker {
 }
 
 /// Expires sessions and publishes wills that are due, for as long as the broker lives.
-async fn sweep(broker: Weak<Broker>) {
+async fn sweep(broker: Weak<Broker>, _lease: Lease) {
     let mut sweeps = 0_u64;
     loop {
         tokio::time::sleep(SWEEP).await;

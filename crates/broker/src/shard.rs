@@ -72,6 +72,9 @@ const HANDSHAKES_PER_ROUND: usize = 4;
 /// Deadlines are looked through this often at most.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long a shard may take to end.
+const END_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// The token of the alarm; seats have the others.
 const ALARM: Token = Token(usize::MAX);
 
@@ -267,7 +270,32 @@ impl Shards {
     }
 }
 
+/// Ends the shards when it is dropped, and waits for that. Held by a task of the runtime: it drops
+/// its tasks before it ends its timers, which handshakes and goodbyes use.
+pub(crate) struct Lease(pub(crate) Arc<Shards>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.0.shards.iter().for_each(|shard| shard.wait_gone());
+    }
+}
+
 impl Shard {
+    fn wait_gone(&self) {
+        let deadline = Instant::now() + END_TIME_MAX;
+        let mut inbox = lock(&self.inbox);
+        while inbox.rest != Rest::Gone {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                error!("a thread that serves connections does not end");
+                return;
+            }
+            let waited = self.nap.wait_timeout(inbox, left);
+            inbox = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+    }
+
     fn tell(&self, what: impl FnOnce(&mut Inbox)) {
         let mut inbox = lock(&self.inbox);
         if inbox.rest == Rest::Gone {
@@ -595,6 +623,7 @@ impl Inside {
         );
         // Only now, for a seat that is given up may lock the inbox again.
         drop(last);
+        self.shard.nap.notify_all();
     }
 
     /// Sleeps as long as sockets are left alone; false if they are to be looked at. True also
