@@ -3,14 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "tests stop where they are")]
 #![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
+mod arrivals;
 mod aws;
 mod clients;
 mod contract;
 mod crash;
+mod damage;
 mod demo;
 mod input;
 mod models;
+mod peers;
 mod pipeline;
+mod resend;
 mod retained;
 mod sessions;
 mod shadows;
+mod storage;
+mod topics;
