@@ -206,6 +206,14 @@ impl Drop for SegmentLog {
         }
         self.shared.supply.stop();
         threads.for_each(|helper| drop(helper.join()));
+        // What a failed sync left is not known to be durable.
+        if !self.shared.queue.has_failed() {
+            let durable = self.shared.durable();
+            let closed = lock(&self.shared.cursors).close(&*self.shared.disk, durable);
+            if let Err(error) = closed {
+                tracing::warn!(%error, "the end of the log could not be written down");
+            }
+        }
     }
 }
 
