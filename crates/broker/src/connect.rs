@@ -15,7 +15,6 @@ use std::time::Duration;
 use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::Broker;
@@ -23,19 +22,20 @@ use crate::auth::{Action, Client, Credential, Explanation, Identity, Refusal};
 use crate::codec::{self, Connect, ConnectError, Fault, Version, Will, kind};
 use crate::connection::{Connection, Opening, Transport, part};
 use crate::kept::{Extra, SessionRow};
+use crate::listen::Place;
 use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
 
 /// A peer whose transport stands and who has not said CONNECT.
-pub(crate) struct Peer {
+pub(crate) struct Peer<'a> {
     pub(crate) stream: Box<dyn Transport>,
     pub(crate) address: SocketAddr,
     pub(crate) credential: Credential,
     /// For a plain listener a refusal is said in MQTT, after CONNECT.
     pub(crate) identity: Result<Identity, Refusal>,
-    /// When its time for CONNECT is over.
-    pub(crate) deadline: Instant,
+    /// Says when its time for CONNECT is over.
+    pub(crate) place: Place<'a>,
 }
 
 /// A CONNECT that is refused, with the answer due.
@@ -55,7 +55,7 @@ impl Refused {
 }
 
 /// Brings a peer to a connection ready to run, or answers why not.
-pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Connection>> {
+pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer<'_>) -> Option<Box<Connection>> {
     let refused = match read_connect(broker, &mut peer).await {
         Ok((connect, rest)) => match open(broker, &peer, connect).await {
             Ok(accepted) => return Some(accepted.into_connection(broker, peer.stream, rest)),
@@ -69,18 +69,18 @@ pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Co
     None
 }
 
-async fn read_connect(broker: &Broker, peer: &mut Peer) -> Result<(Connect, Vec<u8>), Refused> {
+async fn read_connect(broker: &Broker, peer: &mut Peer<'_>) -> Result<(Connect, Vec<u8>), Refused> {
     let bytes_max = broker.settings.connect_bytes_max;
     let mut input = Vec::new();
     loop {
         // Doubling from small, so that what is kept follows what was received.
         input.reserve(256.max(input.len()));
-        let read = timeout_at(peer.deadline, peer.stream.read_buf(&mut input)).await;
+        let read = peer.place.within(peer.stream.read_buf(&mut input)).await;
         match read {
-            Err(_elapsed) => return Err(Refused::silently("no CONNECT in time")),
-            Ok(Err(cause)) => return Err(Refused::silently(format!("socket failed: {cause}"))),
-            Ok(Ok(0)) => return Err(Refused::silently("closed before CONNECT")),
-            Ok(Ok(bytes)) => broker.counters.bytes_in.add(bytes as u64),
+            None => return Err(Refused::silently("no CONNECT in time")),
+            Some(Err(cause)) => return Err(Refused::silently(format!("socket failed: {cause}"))),
+            Some(Ok(0)) => return Err(Refused::silently("closed before CONNECT")),
+            Some(Ok(bytes)) => broker.counters.bytes_in.add(bytes as u64),
         }
         if input[0] != kind::CONNECT << 4 {
             let why = format!("the first byte is {:#04x}, not CONNECT", input[0]);
@@ -155,7 +155,7 @@ impl Accepted {
 
 async fn open(
     broker: &Arc<Broker>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     mut connect: Connect,
 ) -> Result<Accepted, Refused> {
     let version = connect.version;
@@ -308,7 +308,7 @@ fn note(
 /// older connection of the client id is touched.
 fn rights(
     broker: &Broker,
-    peer: &Peer,
+    peer: &Peer<'_>,
     identity: &Identity,
     connect: &Connect,
 ) -> Result<Held, Refused> {

@@ -109,6 +109,8 @@ pub struct Broker {
     pub(crate) groups: Arc<Groups>,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
+    /// How many wait for one.
+    pub(crate) handshakes_waiting: AtomicUsize,
     /// `None`: nothing is retained, and clients are told so.
     pub(crate) retained: Option<Arc<retained::Retained>>,
     /// `None`: sessions end with the process.
@@ -206,6 +208,7 @@ impl Broker {
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
+            handshakes_waiting: AtomicUsize::new(0),
             settings,
             counters,
             hub: Arc::clone(&hub),
