@@ -147,8 +147,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         collect(child.stderr.take().unwrap(), log.clone());
         let data_dir = data_dir.to_owned();
-        let mut server =
-            Server { child, log, peak_kib: 0, data_dir, http, mqtt, mqtts, mqtt_ws };
+        let mut server = Server { child, log, peak_kib: 0, data_dir, http, mqtt, mqtts, mqtt_ws };
         let deadline = Instant::now() + Duration::from_secs(60);
         while http_get(server.http, "/readyz").is_none_or(|(status, _)| status != 200) {
             if let Some(status) = server.child.try_wait().unwrap() {
@@ -240,9 +239,8 @@ impl Server {
     /// As [`metric`](Self::metric), of the lines with this label pair.
     pub fn metric_of(&self, name: &str, label: &str) -> f64 {
         let (_, body) = http_get(self.http, "/metrics").unwrap();
-        let of_name = |line: &&str| {
-            line.split(['{', ' ']).next() == Some(name) && line.contains(label)
-        };
+        let of_name =
+            |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
         body.lines()
             .filter(of_name)
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -270,12 +268,13 @@ pub fn signal(name: &str, process: u32) {
 /// Bounds the descriptors that a process may have; false after saying SKIPPED.
 pub fn allow_descriptors(process: u32, count: usize) -> bool {
     let set = run_command(
-        Command::new("prlimit")
-            .arg(format!("--pid={process}"))
-            .arg(format!("--nofile={count}:")),
+        Command::new("prlimit").arg(format!("--pid={process}")).arg(format!("--nofile={count}:")),
     );
     if !set.status.success() {
-        skip(&format!("a process with {count} descriptors: {}", String::from_utf8_lossy(&set.stderr)));
+        skip(&format!(
+            "a process with {count} descriptors: {}",
+            String::from_utf8_lossy(&set.stderr)
+        ));
     }
     set.status.success()
 }

@@ -37,9 +37,8 @@ pub fn publish(
     window: usize,
     limit: Duration,
 ) -> Ledger {
-    let packet = |packet_id, seq| {
-        publish_packet(topic, packet_id, reading(client_id, seq).as_bytes())
-    };
+    let packet =
+        |packet_id, seq| publish_packet(topic, packet_id, reading(client_id, seq).as_bytes());
     publish_by(broker, client_id, first..first + count, window, limit, packet)
 }
 
@@ -124,6 +123,8 @@ pub struct Load<'a> {
     pub window: usize,
     /// Messages a second; as many as the window lets for `None`.
     pub rate: Option<u32>,
+    /// Bytes that each reading has at least.
+    pub bytes: usize,
 }
 
 /// What a [`Load`] is told, and what others see of it meanwhile.
@@ -144,6 +145,17 @@ impl Told {
     /// PUBACKs so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends a load when it goes out of scope, also by a panic: whoever joins the load's thread would
+/// wait for ever.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a Told);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
@@ -205,7 +217,10 @@ impl Load<'_> {
                     && output.len() < 64 * 1024
                 {
                     packet_id = packet_id.checked_add(1).unwrap_or(1);
-                    let payload = reading(self.client_id, next);
+                    let mut payload = reading(self.client_id, next);
+                    // Spaces after a document are none of its business.
+                    payload
+                        .extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
                     let mut packet = publish_packet(self.topic, packet_id, payload.as_bytes());
                     if self.qos == 0 {
                         packet = publish_packet_0(self.topic, payload.as_bytes());

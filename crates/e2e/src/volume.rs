@@ -21,7 +21,8 @@ impl Volume {
     pub fn new(mount: &Path, megabytes: u32) -> Option<Volume> {
         std::fs::create_dir_all(mount).unwrap();
         let size = format!("size={megabytes}m");
-        let mounted = quiet(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(mount));
+        let mounted =
+            quiet(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(mount));
         if !mounted {
             crate::skip("full volumes: a tmpfs must be mounted, as root");
             return None;
@@ -31,8 +32,7 @@ impl Volume {
 
     /// Takes every byte that is left, with a file of somebody else's; how many they were.
     pub fn fill(&self) -> u64 {
-        let mut filler =
-            OpenOptions::new().create(true).append(true).open(self.filler()).unwrap();
+        let mut filler = OpenOptions::new().create(true).append(true).open(self.filler()).unwrap();
         let mut taken = 0;
         for part in [64 * 1024, 4096] {
             loop {

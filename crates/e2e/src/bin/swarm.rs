@@ -225,7 +225,8 @@ async fn deaf(asked: Asked) -> Value {
         let mut stream = socket.connect(asked.broker).await.unwrap();
         stream.write_all(&mqtt::connect(&format!("deaf-{number}"))).await.unwrap();
         expect(&mut stream, &[0x20, 2, 0, 0]).await.unwrap();
-        let qos = u8::from(number.is_multiple_of(2));
+        // At QoS 0 the kernel takes megabytes before the broker notices, at QoS 1 a window.
+        let qos = u8::from(!number.is_multiple_of(10));
         stream.write_all(&mqtt::subscribe_to(&[asked.text("filter")], qos)).await.unwrap();
         let mut suback = [0; 5];
         stream.read_exact(&mut suback).await.unwrap();

@@ -346,7 +346,8 @@ fn s6_a_lying_disk_is_caught() {
                 println!(
                     "lying disk: {acknowledged} acknowledged, and after round {round} it does not start: {said}"
                 );
-                let (acknowledged, lost) = (acknowledged as u64, (0..acknowledged as u64).collect());
+                let (acknowledged, lost) =
+                    (acknowledged as u64, (0..acknowledged as u64).collect());
                 let account = Account { acknowledged, lost, ..Account::default() };
                 return caught(round, &account, peak_kib, "this is the control: nothing is left");
             }

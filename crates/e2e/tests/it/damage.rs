@@ -18,7 +18,7 @@ const AROUND: u64 = 132 * 1024;
 const SEGMENT_BYTES: u64 = 512 * 1024;
 const SEGMENTS: [&str; 2] = ["--set", "journal.segment_bytes=524288"];
 /// As for full volumes.
-const BOUND_MIB: u64 = 256;
+const BOUND_MIB: u64 = 128;
 
 const KINDS: [&str; 6] = [
     "a flipped bit",
@@ -178,8 +178,9 @@ fn corrupt(rounds: u64) {
         let lost_before = counted;
         counted = server.metric("delivery_records_lost_total") as u64;
         let lake = account::delivered(&data_dir.join("lake"));
-        let missing: Vec<u64> =
-            (first..first + count).filter(|seq| !lake.contains_key(&(device.clone(), *seq))).collect();
+        let missing: Vec<u64> = (first..first + count)
+            .filter(|seq| !lake.contains_key(&(device.clone(), *seq)))
+            .collect();
         let lost = counted - lost_before;
         // Never a silent gap: whatever is missing was counted, and said.
         assert!(missing.len() as u64 <= lost, "{what}: {} missing, {lost} counted", missing.len());

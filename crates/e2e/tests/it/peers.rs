@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use e2e::account;
 use e2e::cable::Cable;
-use e2e::mqtt::{self, Carried, Ledger, Load, Session, Told};
+use e2e::mqtt::{self, Carried, Ends, Ledger, Load, Session, Told};
 use e2e::row::Row;
 use e2e::swarm::{self, Swarm};
 use e2e::{Server, wait_for};
@@ -14,37 +14,42 @@ use crate::pipeline;
 
 /// How much longer 99 of 100 PUBACKs may take for others while peers misbehave. The test's
 /// clients, the server and other tests share two processors, so it is not sharper than this.
-const HARM_MAX: Duration = Duration::from_millis(500);
+const HARM_MAX: Duration = Duration::from_secs(1);
 
-/// What a server of these tests has resident besides what peers cost: the program 60 MiB, the
-/// log's buffers and a stream's batch 68 MiB.
-pub(crate) const BASE_MIB: u64 = 128;
+/// What a server of these tests has resident besides what peers cost: the program 48 MiB, the
+/// rows' cache 16 MiB, the log and a stream's batch some more.
+pub(crate) const BASE_MIB: u64 = 96;
 
 /// A device that does as it should and was there before.
 pub(crate) struct Bystander {
     ledger: Ledger,
+    rate: u32,
+    bytes: usize,
     calm: Duration,
     /// How it fared.
     pub(crate) told: String,
 }
 
 impl Bystander {
-    /// One that has published `rate` readings a second for `calm`.
-    pub(crate) fn new(server: &Server, rate: u32, calm: Duration) -> Bystander {
-        let ((), before) = publish(server, rate, 0, |_| std::thread::sleep(calm));
-        let calm = before.latency(0.99);
-        Bystander { ledger: before.ledger, calm, told: String::new() }
+    /// One that has published `rate` readings a second for a while.
+    pub(crate) fn new(server: &Server, rate: u32) -> Bystander {
+        Bystander::with(server, rate, 0)
+    }
+
+    /// As [`new`](Self::new), with readings of this many bytes at least.
+    fn with(server: &Server, rate: u32, bytes: usize) -> Bystander {
+        const CALM: Duration = Duration::from_millis(1500);
+        let (ledger, told) = (Ledger::default(), String::new());
+        let mut bystander = Bystander { ledger, rate, bytes, calm: Duration::ZERO, told };
+        let ((), before) = bystander.publish(server, |_| std::thread::sleep(CALM));
+        bystander.calm = before.latency(0.99);
+        bystander.ledger = before.ledger;
+        bystander
     }
 
     /// Goes on publishing while `fault` happens; it must not be cut off, nor wait much longer.
-    pub(crate) fn during<T>(
-        &mut self,
-        server: &Server,
-        rate: u32,
-        fault: impl FnOnce(&Told) -> T,
-    ) -> T {
-        let first = self.ledger.sent.len() as u64;
-        let (done, during) = publish(server, rate, first, fault);
+    pub(crate) fn during<T>(&mut self, server: &Server, fault: impl FnOnce(&Told) -> T) -> T {
+        let (done, during) = self.publish(server, fault);
         assert!(during.ended.is_none(), "the bystander was cut off: {:?}", during.ended);
         let (without, with) = (self.calm.as_millis(), during.latency(0.99).as_millis());
         self.told = format!("others' p99 PUBACK {without} ms without, {with} ms with");
@@ -59,33 +64,30 @@ impl Bystander {
     pub(crate) fn ledger(&self) -> (&str, &Ledger) {
         ("bystander", &self.ledger)
     }
-}
 
-fn publish<T>(
-    server: &Server,
-    rate: u32,
-    first: u64,
-    fault: impl FnOnce(&Told) -> T,
-) -> (T, Carried) {
-    let told = Told::default();
-    std::thread::scope(|scope| {
-        let device = scope.spawn(|| {
-            let load = Load {
-                broker: server.mqtt,
-                client_id: "bystander",
-                topic: "load/bystander/readings",
-                first,
-                qos: 1,
-                window: 60_000,
-                rate: Some(rate),
-            };
-            load.carry(&told)
-        });
-        wait_for("the bystander", Duration::from_secs(20), || told.acknowledged() > 0);
-        let done = fault(&told);
-        told.stop();
-        (done, device.join().unwrap())
-    })
+    fn publish<T>(&self, server: &Server, fault: impl FnOnce(&Told) -> T) -> (T, Carried) {
+        let told = Told::default();
+        std::thread::scope(|scope| {
+            let device = scope.spawn(|| {
+                let load = Load {
+                    broker: server.mqtt,
+                    client_id: "bystander",
+                    topic: "load/bystander/readings",
+                    first: self.ledger.sent.len() as u64,
+                    qos: 1,
+                    window: 60_000,
+                    rate: Some(self.rate),
+                    bytes: self.bytes,
+                };
+                load.carry(&told)
+            });
+            let ends = Ends(&told);
+            wait_for("the bystander", Duration::from_secs(20), || told.acknowledged() > 0);
+            let done = fault(&told);
+            drop(ends);
+            (done, device.join().unwrap())
+        })
+    }
 }
 
 /// How long somebody who comes now takes until its first reading is acknowledged.
@@ -102,21 +104,20 @@ fn deaf_subscribers(count: usize, secs: u64) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("data"));
     pipeline::prepare(&server);
-    let mut bystander = Bystander::new(&server, RATE, Duration::from_secs(3));
+    let mut bystander = Bystander::with(&server, RATE, 1024);
     let settings = ["filter=load/#", &format!("trickling={}", count / 10)];
     let mut deaf = Swarm::start("deaf", server.mqtt, count, &settings);
     assert_eq!(deaf.said()["listening"], count);
-    bystander.during(&server, RATE, |_| std::thread::sleep(Duration::from_secs(secs)));
+    bystander.during(&server, |_| std::thread::sleep(Duration::from_secs(secs)));
     let behind = server.metric("broker_subscribers_behind_total");
-    // Half of them have a window of QoS 1 and are not sent more, whatever the socket takes.
-    assert!(behind >= count as f64 * 0.4, "only {behind} of {count} fell behind");
+    assert!(behind >= count as f64 * 0.9, "only {behind} of {count} fell behind");
     assert_eq!(deaf.finish()["held"], count, "a subscriber was closed");
     server.forebay(&pipeline::FLUSH);
     let account = account::of_objects(&server.data_dir.join("lake"), [bystander.ledger()]);
     // Each has 64 KiB of output, a mailbox of 256 KiB and a read of the log of 64 KiB at most.
     let bound_mib = BASE_MIB + (count as u64 * 384).div_ceil(1024);
     Row {
-        fault: &format!("{count} subscribers that do not read, {RATE} messages a second"),
+        fault: &format!("{count} subscribers that do not read, {RATE} messages of 1 KiB a second"),
         rounds: 1,
         account: &account,
         peak_kib: server.peak_kib(),
@@ -149,8 +150,7 @@ fn a7_w6_a_subscriber_that_acknowledges_nothing_is_sent_a_window_and_later_all()
     subscriber.send(&mqtt::subscribe_to(&["load/+/readings"], 1)).unwrap();
     assert_eq!(subscriber.packet().unwrap(), (0x90, vec![0, 1, 1]));
     let limit = Duration::from_secs(60);
-    let ledger =
-        mqtt::publish(server.mqtt, "device-0", "load/0/readings", 0, COUNT, 100, limit);
+    let ledger = mqtt::publish(server.mqtt, "device-0", "load/0/readings", 0, COUNT, 100, limit);
     assert_eq!(ledger.acknowledged.len() as u64, COUNT);
     // A PINGRESP comes behind what was sent.
     subscriber.send(&[0xc0, 0]).unwrap();
@@ -181,8 +181,7 @@ fn a7_w6_a_subscriber_that_acknowledges_nothing_is_sent_a_window_and_later_all()
     }
     let recovered = began.elapsed();
     server.forebay(&pipeline::FLUSH);
-    let account =
-        account::of_objects(&server.data_dir.join("lake"), [("device-0", &ledger)]);
+    let account = account::of_objects(&server.data_dir.join("lake"), [("device-0", &ledger)]);
     Row {
         fault: "a subscriber that acknowledges nothing",
         rounds: 1,
@@ -210,7 +209,8 @@ fn k4_w6_qos_2_that_is_never_completed_is_bounded() {
             .iter()
             .flat_map(|id| {
                 let payload = mqtt::reading("flood", u64::from(*id));
-                let mut packet = mqtt::publish_packet("load/flood/readings", *id, payload.as_bytes());
+                let mut packet =
+                    mqtt::publish_packet("load/flood/readings", *id, payload.as_bytes());
                 packet[0] = 0x34;
                 packet
             })
@@ -258,17 +258,20 @@ fn half_open(count: usize, rounds: u64) {
     let flags = ["--mqtt-anonymous-policy", &policy.to_string_lossy()];
     let server = Server::start_on(cable.address, &folder.path().join("data"), &flags);
     pipeline::prepare(&server);
-    let mut bystander = Bystander::new(&server, 200, Duration::from_secs(1));
+    let mut bystander = Bystander::new(&server, 200);
     let gone = || server.metric_of("broker_connections_closed_total", "reason=\"keep_alive\"");
     let (mut slowest, mut before) = (Duration::ZERO, 0.0);
     for round in 0..rounds {
         let open = server.descriptors();
-        let settings = [format!("keep_alive={}", KEEP_ALIVE.as_secs()), format!("first={}", round * count as u64)];
+        let settings = [
+            format!("keep_alive={}", KEEP_ALIVE.as_secs()),
+            format!("first={}", round * count as u64),
+        ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let by = cable.command(swarm::program());
         let mut peers = Swarm::start_by(by, "mourned", server.mqtt, count, &settings);
         assert_eq!(peers.said()["here"], count);
-        bystander.during(&server, 200, |_| {
+        bystander.during(&server, |_| {
             // They ping, so they live for longer than a keep-alive.
             std::thread::sleep(KEEP_ALIVE * 2);
             assert_eq!(gone(), before, "peers that ping are closed");
@@ -324,13 +327,14 @@ fn unfinished(count: usize) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("data"));
     pipeline::prepare(&server);
-    let mut bystander = Bystander::new(&server, 200, Duration::from_secs(1));
+    let mut bystander = Bystander::new(&server, 200);
     let open = server.descriptors();
-    let (slow_tls, slow_mqtt) = (["silent", "drip-hello", "hello"], ["silent", "drip-connect", "half-connect"]);
+    let (slow_tls, slow_mqtt) =
+        (["silent", "drip-hello", "hello"], ["silent", "drip-connect", "half-connect"]);
     // Whoever claims what it may not, or is no MQTT client, is gone at once.
     let at_once = ["claim", "first-byte"];
     let limit = format!("for_ms={}", (LIMIT * 2).as_millis());
-    let (kept, waited) = bystander.during(&server, 200, |_| {
+    let (kept, waited) = bystander.during(&server, |_| {
         let start = |broker, kind: &str| {
             let kind = format!("kind={kind}");
             let mut swarm = Swarm::start("slow", broker, count, &[&kind, &limit]);
@@ -347,7 +351,8 @@ fn unfinished(count: usize) {
         let mut slow: Vec<_> = slow_tls.iter().map(|kind| start(server.mqtts, kind)).collect();
         slow.extend(slow_mqtt.iter().map(|kind| start(server.mqtt, kind)));
         let held = server.descriptors();
-        assert!(held >= open + count * slow.len() * 9 / 10, "{held} descriptors: who is held?");
+        // Some have given way to others already.
+        assert!(held >= open + count * slow.len() / 2, "{held} descriptors: who is held?");
         let waited = newcomer(&server);
         let mut kept = 0;
         for (kind, swarm) in slow {
@@ -378,7 +383,8 @@ fn unfinished(count: usize) {
         ),
     }
     .settle();
-    assert!(waited < Duration::from_secs(5), "a newcomer waited {waited:?}");
+    // Whoever is slow gives way, sooner or later, as there are many or few of them.
+    assert!(waited < Duration::from_secs(9), "a newcomer waited {waited:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const DEVICES: [(u8, usize); 4] = [(1, 100), (2, 60), (1, 7), (2, 3)];
 
 /// What the server may have resident: 64 MiB of log that waits for the disk, twice, mailboxes
 /// of a few sessions, and 60 MiB of program.
-const BOUND_MIB: u64 = 256;
+const BOUND_MIB: u64 = 128;
 
 /// How long a watcher that is to finish waits for more.
 const QUIET: Duration = Duration::from_secs(2);

@@ -86,7 +86,10 @@ fn k4_n9_a_flood_of_retained_messages_ends_at_its_bound() {
     let taken = Some((0x40, vec![0, 1]));
     assert_eq!(one_more(&server, "one/more", b"x"), None);
     // What is there may be replaced, and whoever ends one makes room.
-    assert_eq!(one_more(&server, "load/7/readings", b"{\"device\":\"kept\",\"seq\":7000000}"), taken);
+    assert_eq!(
+        one_more(&server, "load/7/readings", b"{\"device\":\"kept\",\"seq\":7000000}"),
+        taken
+    );
     assert_eq!(one_more(&server, "load/8/readings", b""), taken);
     assert_eq!(one_more(&server, "one/more", b"x"), taken);
     assert_eq!(one_more(&server, "two/more", b"x"), None);
@@ -106,8 +109,7 @@ fn k4_n9_a_flood_of_retained_messages_ends_at_its_bound() {
     ledger.acknowledged.push(7_000_000);
     let set_aside = server.metric("delivery_records_set_aside_total");
     assert_eq!(set_aside, 1.0, "the empty message is no reading");
-    let account =
-        account::of_objects(&server.data_dir.join("lake/lake/raw"), [("kept", &ledger)]);
+    let account = account::of_objects(&server.data_dir.join("lake/lake/raw"), [("kept", &ledger)]);
     Row {
         fault: &format!("{COUNT} retained messages, and one more"),
         rounds: 1,

@@ -15,7 +15,9 @@ client, port, qos, kit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.ar
 TOPIC = "load/resender/readings"
 WINDOW = 60
 lock = threading.Condition()
-sent, acknowledged, again = 0, set(), 0
+sent, acknowledged = 0, set()
+# Readings sent again, as far as the library tells, and unsettled ones whenever the server went.
+again, under_way = 0, 0
 
 
 def reading(seq):
@@ -26,6 +28,12 @@ def settled(seq):
     with lock:
         acknowledged.add(seq)
         lock.notify_all()
+
+
+def cut_off():
+    global under_way
+    with lock:
+        under_way += sent - len(acknowledged)
 
 
 def paho(version):
@@ -57,6 +65,7 @@ def paho(version):
 
     c.on_connect = lambda *_: here.set()
     c.on_publish = on_publish
+    c.on_disconnect = lambda *_: cut_off()
     c.on_log = on_log
     if five:
         kept = Properties(PacketTypes.CONNECT)
@@ -97,6 +106,7 @@ def awscrt_3():
         keep_alive_secs=30,
         reconnect_min_timeout_secs=1,
         reconnect_max_timeout_secs=1,
+        on_connection_interrupted=lambda *_, **__: cut_off(),
     )
     c.connect().result(20)
 
@@ -126,6 +136,11 @@ def awscrt_5():
         min_reconnect_delay_ms=500,
         max_reconnect_delay_ms=1000,
         on_lifecycle_connection_success=lambda _: here.set(),
+        on_lifecycle_disconnection=lambda _: cut_off(),
+        # By default it keeps AWS's quota of a hundred messages a second.
+        extended_validation_and_flow_control_options=(
+            mqtt5.ExtendedValidationAndFlowControlOptions.NONE
+        ),
     )
     c.start()
     assert here.wait(20), "no CONNACK"
@@ -151,14 +166,14 @@ while not finish.is_set():
         if sent - len(acknowledged) >= WINDOW:
             continue
     publish(sent)
-    sent += 1
+    with lock:
+        sent += 1
 deadline = time.monotonic() + 60
 with lock:
     while len(acknowledged) < sent and time.monotonic() < deadline:
         lock.wait(0.2)
-print(
-    json.dumps({"sent": sent, "acknowledged": len(acknowledged), "again": sent_again()}), flush=True
-)
+said = {"sent": sent, "acknowledged": len(acknowledged), "again": sent_again()}
+print(json.dumps({**said, "under_way": under_way}), flush=True)
 # What still runs in the background has nothing left to do.
 import os
 
