@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 use serde_json::Value;
@@ -95,12 +95,21 @@ pub fn audit(server: &Server, table: &str, ledgers: &[Ledger]) -> Account {
     account
 }
 
-/// How often each reading, by device and sequence number, lies in the objects of a bucket or a
-/// whole lake. Every gzip object is read; one that is torn, or holds anything else, panics.
-pub fn delivered(lake: &Path) -> BTreeMap<(String, u64), u64> {
-    let mut found = BTreeMap::new();
-    let objects = crate::files_below(lake).into_iter();
-    for file in objects.filter(|file| file.extension().is_some_and(|ending| ending == "gz")) {
+/// How often each reading lies somewhere, by device and sequence number.
+pub type Found = BTreeMap<(String, u64), u64>;
+
+/// How often each reading lies in the objects of a bucket or a whole lake. Every gzip object is
+/// read; one that is torn, or holds anything else, panics.
+pub fn delivered(lake: &Path) -> Found {
+    delivered_in(crate::files_below(lake))
+}
+
+/// As [`delivered`], in some of the objects.
+pub fn delivered_in(objects: impl IntoIterator<Item = PathBuf>) -> Found {
+    let mut found = Found::new();
+    for file in
+        objects.into_iter().filter(|file| file.extension().is_some_and(|ending| ending == "gz"))
+    {
         let shown = file.display();
         let mut text = String::new();
         GzDecoder::new(&std::fs::read(&file).unwrap()[..])

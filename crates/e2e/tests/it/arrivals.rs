@@ -166,7 +166,6 @@ fn exhausted(data_dir: &Path, rounds: u64) {
             newcomer(&server);
             slowest = slowest.max(ended.elapsed());
         });
-        assert!(server.allow_descriptors(20_000) || server.allow_descriptors(1024));
     }
     assert!(used < HELD / 2, "accepting spins: {used:?} of processor time in {HELD:?}");
     let failed = server.metric("broker_accepts_failed_total");

@@ -20,6 +20,8 @@ use crate::pipeline;
 const WINDOWS: [usize; 4] = [100, 100, 37, 5];
 /// A server that was killed is back within this.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
+/// One whose disk lost its power reads everything from that disk again.
+const RESTART_LIMIT_COLD: Duration = Duration::from_secs(15);
 /// What the server may have resident under this load. Its log takes up to 64 MiB of what waits
 /// for the disk, twice; the SQL of the audit 256 MiB at most before it spills, the program itself
 /// 60 MiB.
@@ -152,7 +154,7 @@ fn rounds(
     (server, done)
 }
 
-fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -> Account {
+fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds, limit: Duration) {
     let account = account::audit(server, "readings", &done.ledgers);
     println!(
         "{what}: {count} rounds, {} hit readings under way, sent {}, acknowledged {}, rows {}, lost {}, doubled {}, \
@@ -182,8 +184,7 @@ fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -
         "only {} of {count} faults hit readings under way",
         done.hits
     );
-    assert!(done.slowest_restart < RESTART_LIMIT, "a restart took {:?}", done.slowest_restart);
-    account
+    assert!(done.slowest_restart < limit, "a restart took {:?}", done.slowest_restart);
 }
 
 fn kills(count: usize) {
@@ -191,7 +192,7 @@ fn kills(count: usize) {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let (server, done) = rounds(&data_dir, count, &mut Random(seed), Server::kill, || ());
-    settle("kill -9", seed, count, &server, &done);
+    settle("kill -9", seed, count, &server, &done, RESTART_LIMIT);
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn power_cuts(count: usize) {
     };
     let replug = || disk.borrow_mut().replug();
     let (server, done) = rounds(&data_dir, count, &mut Random(seed), cut, replug);
-    settle("power cuts", seed, count, &server, &done);
+    settle("power cuts", seed, count, &server, &done, RESTART_LIMIT_COLD);
 }
 
 #[test]
@@ -281,7 +282,8 @@ fn cuts_after_kills(count: usize) {
         }
     }
     pipeline::to_table_or_create(&server, &mut job_exists);
-    settle("power cut after kill -9 and restart", seed, count, &server, &done);
+    let what = "power cut after kill -9 and restart";
+    settle(what, seed, count, &server, &done, RESTART_LIMIT_COLD);
 }
 
 #[test]
