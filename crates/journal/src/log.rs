@@ -187,6 +187,14 @@ impl SegmentLog {
         Ok(log)
     }
 
+    /// Trims a log that is full. The consumer that held it back may be one that never trims, and
+    /// those that do have nothing to read as long as nothing more is taken.
+    fn go_on(&self) {
+        if !self.shared.queue.has_room() {
+            self.shared.trim();
+        }
+    }
+
     fn spawn(&self, name: &str, life: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(life);
         lock(&self.threads).push(thread.map_err(|e| Error::io(format!("start {name}"), e))?);
@@ -285,7 +293,12 @@ impl Journal for SegmentLog {
                 "cursor {consumer:?} is at {before} and cannot go back to {next}"
             ))),
             Some(before) if before == next => Ok(()),
-            _ => cursors.set(&*self.shared.disk, consumer, next, durable),
+            _ => {
+                cursors.set(&*self.shared.disk, consumer, next, durable)?;
+                drop(cursors);
+                self.go_on();
+                Ok(())
+            }
         }
     }
 
@@ -294,7 +307,9 @@ impl Journal for SegmentLog {
     }
 
     fn forget(&self, consumer: &str) -> Result<()> {
-        lock(&self.shared.cursors).remove(&*self.shared.disk, consumer)
+        lock(&self.shared.cursors).remove(&*self.shared.disk, consumer)?;
+        self.go_on();
+        Ok(())
     }
 
     fn trim(&self) -> Result<Offset> {

@@ -40,8 +40,8 @@ struct Damage {
 /// Where each reading's record lies.
 type Places = HashMap<u64, (PathBuf, u64)>;
 
-/// A segment as it was a round ago.
-type Stale = Option<(PathBuf, Vec<u8>)>;
+/// Segments as they were in earlier rounds.
+type Stale = Vec<(PathBuf, Vec<u8>)>;
 
 fn segments(journal: &Path) -> Vec<PathBuf> {
     let mut files = e2e::files_below(journal);
@@ -80,7 +80,7 @@ fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {
 }
 
 /// Damages the log at a random place among the readings of this round.
-fn damage(kind: &'static str, places: &Places, stale: &Stale, random: &mut Random) -> Damage {
+fn damage(kind: &str, places: &Places, stale: &Stale, random: &mut Random) -> Damage {
     let mut used: HashMap<&Path, Range<u64>> = HashMap::new();
     for (file, at) in places.values() {
         let range = used.entry(file).or_insert(*at..*at);
@@ -136,8 +136,7 @@ fn damage(kind: &'static str, places: &Places, stale: &Stale, random: &mut Rando
         }
         // It was trimmed since; its generation is an old one.
         "a stale file put back" => {
-            let (file, bytes) = stale.as_ref().unwrap();
-            assert!(!file.exists(), "{} is in use again", file.display());
+            let (file, bytes) = stale.iter().find(|(file, _)| !file.exists()).unwrap();
             std::fs::write(file, bytes).unwrap();
             return Damage { what, ranges: Vec::new() };
         }
@@ -162,7 +161,7 @@ fn corrupt(rounds: u64) {
     let (mut whole, mut found) = (Ledger::default(), HashMap::<u64, u64>::new());
     let mut read = HashSet::new();
     let (mut inside, mut counted, mut noticed, mut seen) = (0, 0, 0, 0);
-    let (mut peak_kib, mut slowest, mut stale) = (0, Duration::ZERO, None::<(PathBuf, Vec<u8>)>);
+    let (mut peak_kib, mut slowest, mut stale) = (0, Duration::ZERO, Stale::new());
     for round in 0..rounds {
         let kind = KINDS[(round % KINDS.len() as u64) as usize];
         let device = format!("device-{round}");
@@ -177,9 +176,10 @@ fn corrupt(rounds: u64) {
         drop(server);
         let places = places(&journal, &device);
         assert_eq!(places.len() as u64, count, "round {round}: not all of it is in the log");
-        let before = segments(&journal).first().map(|f| (f.clone(), std::fs::read(f).unwrap()));
         let done = damage(kind, &places, &stale, &mut random);
-        stale = before;
+        let oldest = segments(&journal).into_iter().take(1);
+        stale.extend(oldest.map(|file| (file.clone(), std::fs::read(&file).unwrap())));
+        stale.truncate(4);
         let what = format!(
             "round {round}: {}, seed {seed} (replay with FOREBAY_TEST_SEED={seed})",
             done.what
