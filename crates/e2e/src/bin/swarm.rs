@@ -380,9 +380,10 @@ async fn slow(asked: Asked) -> Value {
     let mut peers = JoinSet::new();
     for _ in 0..asked.count {
         let (at_once, slowly) = (at_once.clone(), slowly.clone());
-        let (broker, here) = (asked.broker, Arc::clone(&here));
+        let here = Arc::clone(&here);
+        // One by one: the kernel forgets who comes to a full queue and says nothing.
+        let stream = TcpStream::connect(asked.broker).await.unwrap();
         peers.spawn(async move {
-            let stream = TcpStream::connect(broker).await.unwrap();
             let began = Instant::now();
             let (mut from, mut to) = stream.into_split();
             // The broker may be gone before it is all said.

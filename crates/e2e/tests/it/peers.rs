@@ -352,8 +352,8 @@ fn unfinished(count: usize) {
         let mut slow: Vec<_> = slow_tls.iter().map(|kind| start(server.mqtts, kind)).collect();
         slow.extend(slow_mqtt.iter().map(|kind| start(server.mqtt, kind)));
         let held = server.descriptors();
-        // Some have given way to others already.
-        assert!(held >= open + count * slow.len() / 2, "{held} descriptors: who is held?");
+        // Others may have given way already; the silent ones take nobody's place and stay.
+        assert!(held >= open + count * 3 / 2, "{held} descriptors: who is held?");
         let waited = newcomer(&server);
         let mut kept = 0;
         for (kind, swarm) in slow {
