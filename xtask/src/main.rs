@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 
 mod bench;
+mod faults;
 mod tally;
 mod tools;
 
@@ -15,7 +16,9 @@ const HELP: &str = "\
 cargo xtask ci            set-up, format, lints, every test (what CI runs)
 cargo xtask test [NAME]   set-up and tests only; NAME filters them
 cargo xtask setup         installs what the tests need and says what could not be had
-cargo xtask long          the long tests: 100 kills, 20 power cuts and their controls
+cargo xtask faults        the fault battery, short, and the table of what it measured
+cargo xtask long [NAME]   the long tests: 100 kills, 100 power cuts and their controls, ending
+                          with the same table; NAME filters them
 cargo xtask bench s3      S3 beside s3s-fs, which it installs
 cargo xtask check         format and lints only";
 
@@ -25,7 +28,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["ci"] => ci(),
         ["test", filter @ ..] => test(filter),
-        ["long"] => long(),
+        ["faults"] => battery(&faults::MODULES, &[]),
+        ["long", filter @ ..] => battery(filter, &["--ignored", "--test-threads=1"]),
         ["bench", "s3"] => bench::s3(&root()).map(|()| true),
         ["check"] => check().map(|()| true),
         ["setup"] => tools::install(&root()).map(|tools| {
@@ -80,7 +84,8 @@ fn test(filter: &[&str]) -> Result<bool> {
     Ok(verdict(&tally))
 }
 
-fn long() -> Result<bool> {
+/// Tests of the whole system alone.
+fn battery(filter: &[&str], flags: &[&str]) -> Result<bool> {
     let tools = tools::install(&root())?;
     tools.report();
     run(cargo().args(["build", "--release", "--package", "forebay"]))?;
@@ -92,17 +97,20 @@ fn long() -> Result<bool> {
         "e2e",
         "--package",
         "delivery",
+        "--no-fail-fast",
         "--",
-        "--ignored",
-        "--nocapture",
-        "--test-threads=1",
     ]);
+    command.args(filter).args(flags).arg("--nocapture");
     command.env("FOREBAY_TEST_TOOLS", tools.folder());
     let tally = tally::count(&mut command)?;
     Ok(verdict(&tally))
 }
 
 fn verdict(tally: &tally::Tally) -> bool {
+    let table = faults::table(&tally.faults);
+    if !table.is_empty() {
+        say(&format!("\n{table}"));
+    }
     for line in &tally.skipped {
         say(line);
     }

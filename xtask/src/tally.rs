@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::faults;
+
 /// What a test run came to.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -12,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Lines in which a test said what it could not have.
     pub(crate) skipped: Vec<String>,
+    /// Lines of the table of faults.
+    pub(crate) faults: Vec<Vec<String>>,
     /// Whether the runner itself ended well.
     pub(crate) ok: bool,
 }
@@ -41,6 +45,7 @@ impl Tally {
         if let Some(at) = line.find("SKIPPED: ") {
             self.skipped.push(line[at..].to_owned());
         }
+        self.faults.extend(faults::row(line));
         let Some(counts) = line.strip_prefix("test result: ") else { return };
         self.passed += number_before(counts, " passed");
         self.failed += number_before(counts, " failed");

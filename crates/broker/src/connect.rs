@@ -15,7 +15,7 @@ use std::time::Duration;
 use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::Broker;
@@ -23,6 +23,7 @@ use crate::auth::{Action, Client, Credential, Explanation, Identity, Refusal};
 use crate::codec::{self, Connect, ConnectError, Fault, Version, Will, kind};
 use crate::connection::{Connection, Opening, Transport, part};
 use crate::kept::{Extra, SessionRow};
+use crate::listen::Place;
 use crate::rights::{Held, refused_connect, told};
 use crate::session::Session;
 use crate::sessions::{Link, Taken};
@@ -31,14 +32,14 @@ use crate::sessions::{Link, Taken};
 const CONNACK_BYTES_MAX: usize = 256;
 
 /// A peer whose transport stands and who has not said CONNECT.
-pub(crate) struct Peer {
+pub(crate) struct Peer<'a> {
     pub(crate) stream: Box<dyn Transport>,
     pub(crate) address: SocketAddr,
     pub(crate) credential: Credential,
     /// For a plain listener a refusal is said in MQTT, after CONNECT.
     pub(crate) identity: Result<Identity, Refusal>,
-    /// When its time for CONNECT is over.
-    pub(crate) deadline: Instant,
+    /// Says when its time for CONNECT is over.
+    pub(crate) place: Place<'a>,
 }
 
 /// A CONNECT that is refused, with the answer due.
@@ -58,7 +59,7 @@ impl Refused {
 }
 
 /// Brings a peer to a connection ready to run, or answers why not.
-pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer) -> Option<Box<Connection>> {
+pub(crate) async fn admit(broker: &Arc<Broker>, mut peer: Peer<'_>) -> Option<Box<Connection>> {
     let refused = match read_connect(broker, &mut peer).await {
         Ok((connect, rest)) => match open(broker, &peer, connect).await {
             Ok(accepted) => return Some(accepted.into_connection(broker, peer.stream, rest)),
@@ -81,13 +82,16 @@ impl Broker {
         stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
         address: SocketAddr,
     ) {
-        let time = Duration::from_secs(self.settings.connect_secs_max);
+        let deadline = Instant::now() + Duration::from_secs(self.settings.connect_secs_max);
+        let Some(place) = Place::take(self, deadline).await else {
+            return self.counters.refused_limit.one();
+        };
         let peer = Peer {
             stream: Box::new(stream),
             address,
             credential: Credential::Anonymous,
             identity: Credential::Anonymous.check(&*self.auth),
-            deadline: Instant::now() + time,
+            place,
         };
         if let Some(connection) = Box::pin(admit(self, peer)).await {
             connection.run().await;
@@ -95,18 +99,18 @@ impl Broker {
     }
 }
 
-async fn read_connect(broker: &Broker, peer: &mut Peer) -> Result<(Connect, Vec<u8>), Refused> {
+async fn read_connect(broker: &Broker, peer: &mut Peer<'_>) -> Result<(Connect, Vec<u8>), Refused> {
     let bytes_max = broker.settings.connect_bytes_max;
     let mut input = Vec::new();
     loop {
         // Doubling from small, so that what is kept follows what was received.
         input.reserve(256.max(input.len()));
-        let read = timeout_at(peer.deadline, peer.stream.read_buf(&mut input)).await;
+        let read = peer.place.within(peer.stream.read_buf(&mut input)).await;
         match read {
-            Err(_elapsed) => return Err(Refused::silently("no CONNECT in time")),
-            Ok(Err(cause)) => return Err(Refused::silently(format!("socket failed: {cause}"))),
-            Ok(Ok(0)) => return Err(Refused::silently("closed before CONNECT")),
-            Ok(Ok(bytes)) => broker.counters.bytes_in.add(bytes as u64),
+            None => return Err(Refused::silently("no CONNECT in time")),
+            Some(Err(cause)) => return Err(Refused::silently(format!("socket failed: {cause}"))),
+            Some(Ok(0)) => return Err(Refused::silently("closed before CONNECT")),
+            Some(Ok(bytes)) => broker.counters.bytes_in.add(bytes as u64),
         }
         if input[0] != kind::CONNECT << 4 {
             let why = format!("the first byte is {:#04x}, not CONNECT", input[0]);
@@ -181,7 +185,7 @@ impl Accepted {
 
 async fn open(
     broker: &Arc<Broker>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     mut connect: Connect,
 ) -> Result<Accepted, Refused> {
     let version = connect.version;
@@ -362,7 +366,7 @@ fn note(
 /// older connection of the client id is touched.
 fn rights(
     broker: &Broker,
-    peer: &Peer,
+    peer: &Peer<'_>,
     identity: &Identity,
     connect: &Connect,
 ) -> Result<Held, Refused> {

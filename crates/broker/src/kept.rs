@@ -13,6 +13,7 @@
 //! * The log keeps what the sessions still need, up to `session_log_bytes_max`.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,9 @@ const QUEUES: &str = "broker-queues";
 
 /// Bytes of log read at once when the broker opens.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// How soon a full disk is tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// QoS 1 messages of one client in its row, of those that it may send again.
 const RECENT_MAX: usize = 256;
@@ -286,6 +290,32 @@ struct Change {
     waiting: Option<(Arc<Link>, u64)>,
 }
 
+impl Queue {
+    /// Takes back what could not be written, unless something newer came meanwhile.
+    fn take_back(
+        &mut self,
+        sessions: HashMap<Arc<str>, Change>,
+        groups: HashMap<Arc<str>, Option<GroupRow>>,
+    ) {
+        #[expect(clippy::iter_over_hash_type, reason = "the order does not matter")]
+        for (client_id, change) in sessions {
+            match self.sessions.entry(client_id) {
+                Entry::Vacant(place) => {
+                    place.insert(change);
+                }
+                Entry::Occupied(newer) => {
+                    let newer = newer.into_mut();
+                    newer.waiting = newer.waiting.take().or(change.waiting);
+                }
+            }
+        }
+        #[expect(clippy::iter_over_hash_type, reason = "the order does not matter")]
+        for (name, row) in groups {
+            self.groups.entry(name).or_insert(row);
+        }
+    }
+}
+
 impl Keeper {
     /// Reads the sessions of the last run, and what the log says of them since.
     pub(crate) fn open(
@@ -426,6 +456,14 @@ impl Keeper {
             let mut queue = lock(&self.queue);
             match &result {
                 Ok(()) => queue.stable = handed,
+                Err(full) if full.kind() == ErrorKind::Exhausted && !queue.stopping => {
+                    // What waits for a row goes on waiting: a full disk has lost nothing.
+                    warn!(cause = %full, "sessions are not kept; trying again");
+                    queue.take_back(sessions, groups);
+                    drop(queue);
+                    std::thread::sleep(RETRY);
+                    continue;
+                }
                 Err(cause) => {
                     error!(%cause, "sessions cannot be kept any more; restart after checking the disk");
                     queue.failed = Some(format!("sessions cannot be kept: {cause}"));

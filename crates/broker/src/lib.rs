@@ -111,6 +111,8 @@ pub struct Broker {
     pub(crate) groups: Arc<Groups>,
     pub(crate) refusals: refusals::Record,
     pub(crate) handshakes: Semaphore,
+    /// How many wait for one.
+    pub(crate) handshakes_waiting: AtomicUsize,
     pub(crate) shards: Arc<Shards>,
     /// `None`: nothing is retained, and clients are told so.
     pub(crate) retained: Option<Arc<retained::Retained>>,
@@ -211,6 +213,7 @@ impl Broker {
             refusals: refusals::Record::default(),
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
+            handshakes_waiting: AtomicUsize::new(0),
             shards: Arc::new(Shards::start(settings.threads(), &journal)?),
             settings,
             journal,
@@ -243,7 +246,8 @@ impl Broker {
         for session in restored.into_iter().flatten() {
             broker.sessions.restore(session, now);
         }
-        let sweeper = tokio::spawn(sweep(Arc::downgrade(&broker), Lease(Arc::clone(&broker.shards))));
+        let sweeper =
+            tokio::spawn(sweep(Arc::downgrade(&broker), Lease(Arc::clone(&broker.shards))));
         let (keeper, shadows) = (keeper.transpose()?, shadows.transpose()?);
         *lock(&broker.threads) = Some(Threads { hub, keeper, shadows, sweeper });
         Ok(broker)

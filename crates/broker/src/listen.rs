@@ -2,17 +2,20 @@
 //!
 //! Invariants
 //! * No connection outlives `serve` by more than the drain.
-//! * A handshake never holds up the accept loop, and there are at most `handshakes_max`.
+//! * A handshake never holds up the accept loop, and there are at most `handshakes_max`. Whoever
+//!   says nothing is not counted among them, and whoever is slow gives way to who waits.
 //! * When accept fails, for instance for want of descriptors, it is tried again after a pause.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::sync::{SemaphorePermit, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
@@ -33,6 +36,15 @@ const CUT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Whom refusals are on record for that came before a client id: nobody can have an empty one.
 const NAMELESS: &str = "";
+
+/// How long a handshake or a CONNECT takes before it gives way to somebody who waits: longer than
+/// by satellite. All of `handshakes_max` at once take one processor half a second; with more than
+/// that many waiting, slowness is no excuse.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE_MIN: Duration = Duration::from_millis(500);
+
+/// How often one that took longer looks whether somebody waits.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// TLS's first byte: a handshake record. Nothing that HTTP begins with.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -55,6 +67,63 @@ impl Entrance {
             Entrance::Tls(_) => "mutual TLS",
             Entrance::WebSocket(_) => "WebSocket",
         }
+    }
+}
+
+/// A place among those who are not in yet, `handshakes_max` of them.
+pub(crate) struct Place<'a> {
+    broker: &'a Broker,
+    since: Instant,
+    deadline: Instant,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a> Place<'a> {
+    /// Waits for one until `deadline`.
+    pub(crate) async fn take(broker: &'a Broker, deadline: Instant) -> Option<Place<'a>> {
+        let waiting = Waiting::one(&broker.handshakes_waiting);
+        let permit = timeout_at(deadline, broker.handshakes.acquire()).await;
+        drop(waiting);
+        let Ok(Ok(_permit)) = permit else { return None };
+        Some(Place { broker, since: Instant::now(), deadline, _permit })
+    }
+
+    /// What `work` gives; `None` when its time is over: at the deadline, or earlier if it has been
+    /// slow and somebody else waits.
+    pub(crate) async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let over = async {
+            sleep_until(self.deadline.min(self.since + PATIENCE_MIN)).await;
+            while Instant::now() < self.deadline && !self.is_wanted() {
+                sleep_until(self.deadline.min(Instant::now() + LOOK)).await;
+            }
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = over => None,
+        }
+    }
+
+    /// Whether it was held for long, compared with how many wait for it.
+    fn is_wanted(&self) -> bool {
+        let waiting = self.broker.handshakes_waiting.load(Ordering::Relaxed);
+        waiting > self.broker.settings.handshakes_max
+            || (waiting > 0 && self.since.elapsed() >= PATIENCE)
+    }
+}
+
+/// One who waits, counted as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn one(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -143,8 +212,12 @@ pub(crate) async fn begin(
     entrance: Entrance,
 ) -> Option<Box<Connection>> {
     let deadline = Instant::now() + Duration::from_secs(broker.settings.connect_secs_max);
-    let handshake = timeout_at(deadline, broker.handshakes.acquire()).await;
-    let Ok(Ok(_permit)) = handshake else {
+    if timeout_at(deadline, stream.readable()).await.is_err() {
+        broker.counters.refused_handshake.one();
+        debug!(peer = %address, "nothing was said in time");
+        return None;
+    }
+    let Some(place) = Place::take(broker, deadline).await else {
         broker.counters.refused_limit.one();
         return None;
     };
@@ -154,7 +227,7 @@ pub(crate) async fn begin(
             (stream, Credential::Anonymous)
         }
         Entrance::Tls(acceptor) => {
-            let (stream, credential) = secure(broker, stream, address, acceptor, deadline).await?;
+            let (stream, credential) = secure(&place, stream, address, acceptor).await?;
             let Some(credential) = credential else {
                 broker.counters.refused_identity.one();
                 error!(peer = %address, "the TLS configuration does not demand client certificates");
@@ -163,14 +236,13 @@ pub(crate) async fn begin(
             (stream, credential)
         }
         Entrance::WebSocket(acceptor) => {
-            let first = timeout_at(deadline, stream.first_byte()).await;
-            let Ok(Ok(Some(first))) = first else {
+            let Some(Ok(Some(first))) = place.within(stream.first_byte()).await else {
                 broker.counters.refused_handshake.one();
                 return None;
             };
             let is_tls = first == TLS_HANDSHAKE;
             let (stream, certificate) = if is_tls {
-                secure(broker, stream, address, acceptor, deadline).await?
+                secure(&place, stream, address, acceptor).await?
             } else {
                 let stream: Box<dyn Transport> = Box::new(stream);
                 (stream, None)
@@ -185,7 +257,7 @@ pub(crate) async fn begin(
         note(broker, address, refusal.reason, refusal.message.clone());
         return None;
     }
-    admit(broker, Peer { stream, address, credential, identity, deadline }).await
+    admit(broker, Peer { stream, address, credential, identity, place }).await
 }
 
 /// Puts on record why a peer was refused that had not said who it is.
@@ -197,21 +269,21 @@ fn note(broker: &Broker, address: SocketAddr, reason: &'static str, text: String
 
 /// The TLS handshake, and the certificate that the peer showed.
 async fn secure(
-    broker: &Arc<Broker>,
+    place: &Place<'_>,
     stream: Socket,
     address: SocketAddr,
     acceptor: TlsAcceptor,
-    deadline: Instant,
 ) -> Option<(Box<dyn Transport>, Option<Credential>)> {
-    let stream = match timeout_at(deadline, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(cause)) => {
-            broker.counters.refused_handshake.one();
-            note(broker, address, "handshake", cause.to_string());
+    let counters = &place.broker.counters;
+    let stream = match place.within(acceptor.accept(stream)).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(cause)) => {
+            counters.refused_handshake.one();
+            note(place.broker, address, "handshake", cause.to_string());
             return None;
         }
-        Err(_elapsed) => {
-            broker.counters.refused_handshake.one();
+        None => {
+            counters.refused_handshake.one();
             debug!(peer = %address, "no TLS handshake in time");
             return None;
         }

@@ -406,7 +406,16 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// The first bytes, which stay to be read. `None`: the peer closed.
+    /// Waits for the first bytes, or the end.
+    pub(crate) async fn readable(&self) {
+        std::future::poll_fn(|_| {
+            let ready = HERE.with(|here| here.is_ready(self.seat, READABLE | ENDED));
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// The first byte, which stays to be read. `None`: the peer closed.
     pub(crate) async fn first_byte(&self) -> io::Result<Option<u8>> {
         std::future::poll_fn(|_| {
             if !HERE.with(|here| here.is_ready(self.seat, READABLE | ENDED)) {

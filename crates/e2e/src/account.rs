@@ -1,10 +1,14 @@
 //! The oracle of every fault test: what was sent and acknowledged against what is in a table.
 //!
 //! Acknowledged means once in the table; sent without an acknowledgement means at most once;
-//! nothing else may be there. Readings are found by SQL, as a user would.
+//! nothing else may be there. Readings are found by SQL, as a user would, or in the objects
+//! themselves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::Server;
@@ -88,6 +92,61 @@ pub fn audit(server: &Server, table: &str, ledgers: &[Ledger]) -> Account {
         account.compare(ledger, &found);
     }
     account.strangers = count(server, table).abs_diff(account.rows);
+    account
+}
+
+/// How often each reading lies somewhere, by device and sequence number.
+pub type Found = BTreeMap<(String, u64), u64>;
+
+/// How often each reading lies in the objects of a bucket or a whole lake. Every gzip object is
+/// read; one that is torn, or holds anything else, panics.
+pub fn delivered(lake: &Path) -> Found {
+    delivered_in(crate::files_below(lake))
+}
+
+/// As [`delivered`], in some of the objects.
+pub fn delivered_in(objects: impl IntoIterator<Item = PathBuf>) -> Found {
+    let mut found = Found::new();
+    for file in
+        objects.into_iter().filter(|file| file.extension().is_some_and(|ending| ending == "gz"))
+    {
+        let shown = file.display();
+        let mut text = String::new();
+        GzDecoder::new(&std::fs::read(&file).unwrap()[..])
+            .read_to_string(&mut text)
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        for line in text.lines() {
+            let reading: Value =
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{shown}: {e}: {line}"));
+            let reading_of = (reading["device"].as_str(), reading["seq"].as_u64());
+            let (Some(device), Some(seq)) = reading_of else { panic!("{shown}: {line}") };
+            *found.entry((device.to_owned(), seq)).or_insert(0) += 1;
+        }
+    }
+    found
+}
+
+/// Audits the objects below `lake`, each ledger under its device's name. A device may have
+/// several ledgers, which share no sequence number.
+pub fn of_objects<'a>(
+    lake: &Path,
+    ledgers: impl IntoIterator<Item = (&'a str, &'a Ledger)>,
+) -> Account {
+    let mut by_device: BTreeMap<&str, Ledger> = BTreeMap::new();
+    for (device, ledger) in ledgers {
+        let sum = by_device.entry(device).or_default();
+        sum.sent.extend(&ledger.sent);
+        sum.acknowledged.extend(&ledger.acknowledged);
+    }
+    let mut found: BTreeMap<String, HashMap<u64, u64>> = BTreeMap::new();
+    for ((device, seq), times) in delivered(lake) {
+        found.entry(device).or_default().insert(seq, times);
+    }
+    let mut account = Account::default();
+    for (device, ledger) in by_device {
+        account.compare(&ledger, &found.remove(device).unwrap_or_default());
+    }
+    account.strangers = found.values().flat_map(HashMap::values).sum();
     account
 }
 

@@ -8,7 +8,7 @@
 #![expect(clippy::print_stdout, reason = "what a test could not have is said on its output")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -18,9 +18,13 @@ use serde_json::Value;
 
 pub mod account;
 pub mod aws;
+pub mod cable;
 pub mod mqtt;
 pub mod power;
 pub mod prometheus;
+pub mod row;
+pub mod swarm;
+pub mod volume;
 
 /// How long any one command may take before it counts as hung.
 const COMMAND_LIMIT: Duration = Duration::from_secs(240);
@@ -70,6 +74,8 @@ pub fn seed(fixed: u64) -> u64 {
 pub struct Server {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// The most memory that any of its processes had, of those that ended.
+    peak_kib: u64,
     /// Its data directory.
     pub data_dir: PathBuf,
     /// Its API.
@@ -102,12 +108,21 @@ impl Server {
         Server::start_at(data_dir, free_ports(), flags, environment)
     }
 
+    /// As [`start_with`](Self::start_with), with plain MQTT on another address of this machine.
+    pub fn start_on(ip: IpAddr, data_dir: &Path, flags: &[&str]) -> Server {
+        let mut ports = free_ports();
+        ports[1].set_ip(ip);
+        Server::start_at(data_dir, ports, flags, &[]).unwrap_or_else(|said| panic!("{said}"))
+    }
+
     /// Starts the server anew on the same data directory and addresses, after its end.
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "the server still runs");
         let ports = [self.http, self.mqtt, self.mqtts, self.mqtt_ws];
+        let peak_kib = self.peak_kib();
         *self = Server::start_at(&self.data_dir, ports, &[], &[])
             .unwrap_or_else(|said| panic!("{said}"));
+        self.peak_kib = peak_kib;
     }
 
     fn start_at(
@@ -133,7 +148,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         collect(child.stderr.take().unwrap(), log.clone());
         let data_dir = data_dir.to_owned();
-        let mut server = Server { child, log, data_dir, http, mqtt, mqtts, mqtt_ws };
+        let mut server = Server { child, log, peak_kib: 0, data_dir, http, mqtt, mqtts, mqtt_ws };
         let deadline = Instant::now() + Duration::from_secs(60);
         while http_get(server.http, "/readyz").is_none_or(|(status, _)| status != 200) {
             if let Some(status) = server.child.try_wait().unwrap() {
@@ -155,12 +170,8 @@ impl Server {
 
     /// Asks it to stop, as a service manager would, and waits for its end.
     pub fn stop(&mut self) {
-        let asked = Command::new("sh")
-            .arg("-c")
-            .arg(format!("kill -TERM {}", self.pid()))
-            .status()
-            .unwrap();
-        assert!(asked.success());
+        self.peak_kib = self.peak_kib();
+        signal("TERM", self.pid());
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.is_running() {
             assert!(Instant::now() < deadline, "the server does not stop: {}", self.log());
@@ -170,6 +181,7 @@ impl Server {
 
     /// kill -9: no goodbye, no flush.
     pub fn kill(&mut self) {
+        self.peak_kib = self.peak_kib();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -184,6 +196,37 @@ impl Server {
         self.child.id()
     }
 
+    /// The most memory it had resident at one time, in KiB, over all its processes.
+    pub fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.unwrap_or_default();
+        let peak = status.lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+        });
+        self.peak_kib.max(peak.unwrap_or(0))
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Bounds the descriptors that it may have from now on; false after saying SKIPPED where
+    /// this machine does not allow it.
+    pub fn allow_descriptors(&self, count: usize) -> bool {
+        allow_descriptors(self.pid(), count)
+    }
+
+    /// How much of a processor it has used so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After the name, which stands in brackets: state, ten more, then user and system time.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        // USER_HZ is 100 wherever Linux runs.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Runs a command against this server and reads its JSON; panics unless it exits 0.
     pub fn forebay(&self, args: &[&str]) -> Value {
         forebay(&self.data_dir, args)
@@ -191,8 +234,14 @@ impl Server {
 
     /// One counter of `/metrics`, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_of(name, "")
+    }
+
+    /// As [`metric`](Self::metric), of the lines with this label pair.
+    pub fn metric_of(&self, name: &str, label: &str) -> f64 {
         let (_, body) = http_get(self.http, "/metrics").unwrap();
-        let of_name = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+        let of_name =
+            |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
         body.lines()
             .filter(of_name)
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
@@ -209,6 +258,26 @@ impl Drop for Server {
             assert!(!log.contains("panicked at"), "the server panicked: {log}");
         }
     }
+}
+
+/// Sends a signal to a process, which must exist.
+pub fn signal(name: &str, process: u32) {
+    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status();
+    assert!(sent.unwrap().success(), "no process {process}");
+}
+
+/// Bounds the descriptors that a process may have; false after saying SKIPPED.
+pub fn allow_descriptors(process: u32, count: usize) -> bool {
+    let set = run_command(
+        Command::new("prlimit").arg(format!("--pid={process}")).arg(format!("--nofile={count}:")),
+    );
+    if !set.status.success() {
+        skip(&format!(
+            "a process with {count} descriptors: {}",
+            String::from_utf8_lossy(&set.stderr)
+        ));
+    }
+    set.status.success()
 }
 
 /// Gathers what a process writes, so that its pipe never fills.

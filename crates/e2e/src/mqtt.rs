@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
@@ -35,20 +37,32 @@ pub fn publish(
     window: usize,
     limit: Duration,
 ) -> Ledger {
+    let packet =
+        |packet_id, seq| publish_packet(topic, packet_id, reading(client_id, seq).as_bytes());
+    publish_by(broker, client_id, first..first + count, window, limit, packet)
+}
+
+/// As [`publish`], with a packet of the caller's making for each packet id and sequence number.
+pub fn publish_by(
+    broker: SocketAddr,
+    client_id: &str,
+    numbers: Range<u64>,
+    window: usize,
+    limit: Duration,
+    packet: impl Fn(u16, u64) -> Vec<u8>,
+) -> Ledger {
     let mut ledger = Ledger::default();
-    drop(run(broker, client_id, topic, first, count, window, limit, &mut ledger));
+    drop(run(broker, client_id, numbers, window, limit, packet, &mut ledger));
     ledger
 }
 
-#[expect(clippy::too_many_arguments, reason = "one caller, and each is a different thing")]
 fn run(
     broker: SocketAddr,
     client_id: &str,
-    topic: &str,
-    first: u64,
-    count: u64,
+    numbers: Range<u64>,
     window: usize,
     limit: Duration,
+    packet: impl Fn(u16, u64) -> Vec<u8>,
     ledger: &mut Ledger,
 ) -> std::io::Result<()> {
     let deadline = Instant::now() + limit;
@@ -61,14 +75,14 @@ fn run(
         return Err(std::io::Error::other(format!("CONNACK {connack:?}")));
     }
     stream.set_read_timeout(Some(Duration::from_millis(2)))?;
-    let (mut next, mut packet_id, mut in_flight) = (first, 0u16, HashMap::new());
+    let count = numbers.end - numbers.start;
+    let (mut next, mut packet_id, mut in_flight) = (numbers.start, 0u16, HashMap::new());
     let mut input = Vec::new();
     while Instant::now() < deadline && (ledger.acknowledged.len() as u64) < count {
         let mut burst = Vec::new();
-        while in_flight.len() < window && next < first + count {
+        while in_flight.len() < window && next < numbers.end {
             packet_id = packet_id.checked_add(1).unwrap_or(1);
-            let payload = reading(client_id, next);
-            burst.extend(publish_packet(topic, packet_id, payload.as_bytes()));
+            burst.extend(packet(packet_id, next));
             in_flight.insert(packet_id, next);
             ledger.sent.push(next);
             next += 1;
@@ -91,8 +105,184 @@ fn run(
     Ok(())
 }
 
+/// A publisher that goes on, however long it is held back, until it is told to stop; then it
+/// waits until everything is settled. It never resends.
+#[derive(Clone, Copy, Debug)]
+pub struct Load<'a> {
+    /// The plain port.
+    pub broker: SocketAddr,
+    /// Its client id, and the device of its readings.
+    pub client_id: &'a str,
+    /// Where it publishes.
+    pub topic: &'a str,
+    /// The first sequence number.
+    pub first: u64,
+    /// 0 or 1.
+    pub qos: u8,
+    /// Messages on their way at one time.
+    pub window: usize,
+    /// Messages a second; as many as the window lets for `None`.
+    pub rate: Option<u32>,
+    /// Bytes that each reading has at least.
+    pub bytes: usize,
+}
+
+/// What a [`Load`] is told, and what others see of it meanwhile.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Set to end it.
+    pub stop: AtomicBool,
+    /// PUBACKs so far.
+    pub acknowledged: AtomicU64,
+}
+
+impl Told {
+    /// Ends the load.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// PUBACKs so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+}
+
+/// Ends a load when it goes out of scope, also by a panic: whoever joins the load's thread would
+/// wait for ever.
+#[derive(Debug)]
+pub struct Ends<'a>(pub &'a Told);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// What a [`Load`] came to.
+#[derive(Debug, Default)]
+pub struct Carried {
+    /// What was sent and acknowledged.
+    pub ledger: Ledger,
+    /// From each message's way into the socket to its PUBACK, shortest first.
+    pub latencies: Vec<Duration>,
+    /// Why it ended before it was told to, if it did.
+    pub ended: Option<std::io::Error>,
+}
+
+impl Carried {
+    /// The latency that this share of messages did not exceed.
+    pub fn latency(&self, share: f64) -> Duration {
+        let last = self.latencies.len() - 1;
+        self.latencies[(last as f64 * share).round() as usize]
+    }
+}
+
+/// How long what is under way may take to settle once a load was told to stop.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+impl Load<'_> {
+    /// Publishes until it is told to stop and all is settled, or the broker goes away.
+    pub fn carry(&self, told: &Told) -> Carried {
+        let mut carried = Carried::default();
+        carried.ended = self.run(told, &mut carried).err();
+        carried.latencies.sort_unstable();
+        carried
+    }
+
+    fn run(&self, told: &Told, carried: &mut Carried) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(self.broker)?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&connect(self.client_id))?;
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack)?;
+        stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+        stream.set_write_timeout(Some(Duration::from_millis(1)))?;
+        let began = Instant::now();
+        let (mut next, mut packet_id, mut in_flight) = (self.first, 0u16, HashMap::new());
+        let (mut output, mut written, mut input) = (Vec::new(), 0, Vec::new());
+        let mut stopped_at = None;
+        loop {
+            if stopped_at.is_none() && told.stop.load(Ordering::SeqCst) {
+                stopped_at = Some(Instant::now());
+            }
+            let due = self.rate.map_or(u64::MAX, |rate| {
+                self.first + (began.elapsed().as_secs_f64() * f64::from(rate)) as u64
+            });
+            if written == output.len() {
+                (written, output) = (0, Vec::new());
+                while stopped_at.is_none()
+                    && next < due
+                    && in_flight.len() < self.window
+                    && output.len() < 64 * 1024
+                {
+                    packet_id = packet_id.checked_add(1).unwrap_or(1);
+                    let mut payload = reading(self.client_id, next);
+                    // Spaces after a document are none of its business.
+                    payload
+                        .extend(std::iter::repeat_n(' ', self.bytes.saturating_sub(payload.len())));
+                    let mut packet = publish_packet(self.topic, packet_id, payload.as_bytes());
+                    if self.qos == 0 {
+                        packet = publish_packet_0(self.topic, payload.as_bytes());
+                    } else {
+                        in_flight.insert(packet_id, (next, Instant::now()));
+                    }
+                    output.extend(packet);
+                    carried.ledger.sent.push(next);
+                    next += 1;
+                }
+            }
+            if written < output.len() {
+                written += quiet(stream.write(&output[written..]))?;
+            }
+            let mut bytes = [0; 16 * 1024];
+            match stream.read(&mut bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                other => input.extend_from_slice(&bytes[..quiet(other)?]),
+            }
+            let mut taken = 0;
+            while let [0x40, 2, high, low, ..] = input[taken..] {
+                if let Some((seq, sent_at)) = in_flight.remove(&u16::from_be_bytes([high, low])) {
+                    carried.ledger.acknowledged.push(seq);
+                    carried.latencies.push(sent_at.elapsed());
+                    told.acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
+                taken += 4;
+            }
+            input.drain(..taken);
+            if let Some(at) = stopped_at {
+                if in_flight.is_empty() && written == output.len() {
+                    return self.hear_out(stream);
+                }
+                if at.elapsed() > SETTLE_LIMIT {
+                    let why = format!("{} PUBACKs never came", in_flight.len());
+                    return Err(std::io::Error::other(why));
+                }
+            }
+        }
+    }
+
+    /// Says goodbye and waits until the broker has read all of it.
+    fn hear_out(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.write_all(&[0xe0, 0])?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        stream.set_read_timeout(Some(SETTLE_LIMIT))?;
+        let mut rest = [0; 256];
+        while stream.read(&mut rest)? > 0 {}
+        Ok(())
+    }
+}
+
+/// A socket that had nothing to do in time did nothing.
+fn quiet(done: std::io::Result<usize>) -> std::io::Result<usize> {
+    match done {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(0),
+        other => other,
+    }
+}
+
 /// A reading. Some carry a long note, so that records straddle whatever blocks the log has.
-fn reading(device: &str, seq: u64) -> String {
+pub fn reading(device: &str, seq: u64) -> String {
     let note = if seq.is_multiple_of(50) { seq.wrapping_mul(7919) % 4000 } else { 0 };
     let note = "x".repeat(usize::try_from(note).unwrap());
     format!(
@@ -113,6 +303,13 @@ pub fn publish_packet(topic: &str, packet_id: u16, payload: &[u8]) -> Vec<u8> {
     body.extend(packet_id.to_be_bytes());
     body.extend(payload);
     packet(0x32, &body)
+}
+
+/// A QoS 0 PUBLISH.
+pub fn publish_packet_0(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let mut body = string(topic);
+    body.extend(payload);
+    packet(0x30, &body)
 }
 
 /// A QoS 1 PUBLISH that is to be retained; without a payload it ends that.
@@ -177,9 +374,16 @@ pub fn answer(
 
 /// A SUBSCRIBE at QoS 0.
 fn subscribe_packet(filter: &str) -> Vec<u8> {
+    subscribe_to(&[filter], 0)
+}
+
+/// A SUBSCRIBE to some filters, all at one quality of service; its packet id is 1.
+pub fn subscribe_to(filters: &[&str], qos: u8) -> Vec<u8> {
     let mut body = vec![0, 1];
-    body.extend(string(filter));
-    body.push(0);
+    for filter in filters {
+        body.extend(string(filter));
+        body.push(qos);
+    }
     packet(0x82, &body)
 }
 
@@ -190,13 +394,15 @@ fn message(body: &[u8]) -> (String, Vec<u8>) {
     (String::from_utf8_lossy(&rest[..len]).into_owned(), rest[len..].to_vec())
 }
 
-fn string(text: &str) -> Vec<u8> {
+/// A string as MQTT writes it.
+pub fn string(text: &str) -> Vec<u8> {
     let mut out = u16::try_from(text.len()).unwrap().to_be_bytes().to_vec();
     out.extend(text.as_bytes());
     out
 }
 
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+/// A packet of any kind.
+pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     let mut left = body.len();
     loop {
@@ -296,7 +502,7 @@ impl Session {
     }
 
     /// The next packet: its first byte and its body.
-    fn packet(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+    pub fn packet(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
         let mut byte = [0];
         self.stream.read_exact(&mut byte)?;
         let first = byte[0];

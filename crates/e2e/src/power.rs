@@ -79,7 +79,8 @@ impl Drop for Disk {
     }
 }
 
-fn quiet(command: &mut Command) -> bool {
+/// Runs a command that has nothing to say; whether it succeeded.
+pub(crate) fn quiet(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

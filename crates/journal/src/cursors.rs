@@ -100,6 +100,16 @@ impl Cursors {
         })
     }
 
+    /// Writes down what is durable when the log is closed, wherever the consumers stand: an end
+    /// of the log before it is then known for damage.
+    pub(crate) fn close(&mut self, disk: &dyn Disk, durable: Offset) -> Result<()> {
+        if durable <= self.promised() {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.durable, durable);
+        self.store(disk).inspect_err(|_failed| self.durable = before)
+    }
+
     pub(crate) fn remove(&mut self, disk: &dyn Disk, consumer: &str) -> Result<()> {
         let Some(before) = self.cursors.remove(consumer) else { return Ok(()) };
         self.store(disk).inspect_err(|_failed| {

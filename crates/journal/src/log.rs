@@ -201,6 +201,14 @@ impl SegmentLog {
         self.shared.bytes_from(from)
     }
 
+    /// Trims a log that is full. The consumer that held it back may be one that never trims, and
+    /// those that do have nothing to read as long as nothing more is taken.
+    fn go_on(&self) {
+        if !self.shared.queue.has_room() {
+            self.shared.trim();
+        }
+    }
+
     fn spawn(&self, name: &str, life: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(life);
         lock(&self.threads).push(thread.map_err(|e| Error::io(format!("start {name}"), e))?);
@@ -220,6 +228,14 @@ impl Drop for SegmentLog {
         }
         self.shared.supply.stop();
         threads.for_each(|helper| drop(helper.join()));
+        // What a failed sync left is not known to be durable.
+        if !self.shared.queue.has_failed() {
+            let durable = self.shared.durable();
+            let closed = lock(&self.shared.cursors).close(&*self.shared.disk, durable);
+            if let Err(error) = closed {
+                tracing::warn!(%error, "the end of the log could not be written down");
+            }
+        }
     }
 }
 
@@ -299,7 +315,12 @@ impl Journal for SegmentLog {
                 "cursor {consumer:?} is at {before} and cannot go back to {next}"
             ))),
             Some(before) if before == next => Ok(()),
-            _ => cursors.set(&*self.shared.disk, consumer, next, durable),
+            _ => {
+                cursors.set(&*self.shared.disk, consumer, next, durable)?;
+                drop(cursors);
+                self.go_on();
+                Ok(())
+            }
         }
     }
 
@@ -308,7 +329,9 @@ impl Journal for SegmentLog {
     }
 
     fn forget(&self, consumer: &str) -> Result<()> {
-        lock(&self.shared.cursors).remove(&*self.shared.disk, consumer)
+        lock(&self.shared.cursors).remove(&*self.shared.disk, consumer)?;
+        self.go_on();
+        Ok(())
     }
 
     fn trim(&self) -> Result<Offset> {

@@ -553,6 +553,56 @@ fn a3_a_lost_end_is_not_given_out_again() {
     }
 }
 
+/// Whoever trims may have come before the last cursor moved, and wait for news since.
+#[test]
+fn a5_a_full_log_goes_on_when_the_last_cursor_moves_and_nobody_trims() {
+    for forgotten in [true, false] {
+        let log = open(&Memory::default(), 3);
+        log.commit("behind", Offset(0)).unwrap();
+        while log.has_room() {
+            append(&log, 1, 500);
+        }
+        let durable = log.durable();
+        log.commit("ahead", durable).unwrap();
+        assert_eq!(log.trim().unwrap(), Offset(0));
+        assert!(!log.has_room());
+        if forgotten {
+            log.forget("behind").unwrap();
+        } else {
+            log.commit("behind", durable).unwrap();
+        }
+        until("there is room", || log.has_room());
+        append(&log, 1, 500);
+    }
+}
+
+/// A consumer's cursor may be far behind the end of the log when it is closed.
+#[test]
+fn s11_the_lost_end_of_a_closed_log_is_a_gap_and_no_silence() {
+    let disk = Memory::default();
+    let log = open(&disk, 10);
+    append(&log, 10, 50);
+    log.commit("c", Offset(4)).unwrap();
+    append(&log, 10, 50);
+    let name = segments(&log).pop().unwrap().name.clone();
+    drop(log);
+    for gone in [true, false] {
+        let cut = disk.after_kill();
+        if gone {
+            cut.remove(&name).unwrap();
+        } else {
+            cut.damage(&name, |bytes| bytes.truncate(2 * PAGE_BYTES as usize));
+        }
+        let log = open(&cut, 10);
+        assert!(log.durable() >= Offset(20), "{} is given again", log.durable());
+        append(&log, 1, 20);
+        let (items, skipped) = read_all(&log, Offset(0), 1000);
+        check_records(&items);
+        assert_eq!(items.len() as u64 + lost(&skipped), log.durable().0);
+        assert!(lost(&skipped) > 0);
+    }
+}
+
 #[test]
 fn bytes_that_look_like_a_frame_are_never_taken_for_one() {
     let disk = Memory::default();

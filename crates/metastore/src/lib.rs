@@ -12,6 +12,8 @@
 //! * After the disk failed once, nothing more is promised: every call answers
 //!   [`base::ErrorKind::Unavailable`] until the process opens the file again. An error from a
 //!   commit means "unknown", never "absent".
+//! * A disk that was merely full has failed nothing that was stored: calls answer
+//!   [`base::ErrorKind::Exhausted`] until there is space, and then go on.
 //!
 //! ```
 //! #[derive(serde::Serialize, serde::Deserialize)]
@@ -30,6 +32,7 @@
 mod cause;
 mod store;
 mod transaction;
+mod watched;
 
 use std::ops::Deref;
 

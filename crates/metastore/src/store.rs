@@ -2,14 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use base::{Error, ErrorKind, Result};
 use redb::{ReadTransaction, ReadableDatabase, TableDefinition, TableError};
 
 use crate::transaction::{decode, prefix_end};
+use crate::watched::{Fate, Watched};
 use crate::{Row, Transaction, Versioned, cause};
 
 /// What a row is on disk: its version and its JSON.
@@ -26,6 +28,9 @@ const FILE: TableDefinition<'static, &'static str, u64> = TableDefinition::new("
 const LAYOUT: u64 = 1;
 /// Pages kept in memory; the database would take a gigabyte by default.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// How often a file is opened again whose disk was full, and what must fit on it then.
+const RETRY: Duration = Duration::from_millis(250);
+const SPACE_BYTES: usize = 1024 * 1024;
 
 /// The rows of every room. Cheap to clone; all clones are one store.
 #[derive(Clone, Debug)]
@@ -33,9 +38,45 @@ pub struct Metastore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    database: redb::Database,
+    /// `None` while it cannot be opened again for want of space.
+    database: RwLock<Option<redb::Database>>,
+    /// `None` for one in memory.
+    file: Option<Reopened>,
     /// The thread inside `transact`. A second transaction on that thread would wait for itself.
     writing: Mutex<Option<ThreadId>>,
+}
+
+/// A file that is opened again after its disk was full.
+#[derive(Debug)]
+struct Reopened {
+    path: PathBuf,
+    fate: Fate,
+    /// When it was last tried.
+    tried: Mutex<Option<Instant>>,
+}
+
+impl Reopened {
+    /// Whether it is time to try, and there is space.
+    fn is_due(&self) -> bool {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+            return false;
+        }
+        *tried = Some(Instant::now());
+        let probe = self.path.with_extension("space");
+        let fits = std::fs::write(&probe, vec![0x5a; SPACE_BYTES]).is_ok();
+        drop(std::fs::remove_file(&probe));
+        fits
+    }
+}
+
+/// The database for as long as somebody works with it.
+struct Opened<'a>(RwLockReadGuard<'a, Option<redb::Database>>);
+
+impl Opened<'_> {
+    fn get(&self) -> Result<&redb::Database> {
+        self.0.as_ref().ok_or_else(cause::full)
+    }
 }
 
 impl Metastore {
@@ -47,9 +88,10 @@ impl Metastore {
         let shown = path.display();
         let made = create_private(path)
             .map_err(|failed| Error::io(format_args!("failed to open {shown}"), failed))?;
-        // An empty file is initialised, any other must be a metastore.
-        let database = builder().create(path).map_err(|failed| opening(path, failed))?;
-        let store = Metastore::from_database(database)
+        let fate = Fate::default();
+        let database = open_file(path, &fate)?;
+        let file = Reopened { path: path.to_owned(), fate, tried: Mutex::new(None) };
+        let store = Metastore::from_database(database, Some(file))
             .map_err(|failed| failed.context(format_args!("failed to open {shown}")))?;
         if made {
             sync_parent(path).map_err(|failed| {
@@ -68,11 +110,12 @@ impl Metastore {
         let database = builder()
             .create_with_backend(backend)
             .map_err(|failed| opening(Path::new("the metastore"), failed))?;
-        Metastore::from_database(database)
+        Metastore::from_database(database, None)
     }
 
-    fn from_database(database: redb::Database) -> Result<Self> {
-        let store = Metastore(Arc::new(Shared { database, writing: Mutex::new(None) }));
+    fn from_database(database: redb::Database, file: Option<Reopened>) -> Result<Self> {
+        let database = RwLock::new(Some(database));
+        let store = Metastore(Arc::new(Shared { database, file, writing: Mutex::new(None) }));
         match store.layout()? {
             Some(LAYOUT) => Ok(store),
             Some(newer) => Err(Error::unsupported(format!(
@@ -80,6 +123,36 @@ impl Metastore {
             ))),
             None => store.write_layout().map(|()| store),
         }
+    }
+
+    /// The database, opened again first if a full disk had ended it and has space now.
+    fn database(&self) -> Result<Opened<'_>> {
+        if let Some(file) = self.0.file.as_ref().filter(|file| file.fate.is_full()) {
+            self.reopen(file)?;
+        }
+        Ok(Opened(self.0.database.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn reopen(&self, file: &Reopened) -> Result<()> {
+        // Whoever is at work with it will find out; waiting for him here could be for ourselves.
+        let Ok(mut database) = self.0.database.try_write() else { return Err(cause::full()) };
+        if !file.fate.is_full() {
+            return Ok(());
+        }
+        if !file.is_due() {
+            return Err(cause::full());
+        }
+        // The lock on the file goes with it.
+        drop(database.take());
+        file.fate.forget();
+        match open_file(&file.path, &file.fate) {
+            Ok(opened) => *database = Some(opened),
+            Err(_) => {
+                file.fate.stays_full();
+                return Err(cause::full());
+            }
+        }
+        Ok(())
     }
 
     fn layout(&self) -> Result<Option<u64>> {
@@ -96,7 +169,8 @@ impl Metastore {
 
     fn write_layout(&self) -> Result<()> {
         let doing = "failed to write the layout";
-        let write = self.0.database.begin_write().map_err(|failed| cause::error(doing, failed))?;
+        let database = self.database()?;
+        let write = database.get()?.begin_write().map_err(|failed| cause::error(doing, failed))?;
         {
             let mut table = write.open_table(FILE).map_err(|failed| cause::error(doing, failed))?;
             table.insert("layout", LAYOUT).map_err(|failed| cause::error(doing, failed))?;
@@ -105,8 +179,8 @@ impl Metastore {
     }
 
     fn begin_read(&self) -> Result<ReadTransaction> {
-        self.0
-            .database
+        self.database()?
+            .get()?
             .begin_read()
             .map_err(|failed| cause::error("failed to read the metastore", failed))
     }
@@ -157,9 +231,23 @@ impl Metastore {
     /// before. A transaction that wrote nothing touches no disk. `f` must use its argument and
     /// not the store: a transaction inside a transaction is refused.
     pub fn transact<T>(&self, f: impl FnOnce(&mut Transaction<'_>) -> Result<T>) -> Result<T> {
-        let doing = "failed to begin a transaction";
         self.refuse_nesting()?;
-        let write = self.0.database.begin_write().map_err(|failed| cause::error(doing, failed))?;
+        let database = self.database()?;
+        self.transact_in(database.get()?, f).map_err(|failed| {
+            let full = self.0.file.as_ref().is_some_and(|file| file.fate.is_full());
+            let by_disk = failed.kind() == ErrorKind::Unavailable;
+            // Somebody else may have met the full disk first; then this one was told less.
+            if full && by_disk { cause::full().with_source(failed) } else { failed }
+        })
+    }
+
+    fn transact_in<T>(
+        &self,
+        database: &redb::Database,
+        f: impl FnOnce(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let doing = "failed to begin a transaction";
+        let write = database.begin_write().map_err(|failed| cause::error(doing, failed))?;
         let _turn = Turn::take(&self.0.writing);
         let mut transaction = Transaction::new(&write);
         let answer = f(&mut transaction)?;
@@ -216,6 +304,15 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Opens a file whose fate is noted. An empty one is initialised, any other must be a metastore.
+fn open_file(path: &Path, fate: &Fate) -> Result<redb::Database> {
+    let failed = |failed: redb::DatabaseError| opening(path, failed);
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|cause| failed(redb::StorageError::Io(cause).into()))?;
+    let file = Watched::new(file, fate.clone()).map_err(failed)?;
+    builder().create_with_backend(file).map_err(failed)
 }
 
 fn builder() -> redb::Builder {
@@ -344,12 +441,51 @@ mod tests {
     }
 
     #[test]
+    fn k5_a_disk_that_was_full_is_used_again_once_there_is_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("forebay.db");
+        let store = Metastore::open(&path).unwrap();
+        store.put("a", &Note("kept".into())).unwrap();
+        let file = store.0.file.as_ref().unwrap();
+
+        // No space: the probe cannot be written where a folder has its name.
+        let probe = path.with_extension("space");
+        std::fs::create_dir(&probe).unwrap();
+        file.fate.stays_full();
+        let refused = store.put("b", &Note("lost".into())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted, "{refused}");
+        assert_eq!(store.get::<Note>("a").unwrap_err().kind(), ErrorKind::Exhausted);
+
+        // Space: it is opened again, and nobody else can have it.
+        std::fs::remove_dir(&probe).unwrap();
+        std::thread::sleep(RETRY);
+        store.put("c", &Note("new".into())).unwrap();
+        assert_eq!(store.get::<Note>("a").unwrap().unwrap().row.0, "kept");
+        assert!(store.get::<Note>("b").unwrap().is_none());
+        assert_eq!(Metastore::open(&path).unwrap_err().kind(), ErrorKind::Conflict);
+        drop(store);
+        assert_eq!(Metastore::open(&path).unwrap().get::<Note>("c").unwrap().unwrap().row.0, "new");
+    }
+
+    #[test]
+    fn k5_only_a_full_disk_is_forgiven() {
+        let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        let fate = Fate::default();
+        assert!(fate.wrote::<()>(full()).is_err() && fate.is_full());
+        assert!(fate.synced(full()).is_err() && !fate.is_full(), "a failed sync says nothing");
+        let fate = Fate::default();
+        assert!(fate.wrote::<()>(Err(io::Error::other("the cable is out"))).is_err());
+        assert!(fate.wrote::<()>(full()).is_err() && !fate.is_full());
+    }
+
+    #[test]
     fn a_file_of_a_newer_release_is_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("forebay.db");
         {
             let store = Metastore::open(&path).unwrap();
-            let write = store.0.database.begin_write().unwrap();
+            let database = store.database().unwrap();
+            let write = database.get().unwrap().begin_write().unwrap();
             write.open_table(FILE).unwrap().insert("layout", LAYOUT + 1).unwrap();
             write.commit().unwrap();
         }
@@ -362,7 +498,8 @@ mod tests {
     #[test]
     fn a_damaged_row_is_named() {
         let store = Metastore::in_memory().unwrap();
-        let write = store.0.database.begin_write().unwrap();
+        let database = store.database().unwrap();
+        let write = database.get().unwrap().begin_write().unwrap();
         let broken: &[u8] = b"{";
         write.open_table(rows("notes")).unwrap().insert("k", (1, broken)).unwrap();
         write.commit().unwrap();

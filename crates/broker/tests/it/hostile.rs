@@ -365,6 +365,31 @@ async fn connect_has_a_time_limit_and_crowds_do_not_lock_others_out() {
 }
 
 #[tokio::test]
+async fn k2_whoever_is_slow_gives_way_and_whoever_is_silent_takes_no_place() {
+    let settings = Settings { connect_secs_max: 30, handshakes_max: 8, ..Settings::default() };
+    let world = World::start(settings).await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(Raw::open(world.address).await);
+    }
+    let started = Instant::now();
+    Raw::join(world.address, &Hello::v4("first")).await.ping().await;
+    assert!(started.elapsed() < Duration::from_secs(1), "the silent ones held it up");
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut raw = Raw::open(world.address).await;
+        raw.send(&[0x10]).await;
+        slow.push(raw);
+    }
+    Raw::join(world.address, &Hello::v4("second")).await.ping().await;
+    assert!(started.elapsed() < Duration::from_secs(10), "the slow ones held it up");
+    for mut raw in slow {
+        assert_eq!(raw.closed().await, None);
+    }
+    silent.swap_remove(0).silence().await;
+}
+
+#[tokio::test]
 async fn connections_are_bounded() {
     let world = World::start(Settings { connections_max: 2, ..Settings::default() }).await;
     let one = Raw::join(world.address, &Hello::v4("one")).await;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use e2e::account::{self, Account, BLOCK};
 use e2e::mqtt::{self, Ledger};
 use e2e::power::Disk;
+use e2e::row::Row;
 use e2e::{Random, Server};
 use flate2::read::GzDecoder;
 
@@ -19,6 +20,12 @@ use crate::pipeline;
 const WINDOWS: [usize; 4] = [100, 100, 37, 5];
 /// A server that was killed is back within this.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
+/// One whose disk lost its power reads everything from that disk again.
+const RESTART_LIMIT_COLD: Duration = Duration::from_secs(15);
+/// What the server may have resident under this load. Its log takes up to 64 MiB of what waits
+/// for the disk, twice; the SQL of the audit 256 MiB at most before it spills, the program itself
+/// 60 MiB.
+const BOUND_MIB: u64 = 448;
 
 /// Publishes from a thread per window while `fault` runs, until the broker goes away.
 fn storm(server: &mut Server, ledgers: &mut Vec<Ledger>, fault: impl FnOnce(&mut Server)) {
@@ -93,11 +100,13 @@ impl WholeObjects {
 }
 
 /// What a run of rounds came to.
+#[derive(Default)]
 struct Rounds {
     ledgers: Vec<Ledger>,
     /// Rounds whose fault hit readings under way.
     hits: usize,
     slowest_restart: Duration,
+    peak_kib: u64,
 }
 
 /// Rounds of load, a fault at a random moment, and a restart. Each third round the lake is at
@@ -112,7 +121,7 @@ fn rounds(
 ) -> (Server, Rounds) {
     let mut server = Server::start(data_dir);
     pipeline::prepare(&server);
-    let mut done = Rounds { ledgers: Vec::new(), hits: 0, slowest_restart: Duration::ZERO };
+    let mut done = Rounds::default();
     let (mut job_exists, mut whole) = (false, WholeObjects::default());
     for round in 0..count {
         let moment = Duration::from_millis(50 + random.below(750));
@@ -130,6 +139,7 @@ fn rounds(
         done.hits += usize::from(
             of_round.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len()),
         );
+        done.peak_kib = done.peak_kib.max(server.peak_kib());
         drop(server);
         after();
         whole.check(&data_dir.join("lake"));
@@ -144,7 +154,7 @@ fn rounds(
     (server, done)
 }
 
-fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -> Account {
+fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds, limit: Duration) {
     let account = account::audit(server, "readings", &done.ledgers);
     println!(
         "{what}: {count} rounds, {} hit readings under way, sent {}, acknowledged {}, rows {}, lost {}, doubled {}, \
@@ -157,8 +167,16 @@ fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -
         account.doubled.len(),
         done.slowest_restart.as_millis()
     );
-    account.assert_clean(&format!("{what}, seed {seed} (replay with FOREBAY_TEST_SEED={seed})"));
-    assert!(account.acknowledged > 0, "nothing was under load");
+    Row {
+        fault: what,
+        rounds: count as u64,
+        account: &account,
+        peak_kib: done.peak_kib.max(server.peak_kib()),
+        bound_mib: BOUND_MIB,
+        recovered: Some(done.slowest_restart),
+        control: &format!("{} hit readings under way, seed {seed}", done.hits),
+    }
+    .settle();
     let objects = e2e::files_below(&server.data_dir.join("lake/lake/raw/readings")).len();
     assert!(objects > count, "{objects} objects: no delivery was under way at any fault");
     assert!(
@@ -166,8 +184,7 @@ fn settle(what: &str, seed: u64, count: usize, server: &Server, done: &Rounds) -
         "only {} of {count} faults hit readings under way",
         done.hits
     );
-    assert!(done.slowest_restart < RESTART_LIMIT, "a restart took {:?}", done.slowest_restart);
-    account
+    assert!(done.slowest_restart < limit, "a restart took {:?}", done.slowest_restart);
 }
 
 fn kills(count: usize) {
@@ -175,7 +192,7 @@ fn kills(count: usize) {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let (server, done) = rounds(&data_dir, count, &mut Random(seed), Server::kill, || ());
-    settle("kill -9", seed, count, &server, &done);
+    settle("kill -9", seed, count, &server, &done, RESTART_LIMIT);
 }
 
 #[test]
@@ -201,7 +218,7 @@ fn power_cuts(count: usize) {
     };
     let replug = || disk.borrow_mut().replug();
     let (server, done) = rounds(&data_dir, count, &mut Random(seed), cut, replug);
-    settle("power cuts", seed, count, &server, &done);
+    settle("power cuts", seed, count, &server, &done, RESTART_LIMIT_COLD);
 }
 
 #[test]
@@ -210,9 +227,74 @@ fn s4_power_cuts_lose_nothing_acknowledged() {
 }
 
 #[test]
-#[ignore = "long: 20 rounds"]
-fn s4_long_20_power_cuts() {
-    power_cuts(20);
+#[ignore = "long: 100 rounds"]
+fn s4_long_100_power_cuts() {
+    power_cuts(100);
+}
+
+/// A kill leaves records that exist in the page cache only. The restarted server delivers them,
+/// and then the power fails: were they not made stable when the log was opened, their offsets
+/// would be given again, to other readings.
+fn cuts_after_kills(count: usize) {
+    let seed = e2e::seed(6);
+    let mut random = Random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut disk) = Disk::new(folder.path(), 8192) else { return };
+    let data_dir = disk.path().join("data");
+    let mut server = Server::start(&data_dir);
+    pipeline::prepare(&server);
+    let (mut done, mut job_exists) = (Rounds::default(), false);
+    let mut whole = WholeObjects::default();
+    let under_way = |ledgers: &[Ledger]| {
+        let of_storm = ledgers.iter().rev().take(WINDOWS.len());
+        of_storm.into_iter().any(|ledger| ledger.sent.len() > ledger.acknowledged.len())
+    };
+    for round in 0..count {
+        let moment = Duration::from_millis(50 + random.below(500));
+        storm(&mut server, &mut done.ledgers, |server| {
+            std::thread::sleep(moment);
+            server.kill();
+        });
+        let killed = under_way(&done.ledgers);
+        done.peak_kib = done.peak_kib.max(server.peak_kib());
+        drop(server);
+        server = Server::start(&data_dir);
+        // Each other time what the kill left is in the lake when the power fails.
+        if round % 2 == 0 {
+            server.forebay(&pipeline::FLUSH);
+        }
+        let moment = Duration::from_millis(random.below(300));
+        storm(&mut server, &mut done.ledgers, |server| {
+            std::thread::sleep(moment);
+            disk.cut();
+            server.kill();
+        });
+        done.hits += usize::from(killed && under_way(&done.ledgers));
+        done.peak_kib = done.peak_kib.max(server.peak_kib());
+        drop(server);
+        disk.replug();
+        whole.check(&data_dir.join("lake"));
+        let started = Instant::now();
+        server = Server::start(&data_dir);
+        done.slowest_restart = done.slowest_restart.max(started.elapsed());
+        if round % 5 == 1 {
+            pipeline::to_table_or_create(&server, &mut job_exists);
+        }
+    }
+    pipeline::to_table_or_create(&server, &mut job_exists);
+    let what = "power cut after kill -9 and restart";
+    settle(what, seed, count, &server, &done, RESTART_LIMIT_COLD);
+}
+
+#[test]
+fn s5_a_power_cut_after_a_kill_and_a_restart_loses_and_doubles_nothing() {
+    cuts_after_kills(3);
+}
+
+#[test]
+#[ignore = "long: 25 rounds"]
+fn s5_long_25_power_cuts_after_kills() {
+    cuts_after_kills(25);
 }
 
 /// The control: the same cut under a server whose fsync does nothing. If this loses nothing,
@@ -238,6 +320,11 @@ fn s6_a_lying_disk_is_caught() {
     );
     assert_eq!(honest.acknowledged.len(), 100);
     let mut ledgers = vec![honest];
+    let caught = |rounds: u64, account: &Account, peak_kib: u64, control: &str| {
+        let fault = "power cut under a lying fsync";
+        Row { fault, rounds, account, peak_kib, bound_mib: BOUND_MIB, recovered: None, control }
+            .say();
+    };
     pipeline::to_table_or_create(&server, &mut false);
     server.stop();
     assert!(Command::new("sync").status().unwrap().success());
@@ -250,6 +337,7 @@ fn s6_a_lying_disk_is_caught() {
             disk.cut();
             server.kill();
         });
+        let peak_kib = server.peak_kib();
         drop(server);
         disk.replug();
         let acknowledged: usize = ledgers.iter().map(|ledger| ledger.acknowledged.len()).sum();
@@ -260,7 +348,10 @@ fn s6_a_lying_disk_is_caught() {
                 println!(
                     "lying disk: {acknowledged} acknowledged, and after round {round} it does not start: {said}"
                 );
-                return;
+                let (acknowledged, lost) =
+                    (acknowledged as u64, (0..acknowledged as u64).collect());
+                let account = Account { acknowledged, lost, ..Account::default() };
+                return caught(round, &account, peak_kib, "this is the control: nothing is left");
             }
         };
         pipeline::to_table(&server);
@@ -270,7 +361,7 @@ fn s6_a_lying_disk_is_caught() {
             account.lost.len()
         );
         if !account.lost.is_empty() {
-            return;
+            return caught(round, &account, peak_kib, "this is the control: it must lose");
         }
     }
     panic!("five power cuts under a lying disk lost nothing: the power cut test is blind");
@@ -353,11 +444,11 @@ fn a_job_does_not_outlive_a_killed_server() {
             worker.is_some()
         });
         // Held still, so that it cannot finish before the server is gone.
-        signal("STOP", worker.unwrap());
+        e2e::signal("STOP", worker.unwrap());
         server.kill();
         worker.unwrap()
     });
-    signal("CONT", worker);
+    e2e::signal("CONT", worker);
     let process = PathBuf::from(format!("/proc/{worker}"));
     e2e::wait_for("the job's process to end", Duration::from_secs(20), || !process.exists());
     let left = e2e::files_below(&folder.path().join("jobs"));
@@ -368,11 +459,6 @@ fn a_job_does_not_outlive_a_killed_server() {
     let server = Server::start(folder.path());
     pipeline::to_table(&server);
     account::audit(&server, "readings", &[ledger]).assert_clean("after a job was cut off");
-}
-
-fn signal(name: &str, process: u32) {
-    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status();
-    assert!(sent.unwrap().success(), "no process {process}");
 }
 
 /// A running child of a process.

@@ -3,19 +3,25 @@
 #![expect(clippy::unwrap_used, reason = "tests stop where they are")]
 #![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
+mod arrivals;
 mod aws;
 mod bench;
 mod clients;
 mod clock;
 mod contract;
 mod crash;
+mod damage;
 mod demo;
 mod input;
 mod metrics;
 mod models;
+mod peers;
 mod pipeline;
 mod remote;
+mod resend;
 mod retained;
 mod sessions;
 mod shadows;
+mod storage;
+mod topics;
 mod trial;

@@ -8,18 +8,22 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use e2e::account::{self, Account};
+use e2e::row::Row;
 use e2e::{Random, Server, mqtt};
-use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::pipeline;
 
 /// Quality of service and PUBLISHes kept unacknowledged of each device.
 const DEVICES: [(u8, usize); 4] = [(1, 100), (2, 60), (1, 7), (2, 3)];
+
+/// What the server may have resident: 64 MiB of log that waits for the disk, twice, mailboxes
+/// of a few sessions, and 60 MiB of program.
+const BOUND_MIB: u64 = 128;
 
 /// How long a watcher that is to finish waits for more.
 const QUIET: Duration = Duration::from_secs(2);
@@ -241,22 +245,6 @@ fn cut(result: std::io::Result<()>) {
     }
 }
 
-/// How often each reading lies in the bucket.
-fn delivered(lake: &Path) -> BTreeMap<(String, u64), usize> {
-    let mut found = BTreeMap::new();
-    let objects = e2e::files_below(lake).into_iter();
-    for file in objects.filter(|file| file.extension().is_some_and(|ending| ending == "gz")) {
-        let mut text = String::new();
-        GzDecoder::new(&std::fs::read(&file).unwrap()[..]).read_to_string(&mut text).unwrap();
-        for line in text.lines() {
-            let reading: Value = serde_json::from_str(line).unwrap();
-            let device = reading["device"].as_str().unwrap().to_owned();
-            *found.entry((device, reading["seq"].as_u64().unwrap())).or_insert(0) += 1;
-        }
-    }
-    found
-}
-
 fn kills(count: u64) {
     let seed = e2e::seed(4);
     let mut random = Random(seed);
@@ -284,7 +272,7 @@ fn kills(count: u64) {
     ];
     let mut server = Server::start(&data_dir);
     pipeline::prepare(&server);
-    let mut hits = 0;
+    let (mut hits, mut peak_kib, mut slowest) = (0, 0, Duration::ZERO);
     for round in 0..=count {
         let (broker, last) = (server.mqtt, round == count);
         let finish = AtomicBool::new(false);
@@ -313,14 +301,17 @@ fn kills(count: u64) {
             }
         });
         hits += usize::from(devices.iter().any(|device| !device.in_flight.is_empty()));
+        peak_kib = peak_kib.max(server.peak_kib());
         if !last {
             drop(server);
+            let started = Instant::now();
             server = Server::start(&data_dir);
+            slowest = slowest.max(started.elapsed());
         }
     }
     server.forebay(&pipeline::FLUSH);
     let sent: u64 = devices.iter().map(|device| device.next).sum();
-    let lake = delivered(&data_dir.join("lake"));
+    let lake = account::delivered(&data_dir.join("lake"));
     let mut doubled = 0;
     for device in &devices {
         assert_eq!(device.acknowledged, device.next, "{what}: {} is not done", device.name);
@@ -355,6 +346,18 @@ fn kills(count: u64) {
         "sessions under kill -9: {count} rounds, {sent} readings, {hits} hit some under way, \
          {doubled} repeated in QoS 1, {what}"
     );
+    let acknowledged = devices.iter().map(|device| device.acknowledged).sum();
+    let account = Account { sent, acknowledged, rows: lake.values().sum(), ..Account::default() };
+    Row {
+        fault: "kill -9, sessions kept, QoS 1 and 2 sent again",
+        rounds: count,
+        account: &account,
+        peak_kib,
+        bound_mib: BOUND_MIB,
+        recovered: Some(slowest),
+        control: &format!("{hits} hit readings under way, seed {seed}"),
+    }
+    .settle();
     assert!(sent > 1_000, "hardly anything was under load: {sent}");
     assert!(hits as u64 * 10 >= count * 8, "{hits} of {count} kills hit readings under way");
 }
