@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use base::limits;
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode as Code, DisconnectReasonCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
@@ -345,8 +344,11 @@ fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refused> {
 }
 
 fn keep_alive(broker: &Broker, asked_secs: u16) -> (u16, bool) {
-    let most = broker.settings.keep_alive_secs_max;
-    if asked_secs == 0 || asked_secs > most { (most, true) } else { (asked_secs, false) }
+    let (least, most) = (broker.settings.keep_alive_secs_min, broker.settings.keep_alive_secs_max);
+    match asked_secs {
+        0 => (most, true),
+        asked_secs => (asked_secs.clamp(least, most), !(least..=most).contains(&asked_secs)),
+    }
 }
 
 /// Puts a refused CONNECT on record.
@@ -406,9 +408,10 @@ fn check(broker: &Broker, connect: &Connect) -> Result<(), Refused> {
         let why = "enhanced authentication is not supported".to_owned();
         return refuse(Code::BadAuthenticationMethod, why);
     }
-    if connect.client_id.len() > limits::CLIENT_ID_BYTES_MAX {
+    let client_id_max = broker.settings.client_id_bytes_max;
+    if connect.client_id.len() > client_id_max {
         let bytes = connect.client_id.len();
-        let why = format!("client id of {bytes} bytes; at most {}", limits::CLIENT_ID_BYTES_MAX);
+        let why = format!("client id of {bytes} bytes; at most {client_id_max} are taken");
         return refuse(Code::ClientIdentifierNotValid, why);
     }
     // MQTT 3.1.1 cannot be told an assigned id, so a kept session could not be found again

@@ -39,6 +39,7 @@ use crate::codec::{self, Fault, Frame, Version, Will, ack, kind};
 use crate::events::Presence;
 use crate::feed::Feed;
 use crate::hub::Delivery;
+use crate::rate::Rate;
 use crate::rights::Held;
 use crate::session::{InFlight, Origin, Session};
 use crate::sessions::{Departed, Kick, Link};
@@ -116,6 +117,8 @@ pub(crate) struct Connection {
     /// Topics that have an alias towards the client; `None` if it takes none.
     aliases_out: Option<Box<Aliases>>,
     presence: Presence,
+    /// `None`: it may publish as fast as it likes.
+    rate: Option<Box<Rate>>,
     /// Whether any of its subscriptions has an identifier.
     identified: bool,
     /// Bytes of all its filters.
@@ -292,6 +295,7 @@ impl Connection {
             says_why: opening.problem_information && broker.settings.refusals_explained,
             aliases_out: (aliases_max > 0).then(|| Box::new(Aliases::new(aliases_max))),
             presence: broker.presence(),
+            rate: Rate::new(broker.settings.rate(), now).map(Box::new),
             identified: false,
             filter_bytes: 0,
             stable: keeps.then(|| Box::new(Stable::new())),
@@ -498,7 +502,8 @@ impl Connection {
         if let Some(held) = self.held.take() {
             return self.retry(*held);
         }
-        if self.closing || self.backlog() > BACKLOG_BYTES_MAX || self.window_is_full(0) {
+        let waits = self.backlog() > BACKLOG_BYTES_MAX || self.window_is_full(0);
+        if self.closing || waits || self.must_wait() > Duration::ZERO {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -571,7 +576,8 @@ impl Connection {
         let result = loop {
             let stop = self.held.is_some()
                 || self.backlog() > BACKLOG_BYTES_MAX
-                || self.window_is_full(work.acknowledged);
+                || self.window_is_full(work.acknowledged)
+                || self.must_wait() > Duration::ZERO;
             if stop {
                 self.unread = used < input.len();
                 break Ok(());
@@ -598,6 +604,12 @@ impl Connection {
             && self.due.len() + staged >= usize::from(self.broker.settings.receive_maximum)
     }
 
+    /// How long it is not read because it publishes faster than it may.
+    fn must_wait(&mut self) -> Duration {
+        let wait = self.rate.as_mut().map(|rate| rate.wait(Instant::now()));
+        wait.unwrap_or_default()
+    }
+
     fn backlog(&self) -> usize {
         self.out.len() - self.out_at
     }
@@ -606,6 +618,9 @@ impl Connection {
         match frame.kind {
             kind::PUBLISH => {
                 let publish = codec::publish(self.version, frame)?;
+                if let Some(rate) = &mut self.rate {
+                    rate.spend(frame.bytes);
+                }
                 self.receive(&publish, work)
             }
             kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => {
@@ -692,7 +707,9 @@ impl Connection {
     fn look_at_clock(&mut self) -> Result<(), Ending> {
         let retrying = self.held.is_some() || self.held_back || self.due_of_others;
         let now = Instant::now();
-        if retrying || (self.window_is_full(0) && !self.due.is_empty()) {
+        let wait = self.must_wait();
+        let waits = wait > Duration::ZERO;
+        if retrying || waits || (self.window_is_full(0) && !self.due.is_empty()) {
             // It is us who do not listen.
             self.heard_at = now;
         }
@@ -701,6 +718,7 @@ impl Connection {
             return Err(Ending::KeepAlive);
         }
         let deadline = if retrying { now + RETRY } else { silent_until };
+        let deadline = if waits { deadline.min(now + wait) } else { deadline };
         self.deadline = self.save_by().map_or(deadline, |save_by| save_by.min(deadline));
         Ok(())
     }

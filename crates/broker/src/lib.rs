@@ -35,6 +35,7 @@ mod hub;
 mod kept;
 mod listen;
 mod publish;
+mod rate;
 mod refusals;
 mod retained;
 mod rights;

@@ -3,6 +3,9 @@
 use base::{Error, Result, limits};
 use serde::{Deserialize, Serialize};
 
+use crate::rate::Limits;
+use crate::subscription::FILTER_LEVELS_MAX;
+
 /// Longest topic plus the properties allowed beside a payload of full size.
 const HEAD_BYTES_MAX: usize = 80 * 1024;
 
@@ -13,6 +16,9 @@ pub struct Settings {
     /// Longest keep-alive in seconds. MQTT 5 clients that ask for more, or for none, are told
     /// this one; for MQTT 3.1.1 clients, who cannot be told, it applies silently (as on AWS).
     pub keep_alive_secs_max: u16,
+    /// Shortest keep-alive in seconds: clients that ask for less are given this one. 0 takes what
+    /// they ask for; AWS has 30.
+    pub keep_alive_secs_min: u16,
     /// Topic aliases that one MQTT 5 connection may use, in each direction.
     pub topic_alias_max: u16,
     /// QoS 1 and 2 messages of one publisher that may await their acknowledgement. Announced
@@ -22,6 +28,17 @@ pub struct Settings {
     pub qos2_open_max: usize,
     /// Largest payload of a PUBLISH, in bytes.
     pub payload_bytes_max: usize,
+    /// Messages a second of one connection; beyond, its socket is not read. 0 for any number; AWS
+    /// has 100.
+    pub publish_per_second_max: u32,
+    /// Their bytes a second, likewise; AWS has 524288.
+    pub publish_bytes_per_second_max: u64,
+    /// Longest topic or filter, in bytes. MQTT has 65535, AWS 256.
+    pub topic_bytes_max: usize,
+    /// Levels of a topic or filter; 0 for any number in a topic and 128 in a filter. AWS has 8.
+    pub topic_levels_max: usize,
+    /// Longest client id, in bytes.
+    pub client_id_bytes_max: usize,
     /// Largest CONNECT, in bytes: all that an unknown peer may make us keep.
     pub connect_bytes_max: usize,
     /// Connections at one time, over all listeners.
@@ -42,6 +59,8 @@ pub struct Settings {
     pub session_log_bytes_max: u64,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: usize,
+    /// Subscriptions asked for in one SUBSCRIBE; 0 for any number, AWS has 8.
+    pub subscriptions_per_request_max: usize,
     /// QoS 1 and 2 messages sent to one subscriber and not acknowledged by it.
     pub in_flight_max: u16,
     /// Messages waiting in memory for one subscriber; a slower one reads from the log.
@@ -79,10 +98,16 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             keep_alive_secs_max: 1200,
+            keep_alive_secs_min: 0,
             topic_alias_max: 16,
             receive_maximum: 1024,
             qos2_open_max: 4096,
             payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
+            publish_per_second_max: 0,
+            publish_bytes_per_second_max: 0,
+            topic_bytes_max: limits::TOPIC_BYTES_MAX,
+            topic_levels_max: 0,
+            client_id_bytes_max: limits::CLIENT_ID_BYTES_MAX,
             connect_bytes_max: 16 * 1024,
             connections_max: 18_000,
             connection_threads: 0,
@@ -92,6 +117,7 @@ impl Default for Settings {
             session_expiry_secs_max: 7 * 24 * 3600,
             session_log_bytes_max: 1024 * 1024 * 1024,
             subscriptions_per_session_max: 1000,
+            subscriptions_per_request_max: 0,
             in_flight_max: 256,
             mailbox_messages_max: 1024,
             mailbox_bytes_max: 256 * 1024,
@@ -121,11 +147,29 @@ impl Settings {
             ("sessions_max", self.sessions_max),
             ("subscriptions_per_session_max", self.subscriptions_per_session_max),
             ("in_flight_max", usize::from(self.in_flight_max)),
+            ("topic_bytes_max", self.topic_bytes_max),
+            ("client_id_bytes_max", self.client_id_bytes_max),
             ("mailbox_messages_max", self.mailbox_messages_max),
             ("mailbox_bytes_max", self.mailbox_bytes_max),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("broker.{name} is 0; give at least 1")));
+        }
+        let bounded = [
+            ("topic_bytes_max", self.topic_bytes_max, limits::TOPIC_BYTES_MAX),
+            ("topic_levels_max", self.topic_levels_max, FILTER_LEVELS_MAX),
+            ("client_id_bytes_max", self.client_id_bytes_max, limits::CLIENT_ID_BYTES_MAX),
+        ];
+        if let Some((name, value, most)) = bounded.iter().find(|(_, value, most)| value > most) {
+            return Err(Error::invalid(format!(
+                "broker.{name} is {value}; at most {most} are taken"
+            )));
+        }
+        if self.keep_alive_secs_min > self.keep_alive_secs_max {
+            return Err(Error::invalid(format!(
+                "broker.keep_alive_secs_min is {}, more than keep_alive_secs_max, {}",
+                self.keep_alive_secs_min, self.keep_alive_secs_max
+            )));
         }
         if self.connect_secs_max == 0 {
             return Err(Error::invalid("broker.connect_secs_max is 0; give at least 1"));
@@ -164,6 +208,22 @@ impl Settings {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
             count => count,
         }
+    }
+
+    /// Why a topic or filter is longer or deeper than is taken.
+    pub(crate) fn refuses_topic(&self, topic: &str) -> Option<String> {
+        let (bytes, most) = (topic.len(), self.topic_bytes_max);
+        if bytes > most {
+            return Some(format!("a topic of {bytes} bytes; at most {most} are taken"));
+        }
+        let most = self.topic_levels_max;
+        let levels = if most > 0 { topic.split('/').count() } else { 0 };
+        (levels > most).then(|| format!("a topic of {levels} levels; at most {most} are taken"))
+    }
+
+    /// What one client may publish.
+    pub(crate) fn rate(&self) -> Limits {
+        Limits { messages: self.publish_per_second_max, bytes: self.publish_bytes_per_second_max }
     }
 
     /// The reason code of what a policy refuses (MQTT 5, 2.4).

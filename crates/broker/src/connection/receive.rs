@@ -41,6 +41,10 @@ impl Connection {
             let why = format!("topic name {topic:?} holds a wildcard at byte {at}");
             return Err(Fault::new(Code::TopicNameInvalid, why).into());
         }
+        if let Some(why) = self.broker.settings.refuses_topic(topic) {
+            self.broker.counters.refused_topic.one();
+            return Err(Fault::new(Code::TopicNameInvalid, why).into());
+        }
         if topic.starts_with('$') && !is_basic_ingest(topic) && !self.asks_shadow(topic) {
             return self.refuse_topic(topic, publish, work);
         }
@@ -359,6 +363,11 @@ impl Connection {
     // ---- subscriptions ----
 
     pub(super) fn subscribe(&mut self, packet_id: u16, wanted: Vec<Wanted>) -> Result<(), Ending> {
+        let most = self.broker.settings.subscriptions_per_request_max;
+        if most > 0 && wanted.len() > most {
+            let why = format!("{} subscriptions at once; at most {most} are taken", wanted.len());
+            return Err(Fault::new(Code::QuotaExceeded, why).into());
+        }
         let mut why = None;
         let mut granted = Vec::new();
         let codes: Vec<_> = wanted
@@ -414,10 +423,11 @@ impl Connection {
         let count = subscriptions.len() + shares.len();
         let full = count >= self.broker.settings.subscriptions_per_session_max
             || self.filter_bytes + wanted.filter.len() > FILTER_BYTES_MAX;
-        let levels = filter.as_str().split('/').count();
         let name_max = metastore::KEY_BYTES_MAX;
         let long = shared && wanted.filter.len() > name_max;
-        if levels > FILTER_LEVELS_MAX || (full && !known) || long {
+        let deep = filter.as_str().split('/').count() > FILTER_LEVELS_MAX
+            || self.broker.settings.refuses_topic(filter.as_str()).is_some();
+        if deep || (full && !known) || long {
             return SubackReasonCode::QuotaExceeded;
         }
         if shared {

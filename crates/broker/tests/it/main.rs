@@ -14,6 +14,7 @@ mod hostile;
 mod load;
 mod model;
 mod policy;
+mod quotas;
 mod raw;
 mod restart;
 mod retained;
