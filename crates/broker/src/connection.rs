@@ -179,8 +179,9 @@ struct Staged {
 pub(crate) struct Work {
     batch: Option<Batch>,
     staged: Vec<Staged>,
-    /// How many of `staged` want an acknowledgement.
+    /// How many of `staged` want an acknowledgement, and how many of these are of QoS 2.
     acknowledged: usize,
+    exact: usize,
     /// Whom `staged` concerns.
     concern: Concern,
     properties: Vec<u8>,
@@ -197,6 +198,7 @@ impl Work {
         }
         self.staged.clear();
         self.acknowledged = 0;
+        self.exact = 0;
         self.concern = Concern::default();
     }
 }

@@ -83,6 +83,7 @@ impl Connection {
                 return Err(Fault::new(Code::ReceiveMaximumExceeded, why).into());
             }
         }
+        let open = open + work.exact;
         if publish.qos == QoS::ExactlyOnce && open >= settings.qos2_open_max && !repeated() {
             counters.refused_quota.one();
             let why = format!("{open} QoS 2 messages are not released");
@@ -239,6 +240,7 @@ impl Connection {
         let kept = self.session.kept_for.is_some() && publish.qos == QoS::AtLeastOnce;
         let fingerprint = kept.then(|| Incoming::fingerprint(topic, publish.payload));
         work.acknowledged += usize::from(publish.qos != QoS::AtMostOnce);
+        work.exact += usize::from(publish.qos == QoS::ExactlyOnce);
         work.staged.push(Staged { packet_id: publish.packet_id, qos: publish.qos, fingerprint });
         Ok(())
     }

@@ -383,9 +383,9 @@ async fn k2_whoever_is_slow_gives_way_and_whoever_is_silent_takes_no_place() {
     }
     Raw::join(world.address, &Hello::v4("second")).await.ping().await;
     assert!(started.elapsed() < Duration::from_secs(10), "the slow ones held it up");
-    for mut raw in slow {
-        assert_eq!(raw.closed().await, None);
-    }
+    // As many as were in the way, and no more.
+    let closed = world.broker.stats().refused_connect;
+    assert!((1..=8).contains(&closed), "{closed} slow ones were closed");
     silent.swap_remove(0).silence().await;
 }
 
