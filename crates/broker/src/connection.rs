@@ -64,6 +64,10 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Turns of the poll function before other connections get theirs.
 const TURNS_MAX: usize = 16;
 
+/// Retained messages that a session remembers for a client that went before it got them: well
+/// below the number of packet ids.
+const OWED_MAX: usize = 32 * 1024;
+
 /// How long a last DISCONNECT may take to leave.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -829,6 +833,13 @@ impl Connection {
         session.shares.iter().for_each(Share::pause);
         session.subscriptions = Arc::clone(self.feed.subscriptions());
         session.cursor = self.feed.close();
+        let owed = self.owed.take().filter(|_| session.kept_for.is_some());
+        for (delivery, origin) in owed.into_iter().flat_map(|owed| owed.welcome) {
+            // The cursor is beyond what was retained: in flight is where it is remembered.
+            if delivery.qos != QoS::AtMostOnce && session.outgoing.len() < OWED_MAX {
+                session.outgoing.send(delivery.offset, delivery.qos, origin);
+            }
+        }
         let now = self.broker.clock.now();
         let (will, silence) = (self.will.take().map(|will| *will), self.keep_alive);
         let departed = Departed::of(&link.client_id, &session);

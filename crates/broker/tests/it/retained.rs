@@ -75,6 +75,41 @@ async fn the_last_one_of_each_topic_is_delivered_with_the_flag_and_survives_a_re
     }
 }
 
+#[tokio::test]
+async fn what_was_still_to_come_when_a_client_went_comes_when_it_is_back() {
+    let (world, ..) = world(Settings::default()).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    for n in 0..20 {
+        retain(&mut device, &format!("a/{n}"), "x").await;
+    }
+    // It takes three at once, acknowledges none, and goes.
+    let mut hello = Hello::v5("late").kept();
+    hello.properties.extend([33, 0, 3]);
+    let mut late = Raw::join(world.address, &hello).await;
+    late.send(&subscribe(5, 1, &[("a/+", 1)])).await;
+    let mut heads = Vec::new();
+    for _ in 0..4 {
+        heads.push(late.packet().await.unwrap()[0] >> 4);
+    }
+    // The SUBACK waits for the session's row, retained messages do not.
+    heads.sort_unstable();
+    assert_eq!(heads, [3, 3, 3, 9]);
+    late.silence().await;
+    drop(late);
+    world.until("it is away", |w| w.broker.sessions().iter().any(|s| !s.connected)).await;
+    let (mut late, connack) = Raw::hello(world.address, &hello).await;
+    assert_eq!(connack[2..4], [1, 0], "{connack:02x?}");
+    let mut topics = std::collections::BTreeSet::new();
+    while topics.len() < 20 {
+        let publish = late.packet().await.expect("retained messages are missing");
+        assert_eq!(publish[0] >> 4, 3, "{publish:02x?}");
+        let topic = 4 + usize::from(publish[3]);
+        assert!(topics.insert(publish[4..topic].to_vec()), "twice: {publish:02x?}");
+        late.send(&[0x40, 2, publish[topic], publish[topic + 1]]).await;
+    }
+    late.silence().await;
+}
+
 /// How many rows there are.
 trait Rows {
     fn list_len(&self) -> usize;
