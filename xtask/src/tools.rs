@@ -37,12 +37,13 @@ const NODE: &str = include_str!("../clients/package.json");
 
 /// Debian packages and the program each brings: the peer broker and its clients, the file system that is
 /// cut from power, the libraries that lie about fsync and about the time, and what runs the Node.js SDKs.
-const DEBIAN: [(&str, &str); 7] = [
+const DEBIAN: [(&str, &str); 8] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("e2fsprogs", "mkfs.ext4"),
     ("eatmydata", "eatmydata"),
     ("faketime", "faketime"),
+    ("iproute2", "ip"),
     ("nodejs", "node"),
     ("npm", "npm"),
 ];
