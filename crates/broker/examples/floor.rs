@@ -53,10 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Err(cause) if cause.kind() == ErrorKind::WouldBlock => continue,
                 read => read.unwrap_or(0),
             };
-            match input[..bytes].first().map_or(0, |first| first >> 4) {
-                1 => sockets[seat].write_all(&[0x20, 2, 0, 0])?,
-                3 => answers.push((seat, puback(&input[..bytes]))),
-                _ => {}
+            let mut rest = &input[..bytes];
+            while let [first, ..] = rest {
+                match first >> 4 {
+                    1 => sockets[seat].write_all(&[0x20, 2, 0, 0])?,
+                    3 => answers.push((seat, puback(rest))),
+                    _ => {}
+                }
+                rest = rest.get(length(rest)..).unwrap_or(&[]);
             }
         }
         if !answers.is_empty() {
@@ -78,6 +82,17 @@ fn zeros() -> Result<File, Box<dyn Error>> {
     }
     file.sync_all()?;
     Ok(file)
+}
+
+/// How long a packet of less than 16 KiB is.
+fn length(packet: &[u8]) -> usize {
+    match packet {
+        [_, low, high, ..] if low & 0x80 != 0 => {
+            3 + usize::from(low & 0x7f) + 128 * usize::from(*high)
+        }
+        [_, low, ..] => 2 + usize::from(*low),
+        _ => 1,
+    }
 }
 
 /// The answer to one PUBLISH of QoS 1 and less than 16 KiB.

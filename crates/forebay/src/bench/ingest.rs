@@ -277,7 +277,8 @@ fn peers(args: &BenchIngest) -> Result<Vec<Peer>> {
 fn find(flag: &str, wanted: Option<&str>, usual: &[&str]) -> Result<Option<PathBuf>> {
     match wanted {
         Some("none") => Ok(None),
-        Some(path) if Path::new(path).is_file() => Ok(Some(PathBuf::from(path))),
+        // Absolute, since each runs in a folder of its own.
+        Some(path) if Path::new(path).is_file() => Ok(Some(std::path::absolute(path)?)),
         Some(path) => Err(Exit::usage(format!("{flag} {path}: no such file")).into()),
         None => Ok(usual.iter().map(PathBuf::from).find(|path| path.is_file())),
     }
