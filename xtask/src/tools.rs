@@ -36,8 +36,9 @@ const INTERPRETERS: [&str; 4] = ["python3", "python3.11", "python3.12", "python3
 const NODE: &str = include_str!("../clients/package.json");
 
 /// Debian packages and the program each brings: the peer broker and its clients, the file system that is
-/// cut from power, the libraries that lie about fsync and about the time, and what runs the Node.js SDKs.
-const DEBIAN: [(&str, &str); 8] = [
+/// cut from power, the libraries that lie about fsync and about the time, and what runs the
+/// Node.js SDKs and Spark.
+const DEBIAN: [(&str, &str); 9] = [
     ("mosquitto", "mosquitto"),
     ("mosquitto-clients", "mosquitto_pub"),
     ("e2fsprogs", "mkfs.ext4"),
@@ -46,6 +47,7 @@ const DEBIAN: [(&str, &str); 8] = [
     ("iproute2", "ip"),
     ("nodejs", "node"),
     ("npm", "npm"),
+    ("default-jre-headless", "java"),
 ];
 
 /// What was found or installed.
