@@ -23,6 +23,7 @@ mod glob;
 mod hive_path;
 mod job;
 mod lake;
+mod schedule;
 mod spec;
 
 pub use catalog::{
@@ -37,4 +38,5 @@ pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
 pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
+pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};
