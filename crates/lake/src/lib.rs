@@ -30,8 +30,9 @@ pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
 };
 pub use crawl::{
-    Crawl, CrawlOutcome, CrawlReport, CrawlState, Crawler, Decision, LastCrawl, ObjectReport,
-    TableChange, TableReport,
+    Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule, CrawlState, CrawlTarget, Crawler,
+    Decision, DeleteBehavior, LastCrawl, ObjectReport, RecrawlBehavior, TableChange, TableGrouping,
+    TableReport, UpdateBehavior,
 };
 pub use engine::{QueryEngine, QueryResult, SqlOptions};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};

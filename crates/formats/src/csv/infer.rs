@@ -9,7 +9,7 @@
 use std::io::Read;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use base::Result;
+use base::{Error, Result};
 
 use super::lines::{self, Fields, Lines};
 use super::{Dialect, Header};
@@ -49,7 +49,7 @@ impl Default for InferOptions {
 }
 
 /// What a text looks like.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Inferred {
     /// How its fields are told apart.
     pub dialect: Dialect,
@@ -62,13 +62,15 @@ pub struct Inferred {
     pub bytes: u64,
     /// Bad lines.
     pub bad: u64,
+    /// Why the stream was not read to its end, if there were good lines before.
+    pub damage: Option<Error>,
 }
 
 /// Reads plain bytes (see [`crate::decode`]) to their end and tells what they hold, if it is
 /// delimited text.
 ///
 /// # Errors
-/// When the stream cannot be read or unpacked to its end.
+/// When the stream cannot be read or unpacked, and nothing good came before that.
 pub fn infer(input: impl Read, options: &InferOptions) -> Result<Option<Inferred>> {
     let mut lines = Lines::new(input, options.record_bytes_max);
     let Some((mut dialect, width)) = recognise(lines.ahead()?, options) else { return Ok(None) };
@@ -76,7 +78,17 @@ pub fn infer(input: impl Read, options: &InferOptions) -> Result<Option<Inferred
     let mut first: Option<Vec<String>> = None;
     let mut kinds = vec![Kind::Null; width];
     let (mut records, mut bad) = (0, 0);
-    while let Some(line) = lines.next()? {
+    let mut damage = None;
+    loop {
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(failed) if records == 0 => return Err(failed),
+            Err(failed) => {
+                damage = Some(failed);
+                break;
+            }
+        };
         let split = match fields.split(lines.text(&line)) {
             Ok(split) if split.len() == width && !line.too_long => split,
             _ => {
@@ -118,7 +130,7 @@ pub fn infer(input: impl Read, options: &InferOptions) -> Result<Option<Inferred
     };
     let field = |(name, kind): (String, &Kind)| Field::new(name, kind.data_type(), true);
     let schema = Schema::new(names.into_iter().zip(&kinds).map(field).collect::<Vec<_>>());
-    Ok(Some(Inferred { dialect, schema, records, bytes: lines.bytes(), bad }))
+    Ok(Some(Inferred { dialect, schema, records, bytes: lines.bytes(), bad, damage }))
 }
 
 /// The dialect that fits the first lines, and how many fields they have.
