@@ -313,6 +313,15 @@ pub(crate) enum Lake {
         #[arg(long, default_value = "")]
         table_prefix: String,
     },
+    /// What a crawl decided about each table and each object, and why; lists crawlers without a
+    /// name.
+    Report {
+        /// The crawler.
+        crawler: Option<String>,
+        /// One of its earlier crawls, by its id; the last ten are kept.
+        #[arg(long)]
+        crawl: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -474,12 +483,25 @@ pub(crate) enum Bench {
     Ingest(BenchIngest),
     /// From the log to objects: what a megabyte of readings costs, and whether memory stays flat.
     Delivery(BenchDelivery),
+    /// A lake of many small objects: crawled, queried, converted, queried again.
+    Lake(BenchLake),
     /// JSON to Parquet; not supported yet.
     Etl,
     /// Training; not supported yet (see `forebay train --json`).
     Train,
     /// Inference of one model.
     Infer(BenchInfer),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchLake {
+    /// Objects of the lake, a hundred for each hour. It is made in the folder that --data-dir
+    /// names, which must be empty and is kept; without it, in one that is removed.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) objects: u64,
+    /// Their bytes in all.
+    #[arg(long, default_value_t = 500_000_000)]
+    pub(crate) bytes: u64,
 }
 
 #[derive(Clone, Debug, Args)]

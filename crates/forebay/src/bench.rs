@@ -1,8 +1,9 @@
 //! `forebay bench`: one part measured, one JSON object of figures.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use base::{Error, usage};
 use serde_json::json;
 
@@ -13,15 +14,39 @@ use crate::output::Printer;
 
 mod delivery;
 mod ingest;
+mod lake;
 
 /// Runs one bench.
-pub(crate) async fn run(command: Bench, printer: Printer) -> Result<()> {
+pub(crate) async fn run(command: Bench, data_dir: Option<&Path>, printer: Printer) -> Result<()> {
     match command {
         Bench::Ingest(args) => ingest::run(&args, printer).await,
         Bench::Infer(args) => infer(&args, printer),
         Bench::Delivery(args) => delivery::run(&args, printer).await,
+        Bench::Lake(args) => lake::run(&args, data_dir, printer).await,
         Bench::Etl => not_yet("bench etl"),
         Bench::Train => not_yet("bench train"),
+    }
+}
+
+/// A folder that goes with the bench.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(bench: &str) -> Result<Scratch> {
+        let name = format!("forebay-bench-{bench}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(Scratch(folder))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 

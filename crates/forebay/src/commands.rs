@@ -42,7 +42,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Endpoint(command) => endpoint(&global, command, printer).await?,
         Command::Why(Why::Message { id }) => why_message(&global, id, printer).await?,
         Command::Why(Why::Client { id }) => why_client(&global, id, printer).await?,
-        Command::Bench(command) => bench::run(command, printer).await?,
+        Command::Bench(command) => bench::run(command, global.data_dir.as_deref(), printer).await?,
         Command::Doctor => return doctor::run(&global, printer).await,
         Command::Worker(command) => worker::run(command).await?,
     }
@@ -467,6 +467,29 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
                 rows_text(
                     if path.is_some() { &answer["objects"] } else { &answer["buckets"] },
                     columns,
+                )
+            })
+            .await
+        }
+        Lake::Report { crawler: None, crawl: _ } => {
+            call(global, "lake_report", json!({}), printer, |answer| {
+                rows_text(
+                    &answer["crawlers"],
+                    &["crawler", "state", "places", "schedule", "last", "error"],
+                )
+            })
+            .await
+        }
+        Lake::Report { crawler, crawl } => {
+            let input = json!({"crawler": crawler, "crawl": crawl});
+            call(global, "lake_report", input, printer, |answer| {
+                format!(
+                    "{}\n\n{}",
+                    rows_text(
+                        &answer["tables"],
+                        &["table", "change", "objects", "partitions_added", "why"],
+                    ),
+                    rows_text(&answer["objects"], &["key", "decision", "why"]),
                 )
             })
             .await

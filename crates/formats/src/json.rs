@@ -17,10 +17,10 @@
 //! fit its column. A type conflict inside one file does not arise after [`infer`] has read it,
 //! because the column was widened to hold both.
 
-mod columns;
+pub(crate) mod columns;
 mod infer;
 mod lex;
-mod records;
+pub(crate) mod records;
 mod scan;
 mod shapes;
 mod time;
@@ -30,6 +30,7 @@ mod tests;
 
 use bytes::Bytes;
 
+pub use columns::AS_WRITTEN;
 pub use infer::{InferOptions, Inferred, infer, merge};
 pub use scan::{Scan, ScanOptions};
 

@@ -1,4 +1,4 @@
-//! Bytes to and from Arrow batches: the JSON scan, schema inference, Parquet.
+//! Bytes to and from Arrow batches: the scans of JSON and CSV, schema inference, Parquet.
 //!
 //! What a reader of this crate may count on:
 //! * A scan never stops at a bad record: it goes to the sink with its place, its bytes and
@@ -9,8 +9,9 @@
 //! No query engine, no catalog, no object store: files and `Read` in, Arrow out.
 
 mod compression;
+pub mod csv;
 pub mod hive;
 pub mod json;
 pub mod parquet;
 
-pub use compression::{Compression, decode};
+pub use compression::{Compression, decode, decode_object};

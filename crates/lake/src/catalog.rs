@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base::{Clock, Error, ErrorKind, Result, Timestamp};
+use formats::csv::Dialect;
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,7 @@ pub enum Format {
     Json,
     /// Parquet files.
     Parquet,
-    /// Comma-separated values: known, not read yet.
+    /// Delimited text, one record a line, plain or packed.
     Csv,
 }
 
@@ -102,6 +103,9 @@ pub struct Table {
     pub prefix: String,
     /// What its objects hold.
     pub format: Format,
+    /// How the fields of [`Format::Csv`] are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csv: Option<Dialect>,
     /// How its files are known.
     pub source: FileSource,
     /// Columns within the objects.
@@ -137,6 +141,7 @@ impl Table {
             bucket: bucket.into(),
             prefix: prefix.into(),
             format,
+            csv: (format == Format::Csv).then(|| Dialect::new(b',')),
             source: FileSource::Listed,
             columns: Vec::new(),
             partition_keys: Vec::new(),
@@ -170,11 +175,17 @@ impl Table {
             Error::invalid(format!("table {:?} of {:?}: {why}", self.name, self.database))
         };
         check_name("table", &self.name)?;
-        if self.format == Format::Csv {
-            return Err(Error::unsupported(format!(
-                "table {:?}: CSV objects are not read yet; use JSON or Parquet",
-                self.name
-            )));
+        match (&self.csv, self.format) {
+            (Some(dialect), Format::Csv) => {
+                dialect.check().map_err(|error| bad(error.to_string()))?;
+            }
+            (None, Format::Json | Format::Parquet) => {}
+            (_, format) => {
+                return Err(bad(format!(
+                    "a dialect of CSV belongs to the format csv and to no other, not to {}",
+                    format.as_str()
+                )));
+            }
         }
         let prefix = &self.prefix;
         if !(prefix.is_empty() || prefix.ends_with('/')) || prefix.starts_with('/') {

@@ -15,175 +15,54 @@
 mod history;
 mod layout;
 mod look;
+mod report;
+mod settings;
 mod shape;
 
 pub use history::{Crawl, CrawlOutcome};
+pub use report::{CrawlReport, Decision, ObjectReport, TableChange, TableReport};
+pub use settings::{
+    CrawlPolicy, CrawlSchedule, CrawlState, CrawlTarget, Crawler, DeleteBehavior, LastCrawl,
+    RecrawlBehavior, TableGrouping, UpdateBehavior,
+};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base::{Error, ErrorKind, Result, Timestamp};
+use formats::csv::Header;
 use futures::{StreamExt, TryStreamExt};
 use metastore::{Metastore, Row};
 use objects::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{delete_all, rows_of, table_key};
+use crate::catalog::{rows_of, table_key};
 use crate::glob::Globs;
 use crate::lake::{blocking, is_hidden, partition_values};
 use crate::{Column, FileSource, Format, Lake, Partition, Table};
 
-use layout::{Found, Seen};
+use layout::{Found, Grouping, Seen};
 use look::Look;
+use report::Reporter;
+use settings::idle;
 
-/// Objects that a report lists one by one; beyond that it counts.
-const REPORT_OBJECTS_MAX: usize = 10_000;
 /// Objects that are looked into at the same time.
 const LOOKS_AT_ONCE: usize = 2;
 /// Looks that are stored in one transaction.
 const LOOKS_PER_TRANSACTION: usize = 500;
-/// Longest name of a crawler, Glue's bound.
-const NAME_BYTES_MAX: usize = 255;
+/// What [`look`] understands. An object that it did not, when it understood less, is looked at
+/// again.
+const LOOK_VERSION: u32 = 1;
 /// Table parameters that say which crawler keeps it, and since when it has no objects.
 const UPDATED_BY: &str = "UPDATED_BY_CRAWLER";
 const DEPRECATED_BY: &str = "DEPRECATED_BY_CRAWLER";
-
-/// A crawler: which prefix it looks at, and where its tables go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Crawler {
-    /// Its name.
-    pub name: String,
-    /// The bucket it looks at.
-    pub bucket: String,
-    /// The include path: a folder of the bucket, or empty for all of it.
-    pub prefix: String,
-    /// Globs on keys beneath the include path that it leaves out.
-    pub exclusions: Vec<String>,
-    /// The database its tables go to.
-    pub database: String,
-    /// What the names of its tables begin with.
-    pub table_prefix: String,
-    /// Whether it runs; set by the crawler.
-    pub state: CrawlState,
-    /// How it went the last time; set by the crawler.
-    pub last: Option<LastCrawl>,
-}
-
-impl Row for Crawler {
-    const TABLE: &'static str = "crawlers";
-}
-
-/// Whether a crawler runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum CrawlState {
-    /// It can be started.
-    Ready,
-    /// It is crawling.
-    Running,
-    /// It is crawling and was told to stop.
-    Stopping,
-}
-
-/// How a crawl went.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastCrawl {
-    /// When it began.
-    pub started_at: Timestamp,
-    /// When it was over.
-    pub finished_at: Timestamp,
-    /// Why it failed; `None` if it succeeded or was stopped.
-    pub error: Option<String>,
-    /// Whether it was stopped before its end.
-    #[serde(default)]
-    pub stopped: bool,
-}
-
-/// What a crawl did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct CrawlReport {
-    /// The crawler.
-    pub crawler: String,
-    /// Objects found.
-    pub found: u64,
-    /// Objects that were read, being new or changed.
-    pub read: u64,
-    /// Their bytes as stored.
-    pub bytes_read: u64,
-    /// Objects that are known from an earlier crawl.
-    pub known: u64,
-    /// Objects that are in no table.
-    pub left_out: u64,
-    /// Of these, objects whose bytes are not those that were stored.
-    pub altered: u64,
-    /// What became of each table.
-    pub tables: Vec<TableReport>,
-    /// What became of each object, by key: the first 10,000.
-    pub objects: Vec<ObjectReport>,
-}
-
-/// What became of a table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TableReport {
-    /// Its name.
-    pub table: String,
-    /// What was done.
-    pub change: TableChange,
-    /// Why, or what to know about it.
-    pub why: String,
-    /// Its objects.
-    pub objects: u64,
-    /// Partitions that are new.
-    pub partitions_added: u64,
-    /// Partitions whose objects are gone.
-    pub partitions_removed: u64,
-}
-
-/// What was done with a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TableChange {
-    /// It is new.
-    Created,
-    /// It has a new version.
-    Updated,
-    /// Its schema is as it was.
-    Unchanged,
-    /// It is not the crawler's to change.
-    LeftAlone,
-    /// It has no objects any more.
-    Deprecated,
-}
-
-/// What became of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ObjectReport {
-    /// Its key.
-    pub key: String,
-    /// What was decided.
-    pub decision: Decision,
-    /// Why: the table it is in, or what keeps it out.
-    pub why: String,
-}
-
-/// What was decided about an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// It was read and is in a table.
-    Read,
-    /// It was read by an earlier crawl and is in a table.
-    Known,
-    /// It is in no table.
-    LeftOut,
-    /// It is in no table, since its bytes are not those that were stored. A query of the table
-    /// it lies in fails until it is put again or deleted.
-    Altered,
-}
 
 /// What a crawl found out about an object, whatever crawler it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CrawledObject {
     etag: String,
+    /// [`LOOK_VERSION`] of the time.
+    #[serde(default)]
+    version: u32,
     look: Look,
 }
 
@@ -207,13 +86,41 @@ pub(crate) fn known_fits(
     bucket: &str,
     prefix: &str,
 ) -> Result<HashMap<String, (String, Fit)>> {
-    let known = known_objects(store, bucket, prefix)?.into_iter();
-    let fit = |look: &Look| match look {
-        Look::Understood { format, .. } => Fit::Format(*format),
-        Look::NotUnderstood { .. } => Fit::Never,
-        Look::Altered { .. } => Fit::Altered,
+    let rows = store.list_prefix::<FitRow>(&format!("{bucket}/{prefix}"))?;
+    let fit = |look: FitLook| match look {
+        FitLook::Understood { format } => Fit::Format(format),
+        FitLook::NotUnderstood {} => Fit::Never,
+        FitLook::Altered {} => Fit::Altered,
     };
-    Ok(known.map(|(key, found)| (key, (found.etag, fit(&found.look)))).collect())
+    // A bucket's name has no slash, so what follows the first one is the key.
+    let key = |row: &str| row[bucket.len() + 1..].to_owned();
+    let known = |found: FitRow| (found.etag, fit(found.look));
+    Ok(rows.into_iter().map(|(row, found)| (key(&row), known(found.row))).collect())
+}
+
+/// The part of a [`CrawledObject`] that a query needs: of a hundred thousand objects it would not
+/// do to read the columns of each.
+#[derive(Serialize, Deserialize)]
+struct FitRow {
+    etag: String,
+    look: FitLook,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FitLook {
+    Understood { format: Format },
+    NotUnderstood {},
+    Altered {},
+}
+
+impl Row for FitRow {
+    const TABLE: &'static str = CrawledObject::TABLE;
+}
+
+/// Whether a crawler keeps the table's schema.
+pub(crate) fn is_kept(table: &Table) -> bool {
+    table.parameters.contains_key(UPDATED_BY)
 }
 
 fn known_objects(
@@ -229,104 +136,7 @@ fn known_objects(
         .collect())
 }
 
-impl Crawler {
-    /// A crawler that was not run yet.
-    pub fn new(
-        name: impl Into<String>,
-        (bucket, prefix): (impl Into<String>, impl Into<String>),
-        database: impl Into<String>,
-    ) -> Self {
-        Crawler {
-            name: name.into(),
-            bucket: bucket.into(),
-            prefix: prefix.into(),
-            exclusions: Vec::new(),
-            database: database.into(),
-            table_prefix: String::new(),
-            state: CrawlState::Ready,
-            last: None,
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || " _.-".contains(c);
-        let name = &self.name;
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
-            return Err(Error::invalid(format!(
-                "{name:?} is not a crawler name; use 1 to {NAME_BYTES_MAX} letters, digits, ' ', \
-                 '_', '.' and '-'"
-            )));
-        }
-        if self.prefix.starts_with('/') || self.prefix.split('/').any(|part| part == "..") {
-            return Err(Error::invalid(format!("{:?} is not a folder of a bucket", self.prefix)));
-        }
-        Globs::parse(&self.exclusions).map(drop)
-    }
-
-    /// The include path as a prefix of keys.
-    fn folder(&self) -> String {
-        match self.prefix.as_str() {
-            "" => String::new(),
-            folder if folder.ends_with('/') => folder.to_owned(),
-            folder => format!("{folder}/"),
-        }
-    }
-}
-
 impl Lake {
-    /// Stores a new crawler.
-    pub fn create_crawler(&self, crawler: &Crawler) -> Result<()> {
-        crawler.check()?;
-        let crawler = Crawler { state: CrawlState::Ready, last: None, ..crawler.clone() };
-        self.store().create(&crawler.name, &crawler).map(drop)
-    }
-
-    /// Changes what a crawler looks at, unless it runs.
-    pub fn update_crawler(&self, crawler: &Crawler) -> Result<()> {
-        crawler.check()?;
-        self.store().transact(|transaction| {
-            let found = idle(transaction.get::<Crawler>(&crawler.name)?, &crawler.name)?;
-            let crawler = Crawler { state: CrawlState::Ready, last: found.last, ..crawler.clone() };
-            transaction.put(&crawler.name, &crawler).map(drop)
-        })
-    }
-
-    /// A crawler.
-    pub fn get_crawler(&self, name: &str) -> Result<Crawler> {
-        match self.store().get::<Crawler>(name)? {
-            Some(found) => Ok(found.row),
-            None => Err(no_crawler(name)),
-        }
-    }
-
-    /// All crawlers by name.
-    pub fn list_crawlers(&self) -> Result<Vec<Crawler>> {
-        Ok(self.store().list::<Crawler>()?.into_iter().map(|(_, found)| found.row).collect())
-    }
-
-    /// Forgets a crawler and its crawls, unless it runs. Its tables stay.
-    pub fn delete_crawler(&self, name: &str) -> Result<()> {
-        self.store().transact(|transaction| {
-            idle(transaction.get::<Crawler>(name)?, name)?;
-            delete_all::<Crawl>(transaction, &format!("{name}/"))?;
-            transaction.delete::<Crawler>(name).map(drop)
-        })
-    }
-
-    /// Tells a crawler that runs to stop. What it has understood by then it need not look into
-    /// again; the catalog stays as it was.
-    pub fn stop_crawler(&self, name: &str) -> Result<()> {
-        self.store().transact(|transaction| {
-            let found = transaction.get::<Crawler>(name)?.ok_or_else(|| no_crawler(name))?;
-            if found.state != CrawlState::Running {
-                let why = format!("crawler {name:?} is not running");
-                return Err(Error::new(ErrorKind::Conflict, why));
-            }
-            let crawler = Crawler { state: CrawlState::Stopping, ..found.row };
-            transaction.put(name, &crawler).map(drop)
-        })
-    }
-
     /// Crawls now. [`ErrorKind::Conflict`] while the crawler runs, and when it is stopped.
     pub async fn run_crawler(&self, name: &str) -> Result<CrawlReport> {
         let started_at = self.clock().now();
@@ -366,14 +176,37 @@ impl Lake {
 
     async fn crawl(&self, crawler: &Crawler) -> Result<CrawlReport> {
         self.catalog().get_database(&crawler.database)?;
-        self.buckets().expect_here(&crawler.bucket)?;
-        let folder = crawler.folder();
-        let exclusions = Globs::parse(&crawler.exclusions)?;
-        let listed = self.buckets().list(&crawler.bucket, &folder).await?;
-        let mut known = known_objects(self.store(), &crawler.bucket, &folder)?;
-        self.forget_gone(crawler, &listed, &known)?;
+        let mut report = Reporter::new(&crawler.name);
+        // Everything is looked at before anything is changed, so that who is stopped, and who
+        // finds a bucket gone, leaves the catalog as it was.
+        let mut places = Vec::new();
+        for target in crawler.targets() {
+            places.push(self.look_at(crawler, target, &mut report).await?);
+        }
+        self.go_on(crawler)?;
+        for place in &places {
+            self.keep_tables(crawler, place, &mut report)?;
+        }
+        self.settle_others(crawler, &mut report)?;
+        Ok(report.finish())
+    }
 
-        let mut report = Reporter::new(&crawler.name, listed.len());
+    /// Finds out what lies at a target.
+    async fn look_at(
+        &self,
+        crawler: &Crawler,
+        target: CrawlTarget,
+        report: &mut Reporter,
+    ) -> Result<Place> {
+        self.buckets().expect_here(&target.bucket)?;
+        let folder = target.folder();
+        let exclusions = Globs::parse(&target.exclusions)?;
+        let listed = self.buckets().list(&target.bucket, &folder).await?;
+        let mut known = known_objects(self.store(), &target.bucket, &folder)?;
+        self.forget_gone(&target.bucket, &listed, &known)?;
+
+        let old_folders = old_folders(crawler, &known);
+        report.0.found += listed.len() as u64;
         let mut wanted = Vec::new();
         for object in listed {
             let below = &object.key[folder.len()..];
@@ -389,30 +222,47 @@ impl Lake {
             }
         }
         known.retain(|key, found| {
+            let is_old = found.version < LOOK_VERSION;
             wanted
                 .binary_search_by(|object| object.key.as_str().cmp(key))
                 .is_ok_and(|index| wanted[index].etag == found.etag)
-                // It may have been put right since.
-                && !matches!(found.look, Look::Altered { .. })
+                && match found.look {
+                    Look::Understood { .. } => true,
+                    Look::NotUnderstood { .. } => !is_old,
+                    // It may have been put right since.
+                    Look::Altered { .. } => false,
+                }
         });
-        let fresh: BTreeSet<String> = wanted
-            .iter()
-            .filter(|object| !known.contains_key(&object.key))
-            .map(|object| object.key.clone())
-            .collect();
+        if let Some(old) = old_folders {
+            wanted.retain(|object| {
+                let goes_on =
+                    known.contains_key(&object.key) || !old.contains(folder_of(&object.key));
+                if !goes_on {
+                    let why = "its folder was crawled before, and only new folders are";
+                    report.object(&object.key, Decision::LeftOut, why);
+                }
+                goes_on
+            });
+        }
         let unknown: Vec<ObjectMeta> =
-            wanted.iter().filter(|object| fresh.contains(&object.key)).cloned().collect();
-        report.0.read = unknown.len() as u64;
-        report.0.bytes_read = unknown.iter().map(|object| object.bytes).sum();
-        self.look_into(crawler, unknown, &mut known).await?;
+            wanted.iter().filter(|object| !known.contains_key(&object.key)).cloned().collect();
+        let fresh = unknown.iter().map(|object| object.key.clone()).collect();
+        report.0.read += unknown.len() as u64;
+        report.0.bytes_read += unknown.iter().map(|object| object.bytes).sum::<u64>();
+        self.look_into(crawler, &target.bucket, unknown, &mut known).await?;
+        Ok(Place { target, folder, wanted, known, fresh })
+    }
 
+    /// Makes the tables of a place what was found there.
+    fn keep_tables(&self, crawler: &Crawler, place: &Place, report: &mut Reporter) -> Result<()> {
         let mut seen = Vec::new();
-        for object in &wanted {
-            let Some(found) = known.get(&object.key) else { continue };
+        for object in &place.wanted {
+            let Some(found) = place.known.get(&object.key) else { continue };
             match &found.look {
-                Look::Understood { format, shape, records, .. } => seen.push(Seen {
-                    below: &object.key[folder.len()..],
+                Look::Understood { format, csv, shape, records, .. } => seen.push(Seen {
+                    below: &object.key[place.folder.len()..],
                     format: *format,
+                    csv: csv.as_ref(),
                     shape,
                     records: *records,
                     bytes: object.bytes,
@@ -426,29 +276,40 @@ impl Lake {
                 }
             }
         }
-        self.go_on(crawler)?;
-        for found in layout::layout(&seen, &base_name(crawler, &folder)) {
-            self.keep_table(crawler, &folder, &seen, &fresh, found, &mut report)?;
+        let grouping = match crawler.policy.grouping {
+            TableGrouping::BySimilarity => Grouping::BySimilarity,
+            TableGrouping::CombineCompatibleSchemas => Grouping::Combine,
+            TableGrouping::Level(level) => {
+                Grouping::Level(settings::table_depth(level, &place.target)?)
+            }
+        };
+        let found = layout::layout(&seen, &place.target.base_name(), grouping);
+        for (index, why) in &found.homeless {
+            let key = format!("{}{}", place.folder, seen[*index].below);
+            report.object(&key, Decision::LeftOut, why);
         }
-        self.deprecate_others(crawler, &mut report)?;
-        Ok(report.finish())
+        for table in found.tables {
+            self.keep_table(crawler, place, &seen, table, report)?;
+        }
+        Ok(())
     }
 
     /// Looks into objects, a few at a time, and remembers what was found.
     async fn look_into(
         &self,
         crawler: &Crawler,
+        bucket: &str,
         objects: Vec<ObjectMeta>,
         known: &mut HashMap<String, CrawledObject>,
     ) -> Result<()> {
-        let bucket = crawler.bucket.as_str();
         let looks = futures::stream::iter(objects)
             .map(|object| async move {
                 self.go_on(crawler)?;
                 let (buckets, bucket) = (self.buckets().clone(), bucket.to_owned());
                 let looked = blocking(move || {
                     let look = look::look(&buckets, &bucket, &object.key);
-                    Ok((object.key, CrawledObject { etag: object.etag, look }))
+                    let found = CrawledObject { etag: object.etag, version: LOOK_VERSION, look };
+                    Ok((object.key, found))
                 });
                 looked.await
             })
@@ -470,7 +331,7 @@ impl Lake {
 
     fn forget_gone(
         &self,
-        crawler: &Crawler,
+        bucket: &str,
         listed: &[ObjectMeta],
         known: &HashMap<String, CrawledObject>,
     ) -> Result<()> {
@@ -478,9 +339,12 @@ impl Lake {
         let mut gone: Vec<&String> =
             known.keys().filter(|key| !there.contains(key.as_str())).collect();
         gone.sort();
+        if gone.is_empty() {
+            return Ok(());
+        }
         self.store().transact(|transaction| {
             for key in gone {
-                transaction.delete::<CrawledObject>(&format!("{}/{key}", crawler.bucket))?;
+                transaction.delete::<CrawledObject>(&format!("{bucket}/{key}"))?;
             }
             Ok(())
         })
@@ -490,23 +354,24 @@ impl Lake {
     fn keep_table(
         &self,
         crawler: &Crawler,
-        folder: &str,
+        place: &Place,
         seen: &[Seen<'_>],
-        fresh: &BTreeSet<String>,
         found: Found,
         report: &mut Reporter,
     ) -> Result<()> {
+        let folder = place.folder.as_str();
         let key_of = |index: usize| format!("{folder}{}", seen[index].below);
         for (index, why) in &found.odd {
             report.object(&key_of(*index), Decision::LeftOut, why);
         }
-        let table = wanted_table(crawler, folder, seen, &found);
+        let table = wanted_table(crawler, place, seen, &found);
         let (name, existing) = self.place_of(crawler, &table)?;
         let mut table = Table { name, ..table };
         for index in &found.members {
             let key = key_of(*index);
-            let read = if fresh.contains(&key) { Decision::Read } else { Decision::Known };
-            report.object(&key, read, &format!("it is in table {:?}", table.name));
+            let read = if place.fresh.contains(&key) { Decision::Read } else { Decision::Known };
+            let but = place.known.get(&key).map(|found| found.look.but()).unwrap_or_default();
+            report.object(&key, read, &format!("it is in table {:?}{but}", table.name));
         }
         let objects = found.members.len() as u64;
         let mut line = TableReport {
@@ -529,20 +394,35 @@ impl Lake {
                 self.catalog().create_table(table)?
             }
             Some(existing) => {
+                if crawler.policy.merge_new_columns {
+                    merge_new(&mut table.columns, &existing.columns);
+                }
                 keep_order(&mut table.columns, &existing.columns);
                 keep_comments(&mut table, &existing);
                 table.version = existing.version;
                 if existing.means_the_same(&table) {
                     self.set_parameters(&table)?
+                } else if crawler.policy.update == UpdateBehavior::Log {
+                    line.change = TableChange::Logged;
+                    line.why = format!("it is left as it is: {}", difference(&existing, &table));
+                    existing
                 } else {
                     line.change = TableChange::Updated;
+                    line.why = format!("{}; {}", line.why, difference(&existing, &table));
                     self.catalog().update_table(table)?
                 }
             }
         };
+        // A table that is left as it is has the partition keys that it has.
+        if table.partition_keys.len() != found.partition_keys.len() {
+            report.0.tables.push(line);
+            return Ok(());
+        }
         let below: Vec<&str> = found.members.iter().map(|index| seen[*index].below).collect();
         let partitions = partitions(&table, &below, folder, &found.root);
-        line.partitions_removed = self.drop_gone_partitions(&table, &partitions)?;
+        if crawler.policy.delete != DeleteBehavior::Log {
+            line.partitions_removed = self.drop_gone_partitions(&table, &partitions)?;
+        }
         line.partitions_added =
             self.catalog().add_partitions(&table.database, &table.name, partitions)?;
         report.0.tables.push(line);
@@ -603,89 +483,122 @@ impl Lake {
         })
     }
 
-    /// Marks this crawler's tables that have no objects any more.
-    fn deprecate_others(&self, crawler: &Crawler, report: &mut Reporter) -> Result<()> {
-        let folder = crawler.folder();
+    /// Does with this crawler's tables that have no objects any more as it is to.
+    fn settle_others(&self, crawler: &Crawler, report: &mut Reporter) -> Result<()> {
+        let targets: Vec<(String, String)> =
+            crawler.targets().iter().map(|t| (t.bucket.clone(), t.folder())).collect();
         let kept: BTreeSet<String> =
             report.0.tables.iter().map(|table| table.table.clone()).collect();
         for mut table in self.catalog().list_tables(&crawler.database)? {
             let ours = table.parameters.get(UPDATED_BY) == Some(&crawler.name)
-                && table.bucket == crawler.bucket
-                && table.prefix.starts_with(&folder);
+                && targets.iter().any(|(bucket, folder)| {
+                    table.bucket == *bucket && table.prefix.starts_with(folder)
+                });
             if !ours || kept.contains(&table.name) || table.parameters.contains_key(DEPRECATED_BY) {
                 continue;
             }
-            let now = self.clock().now().millis().to_string();
-            table.parameters.insert(DEPRECATED_BY.into(), now);
-            self.set_parameters(&table)?;
-            report.0.tables.push(TableReport {
-                table: table.name,
+            let mut line = TableReport {
+                table: table.name.clone(),
                 change: TableChange::Deprecated,
                 why: "it has no objects any more".into(),
                 objects: 0,
                 partitions_added: 0,
                 partitions_removed: 0,
-            });
+            };
+            match crawler.policy.delete {
+                DeleteBehavior::Log => {
+                    line.change = TableChange::Logged;
+                    line.why = "it has no objects any more, and is left as it is".into();
+                }
+                DeleteBehavior::DeleteFromDatabase => {
+                    line.change = TableChange::Deleted;
+                    self.catalog().drop_table(&table.database, &table.name)?;
+                }
+                DeleteBehavior::DeprecateInDatabase => {
+                    let now = self.clock().now().millis().to_string();
+                    table.parameters.insert(DEPRECATED_BY.into(), now);
+                    self.set_parameters(&table)?;
+                }
+            }
+            report.0.tables.push(line);
         }
         Ok(())
     }
 }
 
-/// Builds the report; lists a bounded number of objects and counts all.
-struct Reporter(CrawlReport);
-
-impl Reporter {
-    fn new(crawler: &str, found: usize) -> Self {
-        Reporter(CrawlReport {
-            crawler: crawler.to_owned(),
-            found: found as u64,
-            read: 0,
-            bytes_read: 0,
-            known: 0,
-            left_out: 0,
-            altered: 0,
-            tables: Vec::new(),
-            objects: Vec::new(),
-        })
-    }
-
-    fn object(&mut self, key: &str, decision: Decision, why: &str) {
-        match decision {
-            Decision::Read => {}
-            Decision::Known => self.0.known += 1,
-            Decision::LeftOut | Decision::Altered => self.0.left_out += 1,
-        }
-        if self.0.objects.len() < REPORT_OBJECTS_MAX {
-            let why = why.to_owned();
-            self.0.objects.push(ObjectReport { key: key.to_owned(), decision, why });
-        }
-    }
-
-    fn finish(mut self) -> CrawlReport {
-        self.0.objects.sort_by(|a, b| a.key.cmp(&b.key));
-        self.0.tables.sort_by(|a, b| a.table.cmp(&b.table));
-        self.0
-    }
+/// What lies at a target.
+struct Place {
+    target: CrawlTarget,
+    folder: String,
+    /// Objects that are to be in tables, by key.
+    wanted: Vec<ObjectMeta>,
+    known: HashMap<String, CrawledObject>,
+    /// Keys of those that this crawl has read.
+    fresh: BTreeSet<String>,
 }
 
-/// What a table at the include path itself is called after.
-fn base_name(crawler: &Crawler, folder: &str) -> String {
-    let last = folder.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    if last.is_empty() { crawler.bucket.clone() } else { last.to_owned() }
+fn folder_of(key: &str) -> &str {
+    key.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-fn wanted_table(crawler: &Crawler, folder: &str, seen: &[Seen<'_>], found: &Found) -> Table {
+/// The folders that a crawler of new folders has been in.
+fn old_folders(
+    crawler: &Crawler,
+    known: &HashMap<String, CrawledObject>,
+) -> Option<BTreeSet<String>> {
+    let only_new = crawler.policy.recrawl == RecrawlBehavior::CrawlNewFoldersOnly;
+    (only_new && crawler.last.is_some())
+        .then(|| known.keys().map(|key| folder_of(key).to_owned()).collect())
+}
+
+/// Columns that are there as they are, then those that are new.
+fn merge_new(columns: &mut Vec<Column>, before: &[Column]) {
+    let there: BTreeSet<&str> = before.iter().map(|column| column.name.as_str()).collect();
+    columns.retain(|column| !there.contains(column.name.as_str()));
+    columns.splice(0..0, before.iter().cloned());
+}
+
+/// What the objects have that the table does not say, and the other way round.
+fn difference(before: &Table, now: &Table) -> String {
+    let types = |table: &Table| -> BTreeMap<String, String> {
+        let column = |column: &Column| (column.name.clone(), column.hive_type.clone());
+        table.all_columns().map(column).collect()
+    };
+    let (old, new) = (types(before), types(now));
+    let mut said = Vec::new();
+    for (name, kind) in &new {
+        match old.get(name) {
+            None => said.push(format!("{name:?} {kind} is new")),
+            Some(was) if was != kind => said.push(format!("{name:?} was {was} and is {kind}")),
+            Some(_) => {}
+        }
+    }
+    said.extend(
+        old.keys().filter(|name| !new.contains_key(*name)).map(|n| format!("{n:?} is gone")),
+    );
+    if (before.format, &before.csv) != (now.format, &now.csv) {
+        said.push(format!("it was {} and is {}", before.format.as_str(), now.format.as_str()));
+    }
+    if said.is_empty() {
+        said.push("its exclusions or the order of its columns are others".into());
+    }
+    said.join(", ")
+}
+
+fn wanted_table(crawler: &Crawler, place: &Place, seen: &[Seen<'_>], found: &Found) -> Table {
+    let folder = place.folder.as_str();
     let mut table = Table::new(
         (crawler.database.clone(), layout::table_name(&crawler.table_prefix, &found.base_name)),
-        (crawler.bucket.clone(), format!("{folder}{}", found.root)),
+        (place.target.bucket.clone(), format!("{folder}{}", found.root)),
         found.format,
     );
+    table.csv.clone_from(&found.csv);
     table.columns.clone_from(&found.columns);
     table.partition_keys.clone_from(&found.partition_keys);
     // The crawler's exclusions speak of keys beneath the include path; a table deeper down has
     // them beneath its own, so they are kept only where the two are the same.
     if found.root.is_empty() {
-        table.exclusions.clone_from(&crawler.exclusions);
+        table.exclusions.clone_from(&place.target.exclusions);
     }
     table.exclusions.extend(found.excluded.iter().cloned());
     let members = || found.members.iter().map(|index| &seen[*index]);
@@ -701,6 +614,14 @@ fn wanted_table(crawler: &Crawler, folder: &str, seen: &[Seen<'_>], found: &Foun
     set("averageRecordSize", (bytes / records.max(1)).to_string());
     set("sizeKey", bytes.to_string());
     set(UPDATED_BY, crawler.name.clone());
+    if let Some(csv) = &found.csv {
+        set("delimiter", char::from(csv.delimiter).to_string());
+        set("columnsOrdered", "true".to_owned());
+        set("areColumnsQuoted", "false".to_owned());
+        if csv.header == Header::Names {
+            set("skip.header.line.count", "1".to_owned());
+        }
+    }
     table
 }
 
@@ -740,19 +661,4 @@ fn partitions(table: &Table, below: &[&str], folder: &str, root: &str) -> Vec<Pa
         created_at: Timestamp(0),
     };
     by_values.into_iter().map(partition).collect()
-}
-
-fn idle(found: Option<metastore::Versioned<Crawler>>, name: &str) -> Result<Crawler> {
-    match found {
-        None => Err(no_crawler(name)),
-        Some(found) if found.state != CrawlState::Ready => Err(Error::new(
-            ErrorKind::Conflict,
-            format!("crawler {name:?} is running; wait for it"),
-        )),
-        Some(found) => Ok(found.row),
-    }
-}
-
-fn no_crawler(name: &str) -> Error {
-    Error::not_found(format!("there is no crawler {name:?}"))
 }

@@ -91,6 +91,28 @@ impl Lake {
         }
     }
 
+    /// The live files of a table as [`Lake::files`] has them, by what is written down of them: a
+    /// file of a committed run is not looked at, and its etag is empty. Who chooses among them
+    /// before any is opened asks for these.
+    pub async fn candidates(&self, table: &Table) -> Result<Vec<TableFile>> {
+        if table.source == FileSource::Listed {
+            return self.files(table).await;
+        }
+        self.buckets.expect_here(&table.bucket)?;
+        let written = self.catalog.written_files(&table.database, &table.name)?;
+        let file = |written: crate::WrittenFile| {
+            Ok(TableFile {
+                path: self.buckets.local_path(&table.bucket, &written.key)?,
+                bucket: table.bucket.clone(),
+                key: written.key,
+                bytes: written.bytes,
+                etag: String::new(),
+                partition_values: written.partition_values,
+            })
+        };
+        written.into_iter().map(file).collect()
+    }
+
     /// Compares files with the checksums they were written with, before they are read; returns
     /// those that were altered, each with the error that names it. A file is read for this only
     /// once for as long as it stays as it is.
@@ -145,12 +167,13 @@ impl Lake {
             let fits = match known.get(&object.key) {
                 Some((etag, fit)) if *etag == object.etag => match fit {
                     Fit::Format(format) => *format == table.format,
-                    Fit::Never => false,
+                    // Who declares a table of text knows better than a guess at its columns.
+                    Fit::Never => table.format == Format::Csv && !crate::crawl::is_kept(table),
                     // Whoever reads the table has to be told.
                     Fit::Altered => true,
                 },
-                // Not crawled yet. JSON takes anything: what is none is set aside by the scan.
-                _ => table.format == Format::Json || below.ends_with(".parquet"),
+                // Not crawled yet. Text takes anything: what is none is set aside by the scan.
+                _ => table.format != Format::Parquet || below.ends_with(".parquet"),
             };
             if !fits {
                 continue;

@@ -23,18 +23,21 @@ mod glob;
 mod hive_path;
 mod job;
 mod lake;
+mod schedule;
 mod spec;
 
 pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
 };
 pub use crawl::{
-    Crawl, CrawlOutcome, CrawlReport, CrawlState, Crawler, Decision, LastCrawl, ObjectReport,
-    TableChange, TableReport,
+    Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule, CrawlState, CrawlTarget, Crawler,
+    Decision, DeleteBehavior, LastCrawl, ObjectReport, RecrawlBehavior, TableChange, TableGrouping,
+    TableReport, UpdateBehavior,
 };
 pub use engine::{QueryEngine, QueryResult, SqlOptions};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
 pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
+pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};

@@ -44,6 +44,7 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "lake_sql" => node.lake.sql(read(input)?).await,
         "lake_ls" => node.lake.ls(&node.buckets, read(input)?).await,
         "lake_tables" => node.lake.tables(),
+        "lake_report" => node.lake.report(read(input)?),
         "lake_crawl" => node.lake.crawl(read(input)?).await,
         "job_create" => node.lake.job_create(read(input)?),
         "job_run" => node.lake.job_run(&node.program, read(input)?).await,

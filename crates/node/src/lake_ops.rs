@@ -61,6 +61,13 @@ pub(crate) struct Crawl {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct Report {
+    crawler: Option<String>,
+    crawl: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct JobCreate {
     name: String,
     source: String,
@@ -176,12 +183,46 @@ impl LakeRoom {
         };
         match self.lake.create_crawler(&crawler) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                self.lake.update_crawler(&crawler)?
+                let Crawler { database, table_prefix, .. } = crawler.clone();
+                let there = self.lake.get_crawler(&crawler.name)?;
+                self.lake.update_crawler(&Crawler { database, table_prefix, ..there })?;
             }
             other => other?,
         }
         let report = self.lake.run_crawler(&crawler.name).await?;
         serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))
+    }
+
+    /// What a crawl said of each table and object; without a name, the crawlers there are.
+    pub(crate) fn report(&self, input: Report) -> Result<Value> {
+        let Some(name) = input.crawler else {
+            let mut crawlers = Vec::new();
+            for crawler in self.lake.list_crawlers()? {
+                let crawls = self.lake.list_crawls(&crawler.name)?;
+                let places: Vec<String> = crawler
+                    .targets()
+                    .iter()
+                    .map(|target| format!("{}/{}", target.bucket, target.prefix))
+                    .collect();
+                crawlers.push(json!({
+                    "crawler": crawler.name,
+                    "state": crawler.state,
+                    "places": places.join(", "),
+                    "schedule": crawler.schedule.as_ref().map(|found| found.expression.as_str()),
+                    "crawls": crawls.len(),
+                    "last": crawls.first().map(|crawl| crawl.outcome),
+                    "error": crawls.first().and_then(|crawl| crawl.error.as_deref()),
+                }));
+            }
+            return Ok(json!({"crawlers": crawlers}));
+        };
+        let (crawl, report) = self.lake.crawl_report(&name, input.crawl.as_deref())?;
+        let mut shown =
+            serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))?;
+        shown["crawl"] = json!(crawl.id);
+        shown["started_at"] = json!(crawl.started_at);
+        shown["finished_at"] = json!(crawl.finished_at);
+        Ok(shown)
     }
 
     pub(crate) fn job_create(&self, input: JobCreate) -> Result<Value> {

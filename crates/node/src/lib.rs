@@ -17,6 +17,7 @@ mod lake_ops;
 mod metrics;
 mod models;
 mod remotes;
+mod schedules;
 mod settings;
 mod steps;
 mod token;
@@ -250,12 +251,14 @@ impl Node {
         };
         let web = self.web(&broker, destinations)?;
         let api = tokio::spawn(web.serve(http, stopped.clone()));
+        let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
         let tasks = vec![
             ("mqtt", plain),
             ("mqtts", secure),
             ("mqtt over websocket", websocket),
             ("api", api),
+            ("schedules", scheduler),
             ("housekeeping", keeper),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =

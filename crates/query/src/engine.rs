@@ -1,5 +1,7 @@
 //! The engine of one lake: answers statements, runs graphs.
 
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +17,16 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
-use futures::StreamExt;
-use lake::{Column, EtlResult, EtlSpec, Lake, QueryEngine, QueryResult, SqlOptions, Table};
+use futures::{FutureExt, StreamExt};
+use lake::{
+    Column, EtlResult, EtlSpec, Lake, QueryEngine, QueryResult, SqlOptions, Table, TableFile,
+};
 use tokio::sync::Semaphore;
 
 use crate::error::explain;
 use crate::meter::Meter;
-use crate::pool::Pool;
+use crate::pool::{Pool, gave_up};
+use crate::read::{Picked, damage};
 use crate::settle;
 use crate::statement::{self, CATALOG, Request, Show, Spelling, TableName};
 use crate::tables::{LakeTable, Reading};
@@ -57,7 +62,7 @@ impl EngineOptions {
             partitions: 2,
             queries_max: 4,
             answer_bytes_max: 128 * 1024 * 1024,
-            files_max: 100_000,
+            files_max: 1_000_000,
             time_max: Duration::from_secs(30 * 60),
         }
     }
@@ -131,12 +136,55 @@ impl Inner {
 
     async fn query(
         &self,
-        mut statement: Statement,
+        statement: Statement,
         tables: &[TableName],
         database: &str,
     ) -> Result<QueryResult> {
-        let meter = Arc::new(Meter::default());
-        let (session, spelling) = self.session(tables, database, &meter).await?;
+        let mut found = Vec::with_capacity(tables.len());
+        let mut file_count = 0;
+        for name in tables {
+            let table = self.table(name, database)?;
+            let files = self.lake.candidates(&table).await?;
+            file_count += files.len();
+            if file_count > self.options.files_max {
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!("the query would read more than {} files", self.options.files_max),
+                ));
+            }
+            found.push((table, files));
+        }
+        let mut damaged = Arc::new(BTreeSet::new());
+        loop {
+            let meter = Arc::new(Meter::default());
+            let run = self.attempt(statement.clone(), &found, database, &meter, &damaged);
+            match run.await {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Early(error)) => return Err(error),
+                // One bad file never fails a table: once it is known which one it is, the rest
+                // is asked again.
+                Err(Failed::Late(error)) => {
+                    let more = find_damaged(meter.take_foreign(), error.kind()).await?;
+                    let before = damaged.len();
+                    damaged = Arc::new(damaged.iter().cloned().chain(more).collect());
+                    if damaged.len() == before {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Plans and runs a statement over these tables.
+    async fn attempt(
+        &self,
+        mut statement: Statement,
+        tables: &[(Table, Vec<TableFile>)],
+        database: &str,
+        meter: &Arc<Meter>,
+        damaged: &Arc<BTreeSet<PathBuf>>,
+    ) -> std::result::Result<QueryResult, Failed> {
+        let (session, spelling) = self.session(tables, database, meter, damaged)?;
         spelling.apply(&mut statement);
         let state = session.state();
         let plan = state.statement_to_plan(statement).await.map_err(explain)?;
@@ -148,18 +196,22 @@ impl Inner {
             .verify_plan(&plan)
             .map_err(explain)?;
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
-        let (schema, batches) = self.collect(&session, &plan).await?;
+        // A decoder that panics on damaged bytes is one more way to fail.
+        let run = AssertUnwindSafe(self.collect(&session, &plan)).catch_unwind();
+        let collected = run.await.unwrap_or_else(|panic| Err(gave_up(&*panic)));
+        let (schema, batches) = collected.map_err(Failed::Late)?;
         let (bytes, set_aside) = meter.seen();
         let bytes_scanned = bytes + parquet_bytes(&plan);
         Ok(QueryResult { schema, batches, bytes_scanned, set_aside })
     }
 
-    /// A session that has just the tables named, and the spellings of their columns.
-    async fn session(
+    /// A session that has just these tables, and the spellings of their columns.
+    fn session(
         &self,
-        tables: &[TableName],
+        tables: &[(Table, Vec<TableFile>)],
         database: &str,
         meter: &Arc<Meter>,
+        damaged: &Arc<BTreeSet<PathBuf>>,
     ) -> Result<(SessionContext, Spelling)> {
         let session =
             crate::session::session(&self.environment, database, self.options.partitions)?;
@@ -167,21 +219,12 @@ impl Inner {
             .catalog(CATALOG)
             .ok_or_else(|| Error::internal("a session without a catalog"))?;
         let mut spelling = Spelling::default();
-        let mut file_count = 0;
-        for name in tables {
-            let table = self.table(name, database)?;
+        for (table, files) in tables {
             spelling.add(&table.name, table.all_columns().map(|column| column.name.as_str()));
-            let files = self.lake.files(&table).await?;
-            file_count += files.len();
-            if file_count > self.options.files_max {
-                return Err(Error::new(
-                    ErrorKind::Exhausted,
-                    format!("the query would read more than {} files", self.options.files_max),
-                ));
-            }
-            let provider = LakeTable::new(&table, files, Arc::clone(meter), Reading::Query)?
-                .verified_by(&self.lake);
-            register(&*catalog, &table, provider)?;
+            let provider = LakeTable::new(table, files.clone(), Arc::clone(meter), Reading::Query)?
+                .verified_by(&self.lake)
+                .sparing(damaged);
+            register(&*catalog, table, provider)?;
         }
         Ok((session, spelling))
     }
@@ -250,6 +293,52 @@ impl Inner {
             }
         }
     }
+}
+
+/// How far a statement came.
+enum Failed {
+    /// It was not run.
+    Early(Error),
+    /// It was running.
+    Late(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Early(error)
+    }
+}
+
+/// Those of the files that cannot be read to their end; none is read if the error cannot come
+/// of it.
+async fn find_damaged(files: Vec<(TableFile, Picked)>, error: ErrorKind) -> Result<Vec<PathBuf>> {
+    // What a file holds may not fit its column, which is like any other value that does not.
+    let kinds = [
+        ErrorKind::Corrupt,
+        ErrorKind::Internal,
+        ErrorKind::Invalid,
+        ErrorKind::Unavailable,
+        ErrorKind::Unsupported,
+    ];
+    if !kinds.contains(&error) {
+        return Ok(Vec::new());
+    }
+    // What a value does to a statement is mostly the statement's fault; that of a file only where
+    // the value was not of the column's type.
+    let types_only = error == ErrorKind::Invalid;
+    let look = move || {
+        let mut damaged = Vec::new();
+        for (file, picked) in files {
+            if let Some(error) = damage(&file, &picked, types_only) {
+                tracing::warn!(key = file.key, %error, "a query goes on without a damaged object");
+                damaged.push(file.path);
+            }
+        }
+        damaged
+    };
+    tokio::task::spawn_blocking(look).await.map_err(|cause| {
+        Error::internal("looking for damaged files ended early").with_source(cause)
+    })
 }
 
 fn register(catalog: &dyn CatalogProvider, table: &Table, provider: LakeTable) -> Result<()> {

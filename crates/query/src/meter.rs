@@ -9,6 +9,8 @@ use std::sync::Mutex;
 use base::{Error, Result};
 use lake::{EtlResult, SetAside, SetAsideWriter, TableFile};
 
+use crate::read::Picked;
+
 /// The account of one query or run.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
@@ -21,6 +23,7 @@ struct Account {
     bytes: u64,
     set_aside: u64,
     keep: Option<Kept>,
+    foreign: Vec<(TableFile, Picked)>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +101,16 @@ impl Meter {
             keep.first.push(record);
         }
         Ok(())
+    }
+
+    /// `file` is handed to a reader that is not ours, and fails the query if it is damaged.
+    pub(crate) fn foreign(&self, file: &TableFile, picked: &Picked) {
+        self.account().foreign.push((file.clone(), picked.clone()));
+    }
+
+    /// The files that other readers were given.
+    pub(crate) fn take_foreign(&self) -> Vec<(TableFile, Picked)> {
+        std::mem::take(&mut self.account().foreign)
     }
 
     /// Bytes read and records set aside so far.

@@ -48,7 +48,7 @@ impl Pool {
     }
 }
 
-fn gave_up(panic: &(dyn Any + Send)) -> Error {
+pub(crate) fn gave_up(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let said = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
     // A nested-loop join that has run out of memory starts its left side anew to spill it,

@@ -5,7 +5,7 @@
 //! *reached* is an error, because retrying may bring its rows.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -15,8 +15,10 @@ use arrow::record_batch::RecordBatchOptions;
 use arrow::util::display::FormatOptions;
 use base::{Error, ErrorKind, Result};
 use datafusion::common::ScalarValue;
-use formats::json::{Scan, ScanOptions};
+use formats::csv::Dialect;
+use formats::json::{BadRecord, ScanOptions};
 use formats::parquet::Reader;
+use formats::{csv, json};
 use lake::{Column, Format, NULL_PARTITION, Table, TableFile};
 
 use crate::meter::Meter;
@@ -28,6 +30,8 @@ const BATCH_ROWS: usize = 8192;
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) format: Format,
+    /// How the fields of CSV are told apart.
+    csv: Option<Dialect>,
     /// Columns in the files.
     pub(crate) data: SchemaRef,
     /// Columns that folders give.
@@ -38,24 +42,40 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn of(table: &Table) -> Result<Self> {
-        if table.format == Format::Csv {
-            return Err(Error::unsupported(format!(
-                "table {:?}: CSV objects are not read yet",
-                table.name
-            )));
-        }
         let data = fields(&table.columns)?;
         let partition = fields(&table.partition_keys)?;
         let all = data.iter().chain(&partition).cloned().collect::<Vec<_>>();
         let data = Arc::new(Schema::new(data));
-        if table.format == Format::Json {
+        let all = Arc::new(Schema::new(all));
+        let (format, csv) = (table.format, table.csv.clone());
+        let layout = Layout { format, csv, data, partition, all };
+        if format != Format::Parquet {
             // A column that cannot be read is the table's fault and not that of every file.
             let options = ScanOptions { record_bytes_max: 1, ..ScanOptions::default() };
-            Scan::new(&data, None, std::io::empty(), options)
+            layout
+                .scan(None, std::io::empty(), options)
                 .map_err(|error| error.context(format!("table {:?}", table.name)))?;
         }
-        let all = Arc::new(Schema::new(all));
-        Ok(Layout { format: table.format, data, partition, all })
+        Ok(layout)
+    }
+
+    /// A scan of text that was unpacked.
+    fn scan<R: Read>(
+        &self,
+        projection: Option<&[usize]>,
+        input: R,
+        options: ScanOptions,
+    ) -> Result<TextScan<R>> {
+        Ok(match &self.csv {
+            Some(dialect) => {
+                let scan = csv::Scan::new(&self.data, projection, input, dialect, options)?;
+                TextScan::Csv(Box::new(scan))
+            }
+            None => {
+                let scan = json::Scan::new(&self.data, projection, input, options)?;
+                TextScan::Json(Box::new(scan))
+            }
+        })
     }
 
     /// The values that a file's folders give to the partition columns. What is no value of
@@ -150,7 +170,7 @@ pub(crate) fn read_file(
     };
     let read = match picked.layout.format {
         Format::Parquet => read_parquet(file, picked, meter, &mut hand_out),
-        _ => read_json(file, picked, meter, &mut hand_out),
+        Format::Json | Format::Csv => read_text(file, picked, meter, &mut hand_out),
     };
     match read {
         Ok(()) => Ok(goes_on),
@@ -186,16 +206,38 @@ fn open(file: &TableFile) -> Result<File> {
         .map_err(|cause| Error::io(format!("opening {}/{}", file.bucket, file.key), cause))
 }
 
-fn read_json(
+/// A scan of lines or objects, whichever the table has.
+enum TextScan<R> {
+    Json(Box<json::Scan<R>>),
+    Csv(Box<csv::Scan<R>>),
+}
+
+impl<R: Read> TextScan<R> {
+    fn next_batch(&mut self, sink: &mut dyn FnMut(BadRecord)) -> Result<Option<RecordBatch>> {
+        match self {
+            TextScan::Json(scan) => scan.next_batch(sink),
+            TextScan::Csv(scan) => scan.next_batch(sink),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            TextScan::Json(scan) => scan.bytes(),
+            TextScan::Csv(scan) => scan.bytes(),
+        }
+    }
+}
+
+fn read_text(
     file: &TableFile,
     picked: &Picked,
     meter: &Meter,
     hand_out: Sink<'_>,
 ) -> Result<(), Damage> {
-    let input = formats::decode(Counted { inner: open(file)?, meter })?;
+    let input = formats::decode_object(Counted { inner: open(file)?, meter }, &file.key)?;
     let data = picked.data_columns();
     let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
-    let mut scan = Scan::new(&picked.layout.data, Some(&data), input, options)?;
+    let mut scan = picked.layout.scan(Some(&data), input, options)?;
     let mut unkept = Ok(());
     loop {
         let next = scan.next_batch(&mut |bad| {
@@ -228,6 +270,32 @@ impl Read for Counted<'_> {
         self.meter.bytes(count as u64);
         Ok(count)
     }
+}
+
+impl Seek for Counted<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+/// Why a Parquet file that lies there cannot be read to its end, if it cannot. With
+/// `types_only` just those are read whose columns have other types than the table's.
+pub(crate) fn damage(file: &TableFile, picked: &Picked, types_only: bool) -> Option<Error> {
+    if types_only && Reader::open(&file.path).is_ok_and(|reader| fits(&reader.schema(), picked)) {
+        return None;
+    }
+    let unseen = Meter::default();
+    let error = read_parquet(file, picked, &unseen, &mut |_batch| Ok(true)).err()?.error;
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported).then_some(error)
+}
+
+/// Whether the columns asked for have the table's types in a file that has them.
+fn fits(present: &Schema, picked: &Picked) -> bool {
+    picked.data_columns().iter().all(|&column| {
+        let wanted = picked.layout.data.field(column);
+        let found = present.field_with_name(wanted.name());
+        found.map_or(true, |found| found.data_type() == wanted.data_type())
+    })
 }
 
 fn read_parquet(

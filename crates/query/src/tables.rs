@@ -2,6 +2,8 @@
 //!
 //! Conditions on partition columns are decided here, file by file, before anything is read.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -23,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::union::UnionExec;
 use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
@@ -35,7 +38,8 @@ const BATCHES_AHEAD: usize = 2;
 /// How a table's files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// As fast as can be; a damaged Parquet file fails the query.
+    /// As fast as can be. A damaged Parquet file fails the plan: who runs it finds out which
+    /// ones are, and has them read by our own reader then, which sets aside what it cannot read.
     Query,
     /// In the order of files and rows; a damaged file is set aside.
     InOrder,
@@ -51,6 +55,8 @@ pub(crate) struct LakeTable {
     /// Where files are compared with what was stored before they are read. A job's were when it
     /// was planned.
     lake: Option<Lake>,
+    /// Files that another reader fails at.
+    damaged: Arc<BTreeSet<PathBuf>>,
 }
 
 impl LakeTable {
@@ -60,12 +66,24 @@ impl LakeTable {
         meter: Arc<Meter>,
         reading: Reading,
     ) -> Result<Self> {
-        Ok(LakeTable { layout: Layout::of(table)?, files, meter, reading, lake: None })
+        Ok(LakeTable {
+            layout: Layout::of(table)?,
+            files,
+            meter,
+            reading,
+            lake: None,
+            damaged: Arc::default(),
+        })
     }
 
     /// Fails a scan that would read an altered file, since any answer without it would be wrong.
     pub(crate) fn verified_by(self, lake: &Lake) -> Self {
         LakeTable { lake: Some(lake.clone()), ..self }
+    }
+
+    /// Reads these files as jobs do.
+    pub(crate) fn sparing(self, damaged: &Arc<BTreeSet<PathBuf>>) -> Self {
+        LakeTable { damaged: Arc::clone(damaged), ..self }
     }
 
     async fn verify(&self, files: &[TableFile]) -> Result<()> {
@@ -159,6 +177,8 @@ impl LakeTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let schema = TableSchema::new(Arc::clone(&self.layout.data), self.layout.partition.clone());
+        let picked = Picked::new(&self.layout, projection).map_err(wrap)?;
+        files.iter().for_each(|file| self.meter.foreign(file, &picked));
         let mut source = ParquetSource::new(schema)
             .with_table_parquet_options(state.table_options().parquet.clone());
         let on_rows = filters.iter().filter(|filter| !self.is_on_partitions(filter));
@@ -240,7 +260,17 @@ impl TableProvider for LakeTable {
             return Ok(Arc::new(EmptyExec::new(picked.schema)));
         }
         if self.layout.format == Format::Parquet && self.reading == Reading::Query {
-            return self.parquet(state, files, projection, filters, limit);
+            let (damaged, sound): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|file| self.damaged.contains(&file.path));
+            if damaged.is_empty() {
+                return self.parquet(state, sound, projection, filters, limit);
+            }
+            let damaged = self.streams(1, damaged, projection, limit)?;
+            if sound.is_empty() {
+                return Ok(damaged);
+            }
+            let sound = self.parquet(state, sound, projection, filters, limit)?;
+            return UnionExec::try_new(vec![sound, damaged]);
         }
         self.streams(state.config().target_partitions(), files, projection, limit)
     }

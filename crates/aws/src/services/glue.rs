@@ -7,6 +7,7 @@ mod jobs;
 mod tables;
 mod tags;
 
+pub use crawlers::crawl_as_scheduled;
 pub use jobs::{JobRuns, RunJob};
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::fault::Fault;
 use crate::page::page;
 use crate::protocol::Protocol;
 use crate::rooms::{Rooms, epoch_secs};
+use crate::services::text_serde;
 use crate::tags::Tags;
 
 pub(crate) static SERVICE: Service = Service {
@@ -35,8 +37,8 @@ pub(crate) static SERVICE: Service = Service {
         operation!("GetDatabases", get_databases),
         operation!("UpdateDatabase", update_database, differs: "Description only; no renaming"),
         operation!("DeleteDatabase", delete_database, differs: "refused while the database has tables"),
-        operation!("CreateTable", tables::create_table, differs: "Parquet and JSON objects only; no views, no buckets"),
-        operation!("UpdateTable", tables::update_table, differs: "Parquet and JSON objects only; no views, no buckets"),
+        operation!("CreateTable", tables::create_table, differs: "Parquet, JSON and CSV objects only (CSV by LazySimpleSerDe or OpenCSVSerde, values typed alike); no views, no buckets"),
+        operation!("UpdateTable", tables::update_table, differs: "Parquet, JSON and CSV objects only; no views, no buckets"),
         operation!("GetTableVersion", tables::get_table_version),
         operation!("DeleteTableVersion", tables::delete_table_version),
         operation!("BatchDeleteTable", tables::batch_delete_table),
@@ -52,13 +54,16 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DeleteTable", delete_table),
         operation!("GetPartition", get_partition),
         operation!("GetPartitions", get_partitions, differs: "Expression as documented, without functions"),
-        operation!("CreateCrawler", crawlers::create_crawler, differs: "one S3 target; no schedule, no classifiers; the default policies only"),
+        operation!("CreateCrawler", crawlers::create_crawler, differs: "S3 targets only; no classifiers of your own; of Configuration AddOrUpdateBehavior, TableGroupingPolicy and TableLevelConfiguration; no CRAWL_EVENT_MODE; a schedule may be due every minute"),
         operation!("GetCrawler", crawlers::get_crawler),
         operation!("GetCrawlers", crawlers::get_crawlers),
         operation!("ListCrawlers", crawlers::list_crawlers),
         operation!("StartCrawler", crawlers::start_crawler),
         operation!("StopCrawler", crawlers::stop_crawler),
         operation!("UpdateCrawler", crawlers::update_crawler, differs: "as CreateCrawler"),
+        operation!("StartCrawlerSchedule", crawlers::start_crawler_schedule),
+        operation!("StopCrawlerSchedule", crawlers::stop_crawler_schedule),
+        operation!("UpdateCrawlerSchedule", crawlers::update_crawler_schedule),
         operation!("DeleteCrawler", crawlers::delete_crawler),
         operation!("BatchGetCrawlers", crawlers::batch_get_crawlers),
         operation!("ListCrawls", crawlers::list_crawls, differs: "the last hundred"),
@@ -229,6 +234,9 @@ fn columns(columns: &[lake::Column]) -> Vec<Value> {
     columns.iter().map(column).collect()
 }
 
+const TEXT_INPUT: &str = "org.apache.hadoop.mapred.TextInputFormat";
+const TEXT_OUTPUT: &str = "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat";
+
 fn storage(table: &Table, bucket: &str, prefix: &str) -> Value {
     const PARQUET: &str = "org.apache.hadoop.hive.ql.io.parquet";
     let (input, output, serde, parameters) = match table.format {
@@ -238,11 +246,16 @@ fn storage(table: &Table, bucket: &str, prefix: &str) -> Value {
             format!("{PARQUET}.serde.ParquetHiveSerDe"),
             json!({"serialization.format": "1"}),
         ),
-        Format::Json | Format::Csv => {
+        Format::Csv => {
+            let dialect = table.csv.clone().unwrap_or_else(text_serde::hive);
+            let (library, properties) = text_serde::of(&dialect);
+            (TEXT_INPUT.to_owned(), TEXT_OUTPUT.to_owned(), library.to_owned(), json!(properties))
+        }
+        Format::Json => {
             let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
             (
-                "org.apache.hadoop.mapred.TextInputFormat".to_owned(),
-                "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat".to_owned(),
+                TEXT_INPUT.to_owned(),
+                TEXT_OUTPUT.to_owned(),
                 "org.openx.data.jsonserde.JsonSerDe".to_owned(),
                 json!({"paths": names.join(",")}),
             )
@@ -441,9 +454,12 @@ mod tests {
             "RecrawlPolicy": {"RecrawlBehavior": "CRAWL_EVERYTHING"}});
         call("CreateCrawler", input.clone()).await.unwrap();
         let mut scheduled = input;
-        scheduled["Schedule"] = json!("cron(0 * * * ? *)");
+        scheduled["Schedule"] = json!("rate(5 minutes)");
         let (_, code, message) = call("CreateCrawler", scheduled).await.unwrap_err();
-        assert!(code == "InvalidInputException" && message.contains("Schedule"), "{message}");
+        assert!(
+            code == "InvalidInputException" && message.contains("rate(5 minutes)"),
+            "{message}"
+        );
         call("StartCrawler", json!({"Name": "c"})).await.unwrap();
         let mut crawler = Value::Null;
         for _ in 0..500 {

@@ -14,11 +14,12 @@ mod logs;
 mod sagemaker;
 mod sagemaker_runtime;
 mod sts;
+mod text_serde;
 
 pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
 pub use firehose::CatalogSchemas;
-pub use glue::{JobRuns, RunJob};
+pub use glue::{JobRuns, RunJob, crawl_as_scheduled};
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one

@@ -34,6 +34,7 @@ use node::{Node, Settings};
 use rules::{Action, NewRule};
 use serde_json::{Map, Value, json};
 
+use super::Scratch;
 use crate::args::{BenchDelivery, DeliveryLoad};
 use crate::control;
 use crate::output::Printer;
@@ -104,8 +105,8 @@ fn in_a_process(args: &BenchDelivery, load: &str) -> Result<Value> {
 }
 
 async fn measure(args: &BenchDelivery, load: DeliveryLoad) -> Result<Value> {
-    let folder = Scratch::new()?;
-    let world = World::open(&folder.0, args, load).await?;
+    let folder = Scratch::new("delivery")?;
+    let world = World::open(folder.path(), args, load).await?;
     let sent = Arc::new(Sent::new());
     let stop = Arc::new(AtomicBool::new(false));
     let threads = [
@@ -114,7 +115,7 @@ async fn measure(args: &BenchDelivery, load: DeliveryLoad) -> Result<Value> {
             move || append(&node, &sent, &stop)
         })?,
         spawn(SWEEP, {
-            let (lake, stop) = (folder.0.join("lake").join(BUCKET), stop.clone());
+            let (lake, stop) = (folder.path().join("lake").join(BUCKET), stop.clone());
             move || {
                 let mut seen = BTreeSet::new();
                 while !stop.load(Ordering::Relaxed) {
@@ -444,23 +445,6 @@ fn spawn(
 }
 
 /// A folder that goes with this value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Scratch> {
-        let name = format!("forebay-bench-delivery-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        Ok(Scratch(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
 fn table(figures: &Value) -> String {
     let mut shown = charts::Table::new([
         "load",

@@ -20,9 +20,13 @@ use base::{Error, Result};
 use super::lex::{self, Keys, Misfit, Step, shorten};
 use super::time;
 
+/// Metadata of a `string` field whose values are kept as the JSON text they are written as, so
+/// that `"5"` and `5` can be told apart: what resolves a choice of types needs.
+pub const AS_WRITTEN: &str = "forebay.as-written";
+
 /// One column, or one field or item of a nested one.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     /// How errors name it: `a.b[]`.
     path: String,
     data: Data,
@@ -33,12 +37,33 @@ pub(super) struct Column {
 #[derive(Debug)]
 enum Data {
     Boolean(Vec<bool>),
-    Whole { values: Vec<i64>, kind: Whole },
-    Real { values: Vec<f64>, single: bool },
+    Whole {
+        values: Vec<i64>,
+        kind: Whole,
+    },
+    Real {
+        values: Vec<f64>,
+        single: bool,
+    },
     Text(Texts),
-    List { offsets: Vec<i32>, items: Box<Column>, item: FieldRef },
-    Struct { rows: usize, fields: Fields, columns: Vec<Column> },
-    Map { offsets: Vec<i32>, keys: Texts, values: Box<Column>, entries: FieldRef },
+    /// Text as it is written: see [`AS_WRITTEN`].
+    Written(Texts),
+    List {
+        offsets: Vec<i32>,
+        items: Box<Column>,
+        item: FieldRef,
+    },
+    Struct {
+        rows: usize,
+        fields: Fields,
+        columns: Vec<Column>,
+    },
+    Map {
+        offsets: Vec<i32>,
+        keys: Texts,
+        values: Box<Column>,
+        entries: FieldRef,
+    },
 }
 
 /// What a column of whole numbers becomes.
@@ -98,8 +123,14 @@ fn bug(cause: arrow::error::ArrowError) -> Error {
 
 impl Column {
     /// An empty column for `field`.
-    pub(super) fn new(field: &Field) -> Result<Column> {
-        Column::at(field.name().clone(), field.data_type())
+    pub(crate) fn new(field: &Field) -> Result<Column> {
+        let mut column = Column::at(field.name().clone(), field.data_type())?;
+        if field.metadata().contains_key(AS_WRITTEN)
+            && let Data::Text(texts) = column.data
+        {
+            column.data = Data::Written(texts);
+        }
+        Ok(column)
     }
 
     fn at(path: String, data_type: &DataType) -> Result<Column> {
@@ -147,25 +178,25 @@ impl Column {
     }
 
     /// Values held.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match &self.data {
             Data::Boolean(values) => values.len(),
             Data::Whole { values, .. } => values.len(),
             Data::Real { values, .. } => values.len(),
-            Data::Text(texts) => texts.len(),
+            Data::Text(texts) | Data::Written(texts) => texts.len(),
             Data::List { offsets, .. } | Data::Map { offsets, .. } => offsets.len() - 1,
             Data::Struct { rows, .. } => *rows,
         }
     }
 
     /// Takes values back until `len` are left.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.present.truncate(len);
         match &mut self.data {
             Data::Boolean(values) => values.truncate(len),
             Data::Whole { values, .. } => values.truncate(len),
             Data::Real { values, .. } => values.truncate(len),
-            Data::Text(texts) => texts.truncate(len),
+            Data::Text(texts) | Data::Written(texts) => texts.truncate(len),
             Data::List { offsets, items, .. } => {
                 offsets.truncate(len + 1);
                 items.truncate(last(offsets));
@@ -185,7 +216,7 @@ impl Column {
     }
 
     /// Adds a null.
-    pub(super) fn push_null(&mut self) {
+    pub(crate) fn push_null(&mut self) {
         let len = self.len();
         self.present.resize(len, true);
         self.present.push(false);
@@ -193,7 +224,7 @@ impl Column {
             Data::Boolean(values) => values.push(false),
             Data::Whole { values, .. } => values.push(0),
             Data::Real { values, .. } => values.push(0.0),
-            Data::Text(texts) => texts.close(),
+            Data::Text(texts) | Data::Written(texts) => texts.close(),
             Data::List { offsets, .. } | Data::Map { offsets, .. } => {
                 offsets.push(last(offsets) as i32);
             }
@@ -216,7 +247,7 @@ impl Column {
 
     /// Adds the JSON value at `at`, which lies inside `depth` arrays and objects.
     #[inline]
-    pub(super) fn append(
+    pub(in crate::json) fn append(
         &mut self,
         buf: &[u8],
         at: usize,
@@ -238,6 +269,12 @@ impl Column {
                 } else {
                     verbatim(buf, at, depth, &mut texts.bytes, misfit)?
                 };
+                texts.close();
+                self.mark();
+                Ok(end)
+            }
+            Data::Written(texts) => {
+                let end = verbatim(buf, at, depth, &mut texts.bytes, misfit)?;
                 texts.close();
                 self.mark();
                 Ok(end)
@@ -332,6 +369,58 @@ impl Column {
         }
     }
 
+    /// Adds a value that is given as text, as CSV has it; a null if it does not fit, and why.
+    pub(crate) fn append_text(&mut self, text: &[u8]) -> std::result::Result<(), String> {
+        let value = text.trim_ascii();
+        let fits = match &mut self.data {
+            Data::Text(texts) | Data::Written(texts) => {
+                let fits = std::str::from_utf8(text).is_ok();
+                if fits {
+                    texts.bytes.extend_from_slice(text);
+                    texts.close();
+                }
+                fits
+            }
+            _ if value.is_empty() => {
+                self.push_null();
+                return Ok(());
+            }
+            Data::Boolean(values) => {
+                let known = [&b"true"[..], b"false"];
+                let at = known.iter().position(|word| value.eq_ignore_ascii_case(word));
+                at.is_some_and(|at| {
+                    values.push(at == 0);
+                    true
+                })
+            }
+            Data::Whole { values, kind } => {
+                let number = match kind.is_calendar() {
+                    true => kind.of_calendar(value),
+                    false => whole_text(value).filter(|value| kind.holds(*value)),
+                };
+                number.is_some_and(|number| {
+                    values.push(number);
+                    true
+                })
+            }
+            Data::Real { values, single } => {
+                let number = real_text(value).filter(|value| !*single || single_holds(*value));
+                number.is_some_and(|number| {
+                    values.push(number);
+                    true
+                })
+            }
+            Data::List { .. } | Data::Struct { .. } | Data::Map { .. } => false,
+        };
+        if fits {
+            self.mark();
+            return Ok(());
+        }
+        self.push_null();
+        let shown = shorten(&String::from_utf8_lossy(value));
+        Err(format!("column {:?} is {} and cannot hold {shown:?}", self.path, self.kind_name()))
+    }
+
     /// Notes that the value at `at` does not fit and skips it.
     #[cold]
     fn refuse(&self, buf: &[u8], at: usize, depth: usize, misfit: &mut Misfit) -> Step {
@@ -349,7 +438,7 @@ impl Column {
             Data::Whole { kind, .. } => kind.name(),
             Data::Real { single: true, .. } => "float",
             Data::Real { single: false, .. } => "double",
-            Data::Text(_) => "string",
+            Data::Text(_) | Data::Written(_) => "string",
             Data::List { .. } => "an array",
             Data::Struct { .. } => "a struct",
             Data::Map { .. } => "a map",
@@ -357,12 +446,12 @@ impl Column {
     }
 
     /// Bytes held, about.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let data = match &self.data {
             Data::Boolean(values) => values.len(),
             Data::Whole { values, .. } => values.len() * 8,
             Data::Real { values, .. } => values.len() * 8,
-            Data::Text(texts) => texts.bytes.len() + texts.offsets.len() * 4,
+            Data::Text(texts) | Data::Written(texts) => texts.bytes.len() + texts.offsets.len() * 4,
             Data::List { offsets, items, .. } => items.bytes() + offsets.len() * 4,
             Data::Struct { columns, .. } => columns.iter().map(Column::bytes).sum(),
             Data::Map { keys, values, .. } => {
@@ -373,12 +462,12 @@ impl Column {
     }
 
     /// Forgets everything without making an array.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.truncate(0);
     }
 
     /// Hands out the values as an array and starts anew.
-    pub(super) fn finish(&mut self) -> Result<ArrayRef> {
+    pub(crate) fn finish(&mut self) -> Result<ArrayRef> {
         let len = self.len();
         let nulls = (!self.present.is_empty()).then(|| {
             let nulls = NullBuffer::from(BooleanBuffer::from(self.present.as_slice()));
@@ -399,7 +488,7 @@ impl Column {
                 let narrow: Vec<f32> = values.drain(..).map(|value| value as f32).collect();
                 Arc::new(Float32Array::new(ScalarBuffer::from(narrow), nulls))
             }
-            Data::Text(texts) => texts.finish(nulls)?,
+            Data::Text(texts) | Data::Written(texts) => texts.finish(nulls)?,
             Data::List { offsets: ends, items, item } => {
                 let ends = offsets(std::mem::replace(ends, vec![0]));
                 let list = ListArray::try_new(Arc::clone(item), ends, items.finish()?, nulls);
@@ -438,6 +527,23 @@ fn last(offsets: &[i32]) -> usize {
 fn renew<T>(values: &mut Vec<T>) -> Vec<T> {
     let room = Vec::with_capacity(values.len());
     std::mem::replace(values, room)
+}
+
+/// A whole number; one that is written as `3.0` or `1e3` is one, too.
+fn whole_text(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.parse().ok().or_else(|| {
+        let real = real_text(text.as_bytes())?;
+        // Beyond 2^53 a double no longer says which whole number was meant.
+        (real.fract() == 0.0 && real.abs() <= 9_007_199_254_740_992.0).then_some(real as i64)
+    })
+}
+
+/// A finite number; no `inf` or `nan`, which the standard library would take.
+fn real_text(text: &[u8]) -> Option<f64> {
+    let digits = matches!(text.first()?, b'-' | b'+' | b'.' | b'0'..=b'9');
+    let value: f64 = std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()?;
+    value.is_finite().then_some(value)
 }
 
 fn single_holds(value: f64) -> bool {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use base::Result;
+use base::{Error, Result};
 
 use super::RECORD_BYTES_MAX;
 use super::lex::{self, Misfit, Step};
@@ -33,7 +33,7 @@ impl Default for InferOptions {
 }
 
 /// What a stream looks like.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Inferred {
     /// Columns in the order of their first appearance, all nullable. One that was null in
     /// every record has the type `Null`, which gives way in [`merge`] and is a `string` in
@@ -45,18 +45,21 @@ pub struct Inferred {
     pub bytes: u64,
     /// Bad records.
     pub bad: u64,
+    /// Why the stream was not read to its end, if there were good records before.
+    pub damage: Option<Error>,
 }
 
 /// Reads plain bytes (see [`crate::decode`]) and tells their schema.
 ///
 /// # Errors
-/// When the stream cannot be read or unpacked to its end.
+/// When the stream cannot be read or unpacked, and nothing good came before that.
 pub fn infer(input: impl Read, options: &InferOptions) -> Result<Inferred> {
     let mut records = Records::new(input, options.record_bytes_max);
     let mut root = Object::default();
     let (mut shapes, mut trace) = (Shapes::default(), Trace::new());
     let mut room = options.fields_max;
     let (mut good, mut bad) = (0, 0);
+    let mut damage = None;
     loop {
         if options.bytes_max.is_some_and(|most| records.bytes() >= most) {
             break;
@@ -87,15 +90,20 @@ pub fn infer(input: impl Read, options: &InferOptions) -> Result<Inferred> {
                 }
             }
             Ok(Parsed { end, misfit: misfit.take() })
-        })?;
+        });
         match next {
-            Next::Good => good += 1,
-            Next::Bad(_) => bad += 1,
-            Next::End => break,
+            Ok(Next::Good) => good += 1,
+            Ok(Next::Bad(_)) => bad += 1,
+            Ok(Next::End) => break,
+            Err(failed) if good == 0 => return Err(failed),
+            Err(failed) => {
+                damage = Some(failed);
+                break;
+            }
         }
     }
     let schema = Schema::new(root.fields());
-    Ok(Inferred { schema, records: good, bytes: records.bytes(), bad })
+    Ok(Inferred { schema, records: good, bytes: records.bytes(), bad, damage })
 }
 
 /// The schema that holds what either holds: columns of `first`, then those only in `second`.

@@ -248,7 +248,7 @@ impl<R: Read> Records<R> {
     }
 }
 
-fn unreadable(position: u64, cause: std::io::Error) -> Error {
+pub(crate) fn unreadable(position: u64, cause: std::io::Error) -> Error {
     let doing = format!("reading on from byte {position}");
     match cause.kind() {
         // What decoders answer to damaged bytes.

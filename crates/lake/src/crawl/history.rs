@@ -4,11 +4,24 @@ use base::{Error, ErrorKind, Result, Timestamp};
 use metastore::{Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use super::{CrawlReport, CrawlState, Crawler, LastCrawl, TableChange, no_crawler};
+use super::settings::no_crawler;
+use super::{CrawlReport, CrawlState, Crawler, LastCrawl, TableChange};
 use crate::Lake;
 
 /// Crawls of a crawler that are remembered.
 const CRAWLS_KEPT: usize = 100;
+
+/// Reports of a crawler that are kept: the long ones take a megabyte.
+const REPORTS_KEPT: usize = 10;
+
+/// What a crawl reported, by the key of the crawl.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct CrawlReportRow(CrawlReport);
+
+impl Row for CrawlReportRow {
+    const TABLE: &'static str = "crawl_reports";
+}
 
 /// One run of a crawler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,8 +107,8 @@ impl Crawl {
             match table.change {
                 TableChange::Created => self.tables_created += 1,
                 TableChange::Updated => self.tables_updated += 1,
-                TableChange::Deprecated => self.tables_deprecated += 1,
-                TableChange::Unchanged | TableChange::LeftAlone => {}
+                TableChange::Deprecated | TableChange::Deleted => self.tables_deprecated += 1,
+                TableChange::Unchanged | TableChange::LeftAlone | TableChange::Logged => {}
             }
             self.partitions_added += table.partitions_added;
             self.partitions_removed += table.partitions_removed;
@@ -109,6 +122,24 @@ impl Lake {
         self.get_crawler(crawler)?;
         let rows = self.store().list_prefix::<Crawl>(&format!("{crawler}/"))?;
         Ok(rows.into_iter().rev().map(|(_, found)| found.row).collect())
+    }
+
+    /// What a crawl reported: the last that did, or the one with this id. The last ten are kept.
+    pub fn crawl_report(&self, crawler: &str, id: Option<&str>) -> Result<(Crawl, CrawlReport)> {
+        for crawl in self.list_crawls(crawler)? {
+            if id.is_some_and(|id| id != crawl.id) {
+                continue;
+            }
+            if let Some(found) = self.store().get::<CrawlReportRow>(&crawl.key())? {
+                return Ok((crawl, found.row.0));
+            }
+        }
+        let which =
+            id.map_or("crawler has".to_owned(), |id| format!("crawl {id:?} of crawler has"));
+        Err(Error::not_found(format!(
+            "{crawler:?}: the {which} no report; the last {REPORTS_KEPT} of crawls that went to \
+             their end are kept"
+        )))
     }
 
     /// Fails once the crawler is told to stop.
@@ -140,7 +171,15 @@ impl Lake {
                 Err(_) => CrawlOutcome::Failed,
             };
             match ended {
-                Ok(report) => crawl.count(report),
+                Ok(report) => {
+                    crawl.count(report);
+                    let before = transaction.list_prefix::<CrawlReportRow>(&format!("{name}/"))?;
+                    let too_many = (before.len() + 1).saturating_sub(REPORTS_KEPT);
+                    for (key, _) in before.iter().take(too_many) {
+                        transaction.delete::<CrawlReportRow>(key)?;
+                    }
+                    transaction.put(&crawl.key(), &CrawlReportRow(report.clone()))?;
+                }
                 Err(error) => crawl.error = (!stopped).then(|| error.to_string()),
             }
             transaction.put(&crawl.key(), &crawl)?;

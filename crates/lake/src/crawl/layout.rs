@@ -8,12 +8,15 @@
 //! Dates go by their names because a new year may bring new columns, and must not bring a new
 //! table.
 //!
+//! A crawler may decide by itself: [`Grouping`].
+//!
 //! Everything beneath a table's folder is a partition of it, but for folders whose objects are
 //! not similar to the rest: those are looked at by themselves, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use arrow::datatypes::Schema;
+use formats::csv::Dialect;
 
 use super::shape::Shape;
 use crate::{Column, Format, unescape};
@@ -29,6 +32,7 @@ pub(super) struct Seen<'a> {
     /// Its key beneath the include path.
     pub(super) below: &'a str,
     pub(super) format: Format,
+    pub(super) csv: Option<&'a Dialect>,
     pub(super) shape: &'a Shape,
     pub(super) records: u64,
     pub(super) bytes: u64,
@@ -42,6 +46,7 @@ pub(super) struct Found {
     /// What it is called after.
     pub(super) base_name: String,
     pub(super) format: Format,
+    pub(super) csv: Option<Dialect>,
     pub(super) columns: Vec<Column>,
     pub(super) partition_keys: Vec<Column>,
     /// Its objects, as indexes.
@@ -79,18 +84,62 @@ impl<'a> Folder<'a> {
     }
 }
 
+/// What decides about tables instead of what the folders hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grouping {
+    /// Nothing: as this module says.
+    BySimilarity,
+    /// The include path is one table.
+    Combine,
+    /// Each folder so many levels beneath the include path is a table.
+    Level(usize),
+}
+
+/// What was found, and the objects that no table can have.
+pub(super) struct Layout {
+    pub(super) tables: Vec<Found>,
+    pub(super) homeless: Vec<(usize, String)>,
+}
+
 /// Finds the tables beneath the include path. `seen` is sorted by key; `base_name` is what a
 /// table at the include path itself is called after.
-pub(super) fn layout(seen: &[Seen<'_>], base_name: &str) -> Vec<Found> {
+pub(super) fn layout(seen: &[Seen<'_>], base_name: &str, grouping: Grouping) -> Layout {
     let mut root = Folder::default();
     for (index, object) in seen.iter().enumerate() {
         root.add(object.below, index);
     }
-    let mut found = Vec::new();
-    if !seen.is_empty() {
-        decide(seen, &root, "", base_name, &mut found);
+    let mut found = Layout { tables: Vec::new(), homeless: Vec::new() };
+    if seen.is_empty() {
+        return found;
+    }
+    match grouping {
+        Grouping::BySimilarity => decide(seen, &root, "", base_name, &mut found.tables),
+        Grouping::Combine => {
+            let why = "the crawler combines compatible schemas".to_owned();
+            found.tables.push(table(seen, "", base_name, root.all(), Vec::new(), why));
+        }
+        Grouping::Level(level) => at_level(seen, &root, "", (base_name, level), &mut found),
     }
     found
+}
+
+fn at_level(
+    seen: &[Seen<'_>],
+    folder: &Folder<'_>,
+    path: &str,
+    (name, level): (&str, usize),
+    found: &mut Layout,
+) {
+    if level == 0 {
+        let why = "its folder lies at the crawler's table level".to_owned();
+        found.tables.push(table(seen, path, name, folder.all(), Vec::new(), why));
+        return;
+    }
+    let above = "it lies above the crawler's table level";
+    found.homeless.extend(folder.files.iter().map(|index| (*index, above.to_owned())));
+    for (name, inner) in &folder.folders {
+        at_level(seen, inner, &format!("{path}{name}/"), (name, level - 1), found);
+    }
 }
 
 fn decide(
@@ -179,29 +228,52 @@ fn similar_folders<'a>(seen: &[Seen<'_>], folder: &Folder<'a>) -> BTreeSet<&'a s
 /// What a folder holds.
 #[derive(PartialEq)]
 struct Summary<'a> {
-    format: Format,
+    kind: Kind<'a>,
     names: BTreeSet<&'a str>,
 }
 
 impl<'a> Summary<'a> {
     fn of(seen: &[Seen<'a>], objects: &[usize]) -> Self {
-        let format = main_format(seen, objects);
-        let of_format = || objects.iter().filter(|index| seen[**index].format == format);
-        let names = of_format().flat_map(|index| seen[*index].shape.names()).collect();
-        Summary { format, names }
+        let kind = main_kind(seen, objects);
+        let of_kind = || objects.iter().filter(|index| kind_of(&seen[**index]) == kind);
+        let names = of_kind().flat_map(|index| seen[*index].shape.names()).collect();
+        Summary { kind, names }
     }
 
     fn is_similar_to(&self, other: &Summary<'_>) -> bool {
         let common = self.names.iter().filter(|name| other.names.contains(*name)).count();
         let larger = self.names.len().max(other.names.len());
-        self.format == other.format && common * 10 >= larger * SIMILAR_TENTHS
+        self.kind == other.kind && common * 10 >= larger * SIMILAR_TENTHS
     }
 }
 
-/// The format of most of the objects; of equals, JSON.
-fn main_format(seen: &[Seen<'_>], objects: &[usize]) -> Format {
-    let count = |format| objects.iter().filter(|index| seen[**index].format == format).count();
-    if count(Format::Parquet) > count(Format::Json) { Format::Parquet } else { Format::Json }
+/// What a reader must be told to read an object.
+type Kind<'a> = (Format, Option<&'a Dialect>);
+
+fn kind_of<'a>(object: &Seen<'a>) -> Kind<'a> {
+    (object.format, object.csv)
+}
+
+/// The kind of most of the objects; of equals JSON, then CSV, then the first by key.
+fn main_kind<'a>(seen: &[Seen<'a>], objects: &[usize]) -> Kind<'a> {
+    let mut counts: Vec<(Kind<'a>, usize)> = Vec::new();
+    for index in objects {
+        let kind = kind_of(&seen[*index]);
+        match counts.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((kind, 1)),
+        }
+    }
+    let rank = |format: Format| match format {
+        Format::Json => 2,
+        Format::Csv => 1,
+        Format::Parquet => 0,
+    };
+    let best = counts
+        .iter()
+        .enumerate()
+        .max_by_key(|(at, ((format, _), count))| (*count, rank(*format), usize::MAX - at));
+    best.map_or((Format::Json, None), |(_, (kind, _))| *kind)
 }
 
 fn table(
@@ -212,14 +284,19 @@ fn table(
     excluded: Vec<String>,
     why: String,
 ) -> Found {
-    let format = main_format(seen, &objects);
+    let kind = main_kind(seen, &objects);
+    let (format, csv) = kind;
     let (members, others): (Vec<usize>, Vec<usize>) =
-        objects.into_iter().partition(|index| seen[*index].format == format);
+        objects.into_iter().partition(|index| kind_of(&seen[*index]) == kind);
     let odd = others
         .into_iter()
         .map(|index| {
             let (its, most) = (seen[index].format.as_str(), format.as_str());
-            (index, format!("it is {its} in a folder of {most}"))
+            let why = match its == most {
+                false => format!("it is {its} in a folder of {most}"),
+                true => "its delimiter or header is not that of the others in its folder".into(),
+            };
+            (index, why)
         })
         .collect();
     let columns = columns(seen, &members);
@@ -228,6 +305,7 @@ fn table(
         root: root.to_owned(),
         base_name: base_name.to_owned(),
         format,
+        csv: csv.cloned(),
         columns,
         partition_keys,
         members,

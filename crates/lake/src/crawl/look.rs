@@ -1,10 +1,11 @@
 //! What an object is, by its bytes.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::Path;
 
 use base::{Error, ErrorKind, Result};
+use formats::csv::Dialect;
 use objects::Buckets;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,17 @@ const WHY_BYTES_MAX: usize = 300;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Look {
     /// It can be part of a table.
-    Understood { format: Format, shape: Shape, records: u64, bad: u64 },
+    Understood {
+        format: Format,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        csv: Option<Dialect>,
+        shape: Shape,
+        records: u64,
+        bad: u64,
+        /// Why it is read only so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        damage: Option<String>,
+    },
     /// It cannot.
     NotUnderstood { why: String },
     /// Its bytes are not those that were stored. Nobody knows what it would hold, so a query of
@@ -41,13 +52,26 @@ impl Look {
         why.truncate(end);
         Look::NotUnderstood { why }
     }
+
+    /// What to know about an object that is in a table, to be said after that.
+    pub(super) fn but(&self) -> String {
+        match self {
+            Look::Understood { damage: Some(why), .. } => {
+                format!("; it is read as far as it is sound: {why}")
+            }
+            Look::Understood { records, bad: bad @ 1.., .. } => {
+                format!("; {bad} of its {} records are set aside", records + bad)
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 /// Reads the whole object and tells what it holds. Whatever goes wrong is the object's fault.
 pub(super) fn look(buckets: &Buckets, bucket: &str, key: &str) -> Look {
     let not = |error: Error| Look::not(format!("it cannot be read: {error}"));
     match buckets.verify(bucket, key) {
-        Ok(sound) => try_look(&sound.path).unwrap_or_else(not),
+        Ok(sound) => try_look(&sound.path, key).unwrap_or_else(not),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             Look::Altered { why: error.to_string() }
         }
@@ -55,44 +79,44 @@ pub(super) fn look(buckets: &Buckets, bucket: &str, key: &str) -> Look {
     }
 }
 
-fn try_look(path: &Path) -> Result<Look> {
+fn try_look(path: &Path, key: &str) -> Result<Look> {
     let failed = |cause| Error::io("failed to read the object", cause);
+    let open = || File::open(path).map_err(failed);
     let mut magic = Vec::new();
-    let mut file = File::open(path).map_err(failed)?;
-    file.by_ref().take(PARQUET.len() as u64).read_to_end(&mut magic).map_err(failed)?;
+    open()?.take(PARQUET.len() as u64).read_to_end(&mut magic).map_err(failed)?;
     if magic == PARQUET {
         let reader = formats::parquet::Reader::open(path)?;
-        let shape = Shape::of(&reader.schema())?;
         return Ok(Look::Understood {
             format: Format::Parquet,
-            shape,
+            csv: None,
+            shape: Shape::of(&reader.schema())?,
             records: reader.rows(),
             bad: 0,
+            damage: None,
         });
     }
-    let whole = Cursor::new(magic).chain(file);
-    look_into_text(formats::decode(whole)?)
-}
-
-fn look_into_text(mut text: impl Read) -> Result<Look> {
+    let mut text = formats::decode_object(open()?, key)?;
     let mut start = Vec::new();
-    text.by_ref()
-        .take(START_BYTES)
-        .read_to_end(&mut start)
-        .map_err(|cause| Error::io("failed to unpack the object", cause))?;
-    let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
-    match first {
-        // A line before the first object may be damaged; what matters is whether any is found.
-        Some(b'[') => Ok(Look::not(
-            "it is one JSON array; write its items as JSON objects, one after another",
-        )),
-        Some(_) if start.contains(&b'{') => infer(Cursor::new(start).chain(text)),
-        Some(_) => Ok(Look::not("it holds neither JSON objects nor Parquet")),
-        None => Ok(Look::not("it begins with 64 KiB of white space, or has nothing else")),
+    let unpacked = text.by_ref().take(START_BYTES).read_to_end(&mut start);
+    if let (Err(cause), true) = (unpacked, start.is_empty()) {
+        return Err(Error::io("failed to unpack the object", cause));
     }
+    let json = match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => return Ok(Look::not("it begins with 64 KiB of white space, or has nothing else")),
+        // A line before the first object may be damaged; what matters is whether any is found.
+        Some(b'[') => {
+            Look::not("it is one JSON array; write its items as JSON objects, one after another")
+        }
+        Some(_) if start.contains(&b'{') => infer_json(formats::decode_object(open()?, key)?)?,
+        Some(_) => Look::not("it holds neither JSON objects nor delimited text nor Parquet"),
+    };
+    if matches!(json, Look::Understood { .. }) {
+        return Ok(json);
+    }
+    Ok(infer_csv(formats::decode_object(open()?, key)?)?.unwrap_or(json))
 }
 
-fn infer(text: impl Read) -> Result<Look> {
+fn infer_json(text: impl Read) -> Result<Look> {
     let found = formats::json::infer(text, &formats::json::InferOptions::default())?;
     if found.records == 0 {
         let bad = found.bad;
@@ -105,8 +129,24 @@ fn infer(text: impl Read) -> Result<Look> {
     }
     Ok(Look::Understood {
         format: Format::Json,
+        csv: None,
         shape: Shape::of(&found.schema)?,
         records: found.records,
         bad: found.bad,
+        damage: found.damage.map(|error| error.to_string()),
     })
+}
+
+fn infer_csv(text: impl Read) -> Result<Option<Look>> {
+    let found = formats::csv::infer(text, &formats::csv::InferOptions::default())?;
+    let sound = found.filter(|found| found.records > 0 && found.bad <= found.records);
+    let Some(found) = sound else { return Ok(None) };
+    Ok(Some(Look::Understood {
+        format: Format::Csv,
+        csv: Some(found.dialect),
+        shape: Shape::of(&found.schema)?,
+        records: found.records,
+        bad: found.bad,
+        damage: found.damage.map(|error| error.to_string()),
+    }))
 }

@@ -59,7 +59,7 @@ fn what_is_no_table_is_refused() {
     assert_eq!(refused(|t| t.columns[0].hive_type = "text".into()), ErrorKind::Invalid);
     assert_eq!(refused(|t| t.columns[1].name = "ts".into()), ErrorKind::Invalid);
     assert_eq!(refused(|t| t.partition_keys[0].name = "ts".into()), ErrorKind::Invalid);
-    assert_eq!(refused(|t| t.format = Format::Csv), ErrorKind::Unsupported);
+    assert_eq!(refused(|t| t.format = Format::Csv), ErrorKind::Invalid);
     assert_eq!(refused(|t| t.database = "nowhere".into()), ErrorKind::NotFound);
     catalog(&world).create_table(table("t")).unwrap();
     let twice = catalog(&world).create_table(table("t")).unwrap_err();

@@ -7,7 +7,7 @@ use lake::{Column, CrawlOutcome, CrawlState, Crawler, Decision, Format, TableCha
 
 use crate::world::{World, job};
 
-fn columns(columns: &[Column]) -> String {
+pub(crate) fn columns(columns: &[Column]) -> String {
     let shown = |column: &Column| format!("{}:{}", column.name, column.hive_type);
     columns.iter().map(shown).collect::<Vec<_>>().join(" ")
 }
@@ -119,8 +119,8 @@ async fn every_object_is_accounted_for_and_none_fails_the_crawl() {
         ("raw/empty", "it is empty"),
         ("raw/blank", "white space"),
         ("raw/list", "JSON array"),
-        ("raw/text", "neither JSON objects nor Parquet"),
-        ("raw/csv", "neither JSON objects nor Parquet"),
+        ("raw/text", "neither JSON objects nor delimited text nor Parquet"),
+        ("raw/csv", "it is csv in a folder of json"),
         ("raw/prose", "no"),
         ("raw/half.gz", "neither"),
         ("raw/torn.gz", "cannot be read"),

@@ -5,5 +5,6 @@ mod catalog;
 mod crash;
 mod crawl;
 mod graph;
+mod policies;
 mod run;
 mod world;

@@ -13,6 +13,7 @@ use crate::call::{Call, Outcome};
 use crate::fault::Fault;
 use crate::page::page;
 use crate::rooms::{Rooms, epoch_secs};
+use crate::services::text_serde;
 
 const CATALOG: &str = "AwsDataCatalog";
 
@@ -138,7 +139,16 @@ fn shown_table(table: &Table) -> Value {
             format!("{PARQUET}.MapredParquetOutputFormat"),
             format!("{PARQUET}.serde.ParquetHiveSerDe"),
         ),
-        Format::Json | Format::Csv => (
+        Format::Csv => {
+            let dialect = table.csv.clone().unwrap_or_else(text_serde::hive);
+            let (library, _) = text_serde::of(&dialect);
+            (
+                "org.apache.hadoop.mapred.TextInputFormat".to_owned(),
+                "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat".to_owned(),
+                library.to_owned(),
+            )
+        }
+        Format::Json => (
             "org.apache.hadoop.mapred.TextInputFormat".to_owned(),
             "org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat".to_owned(),
             "org.openx.data.jsonserde.JsonSerDe".to_owned(),

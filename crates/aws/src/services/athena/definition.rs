@@ -6,9 +6,10 @@ use base::{Error, ErrorKind, Result};
 use lake::{Format, Partition, Table};
 
 use super::results::Column;
-use super::statement::{CreateTable, Name, Statement, matches};
+use super::statement::{self, CreateTable, Name, Statement, matches};
 use super::{folder, location};
 use crate::rooms::Rooms;
+use crate::services::text_serde;
 
 /// Lines of text, and what they are.
 #[derive(Default)]
@@ -165,13 +166,18 @@ async fn repair(rooms: &Rooms, table: &Table) -> Result<Answer> {
 
 fn create_table(rooms: &Rooms, database: &str, wanted: CreateTable) -> Result<()> {
     let (bucket, prefix) = location(&folder(&wanted.location)?)?;
-    let format = if wanted.parquet { Format::Parquet } else { Format::Json };
+    let (format, csv) = match wanted.format {
+        statement::Format::Parquet => (Format::Parquet, None),
+        statement::Format::Json => (Format::Json, None),
+        statement::Format::Csv(dialect) => (Format::Csv, Some(dialect)),
+    };
     let database = wanted.name.database.as_deref().unwrap_or(database);
     let mut table = Table::new((database, wanted.name.table), (bucket, prefix), format);
     let column = |(name, hive_type, comment): (String, String, Option<String>)| lake::Column {
         comment,
         ..lake::Column::new(name, hive_type)
     };
+    table.csv = csv;
     table.columns = wanted.columns.into_iter().map(column).collect();
     table.partition_keys = wanted.partition_keys.into_iter().map(column).collect();
     table.parameters.insert("EXTERNAL".into(), "TRUE".into());
@@ -181,6 +187,9 @@ fn create_table(rooms: &Rooms, database: &str, wanted: CreateTable) -> Result<()
     }
     for (name, value) in wanted.properties {
         check_property(&name, &value, format)?;
+        if let (Some(csv), "skip.header.line.count") = (&mut table.csv, name.as_str()) {
+            csv.header = text_serde::skipped(&value)?;
+        }
         table.parameters.insert(name, value);
     }
     rooms.lake.catalog().create_table(table).map(|_| ())
@@ -193,7 +202,7 @@ fn check_property(name: &str, value: &str, format: Format) -> Result<()> {
     let fits = match lower.as_str() {
         "classification" => value.eq_ignore_ascii_case(format.as_str()),
         "has_encrypted_data" | "projection.enabled" => false_or(false),
-        "skip.header.line.count" => value == "0",
+        "skip.header.line.count" => value == "0" || format == Format::Csv,
         "table_type" => false,
         _ => !lower.starts_with("projection.") && lower != "storage.location.template",
     };

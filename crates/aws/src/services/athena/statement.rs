@@ -4,7 +4,12 @@
 //! A text is cut into tokens that remember their place, so that types and the SELECT of a
 //! CREATE TABLE AS are taken over as they were written.
 
+use std::collections::BTreeMap;
+
 use base::{Error, Result};
+use formats::csv::Dialect;
+
+use crate::services::text_serde;
 
 /// A statement, as far as it must be understood here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,14 @@ pub(crate) struct Name {
 /// A column of a definition: name, type as written, comment.
 pub(crate) type Column = (String, String, Option<String>);
 
+/// What the objects of a table hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Parquet,
+    Csv(Dialect),
+}
+
 /// `CREATE EXTERNAL TABLE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CreateTable {
@@ -60,7 +73,7 @@ pub(crate) struct CreateTable {
     pub(crate) columns: Vec<Column>,
     pub(crate) partition_keys: Vec<Column>,
     pub(crate) comment: Option<String>,
-    pub(crate) parquet: bool,
+    pub(crate) format: Format,
     pub(crate) location: String,
     pub(crate) properties: Vec<(String, String)>,
 }
@@ -424,7 +437,7 @@ impl<'a> Reader<'a> {
             columns,
             partition_keys: Vec::new(),
             comment: None,
-            parquet: false,
+            format: Format::Csv(text_serde::hive()),
             location: String::new(),
             properties: Vec::new(),
         };
@@ -432,12 +445,8 @@ impl<'a> Reader<'a> {
         while self.peek().is_some() {
             self.clause(&mut table, &mut format)?;
         }
-        table.parquet = format.ok_or_else(|| {
-            Error::unsupported(
-                "a table without STORED AS PARQUET or a JSON SERDE is delimited text, which is \
-                 not supported",
-            )
-        })?;
+        // Who says nothing has delimited text, as in Hive.
+        table.format = format.unwrap_or_else(|| Format::Csv(text_serde::hive()));
         if table.location.is_empty() {
             return Err(Error::invalid(
                 "CREATE EXTERNAL TABLE needs LOCATION 's3://bucket/prefix/'",
@@ -446,33 +455,43 @@ impl<'a> Reader<'a> {
         Ok(Statement::CreateTable(Box::new(table)))
     }
 
-    fn clause(&mut self, table: &mut CreateTable, parquet: &mut Option<bool>) -> Result<()> {
+    fn clause(&mut self, table: &mut CreateTable, format: &mut Option<Format>) -> Result<()> {
         if self.take("comment") {
             table.comment = Some(self.text()?);
         } else if self.take("partitioned by") {
             table.partition_keys = self.columns()?;
         } else if self.take("row format serde") {
-            *parquet = Some(serde_is_parquet(&self.text()?)?);
-            if self.take("with serdeproperties") {
-                self.properties()?.iter().try_for_each(check_serde_property)?;
-            }
+            let library = self.text()?;
+            let with = self.take("with serdeproperties");
+            let properties = if with { self.properties()? } else { Vec::new() };
+            let known: BTreeMap<String, String> = properties.iter().cloned().collect();
+            let text = text_serde::dialect(&library, &known, &BTreeMap::new())?;
+            *format = Some(match text {
+                Some(dialect) => Format::Csv(dialect),
+                None => {
+                    let found = format_of(&library)?;
+                    properties.iter().try_for_each(check_serde_property)?;
+                    found
+                }
+            });
         } else if self.take("row format delimited") {
-            return Err(Error::unsupported("ROW FORMAT DELIMITED is not supported"));
+            *format = Some(Format::Csv(self.delimited()?));
         } else if self.take("stored as inputformat") {
             let input = self.text()?;
             self.need("outputformat")?;
             drop(self.text()?);
-            check_input_format(&input, *parquet)?;
+            check_input_format(&input, format.as_ref())?;
         } else if self.take("stored as") {
-            let format = self.identifier()?;
-            match format.to_ascii_uppercase().as_str() {
-                "PARQUET" => *parquet = Some(true),
-                // Lines of text: what they hold was said by the SERDE.
-                "TEXTFILE" if *parquet == Some(false) => {}
-                "JSON" | "JSONFILE" => *parquet = Some(false),
+            let stored = self.identifier()?;
+            match (stored.to_ascii_uppercase().as_str(), &*format) {
+                ("PARQUET", _) => *format = Some(Format::Parquet),
+                // Lines of text: what they hold is said by the ROW FORMAT.
+                ("TEXTFILE", Some(Format::Json | Format::Csv(_)) | None) => {}
+                ("JSON" | "JSONFILE", _) => *format = Some(Format::Json),
                 _ => {
                     return Err(Error::unsupported(format!(
-                        "STORED AS {format} is not supported; use PARQUET or a JSON SERDE"
+                        "STORED AS {stored} is not supported here; use PARQUET, or TEXTFILE with a \
+                         ROW FORMAT"
                     )));
                 }
             }
@@ -482,10 +501,39 @@ impl<'a> Reader<'a> {
             table.properties = self.properties()?;
         } else {
             return Err(self.expected(
-                "COMMENT, PARTITIONED BY, ROW FORMAT SERDE, STORED AS, LOCATION or TBLPROPERTIES",
+                "COMMENT, PARTITIONED BY, ROW FORMAT, STORED AS, LOCATION or TBLPROPERTIES",
             ));
         }
         Ok(())
+    }
+
+    /// What follows ROW FORMAT DELIMITED.
+    fn delimited(&mut self) -> Result<Dialect> {
+        let mut properties = BTreeMap::new();
+        loop {
+            let name = if self.take("fields terminated by") {
+                "field.delim"
+            } else if self.take("escaped by") {
+                "escape.delim"
+            } else if self.take("collection items terminated by") {
+                "collection.delim"
+            } else if self.take("map keys terminated by") {
+                "mapkey.delim"
+            } else if self.take("lines terminated by") {
+                "line.delim"
+            } else if self.take("null defined as") {
+                "serialization.null.format"
+            } else {
+                break;
+            };
+            let mut value = self.text()?;
+            if name == "line.delim" && value == "\\n" {
+                value = "\n".into();
+            }
+            properties.insert(name.to_owned(), value);
+        }
+        let dialect = text_serde::dialect(text_serde::LAZY, &properties, &BTreeMap::new())?;
+        dialect.ok_or_else(|| Error::internal("Hive's SerDe is not known"))
     }
 
     /// `(name type [COMMENT 'text'], ...)`.
@@ -631,15 +679,17 @@ impl<'a> Reader<'a> {
 /// The only catalog, in lower case.
 pub(crate) const CATALOG: &str = "awsdatacatalog";
 
-fn serde_is_parquet(serde: &str) -> Result<bool> {
+fn format_of(serde: &str) -> Result<Format> {
     match serde {
         "org.openx.data.jsonserde.JsonSerDe"
         | "org.apache.hive.hcatalog.data.JsonSerDe"
-        | "org.apache.hadoop.hive.serde2.JsonSerDe" => Ok(false),
-        "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe" => Ok(true),
+        | "org.apache.hadoop.hive.serde2.JsonSerDe" => Ok(Format::Json),
+        "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe" => Ok(Format::Parquet),
         other => Err(Error::unsupported(format!(
-            "SERDE {other:?} is not supported; use org.openx.data.jsonserde.JsonSerDe or STORED AS \
-             PARQUET"
+            "SERDE {other:?} is not supported; use org.openx.data.jsonserde.JsonSerDe, {}, {} \
+             or STORED AS PARQUET",
+            text_serde::LAZY,
+            text_serde::OPEN
         ))),
     }
 }
@@ -662,10 +712,10 @@ fn check_serde_property((name, value): &(String, String)) -> Result<()> {
     }
 }
 
-fn check_input_format(input: &str, parquet: Option<bool>) -> Result<()> {
-    let fits = match parquet {
-        Some(true) => input.ends_with("MapredParquetInputFormat"),
-        Some(false) => input == "org.apache.hadoop.mapred.TextInputFormat",
+fn check_input_format(input: &str, format: Option<&Format>) -> Result<()> {
+    let fits = match format {
+        Some(Format::Parquet) => input.ends_with("MapredParquetInputFormat"),
+        Some(Format::Json | Format::Csv(_)) => input == "org.apache.hadoop.mapred.TextInputFormat",
         None => false,
     };
     match fits {

@@ -283,7 +283,12 @@ async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
         ("DROP TABLE nothing", "nothing"),
         ("DESCRIBE nothing", "nothing"),
         ("CREATE EXTERNAL TABLE t (a int) STORED AS ORC LOCATION 's3://results/t/'", "ORC"),
-        ("CREATE EXTERNAL TABLE t (a int) LOCATION 's3://results/t/'", "delimited"),
+        ("CREATE EXTERNAL TABLE t (a array<int>) LOCATION 's3://results/t/'", "not read from CSV"),
+        (
+            "CREATE EXTERNAL TABLE t (a int) ROW FORMAT DELIMITED FIELDS TERMINATED BY '||' \
+             LOCATION 's3://results/t/'",
+            "one ASCII character",
+        ),
         ("CREATE EXTERNAL TABLE t (a int) STORED AS PARQUET", "LOCATION"),
         ("CREATE EXTERNAL TABLE t (a what) STORED AS PARQUET LOCATION 's3://results/t/'", "what"),
         (

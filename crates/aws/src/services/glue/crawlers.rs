@@ -7,14 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Poll;
 
-use base::{ErrorKind, Timestamp};
-use lake::{Crawl, CrawlOutcome, CrawlReport, CrawlState, Crawler};
+use base::{Clock, ErrorKind, Timestamp};
+use lake::{
+    Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule, CrawlState, CrawlTarget, Crawler,
+    DeleteBehavior, Lake, RecrawlBehavior, Schedule, TableGrouping, UpdateBehavior,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Named, Page, listed, tags};
 use crate::call::{Call, Outcome};
 use crate::fault::Fault;
+use crate::logs::LogStore;
 use crate::page::page;
 use crate::rooms::{Rooms, epoch_secs};
 
@@ -29,6 +33,10 @@ struct Extra {
     role: String,
     description: String,
     path: String,
+    #[serde(default)]
+    paths: Vec<String>,
+    #[serde(default)]
+    configuration: Option<String>,
     created_at: Timestamp,
     updated_at: Timestamp,
     version: u64,
@@ -49,8 +57,13 @@ struct CreateCrawler {
     targets: Targets,
     #[serde(default)]
     table_prefix: String,
+    schedule: Option<String>,
+    classifiers: Option<Vec<String>>,
     schema_change_policy: Option<ChangePolicy>,
     recrawl_policy: Option<Recrawl>,
+    configuration: Option<String>,
+    lineage_configuration: Option<Lineage>,
+    crawler_security_configuration: Option<String>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
 }
@@ -64,8 +77,24 @@ struct UpdateCrawler {
     description: Option<String>,
     targets: Option<Targets>,
     table_prefix: Option<String>,
+    schedule: Option<String>,
+    classifiers: Option<Vec<String>>,
     schema_change_policy: Option<ChangePolicy>,
     recrawl_policy: Option<Recrawl>,
+    configuration: Option<String>,
+    lineage_configuration: Option<Lineage>,
+    crawler_security_configuration: Option<String>,
+}
+
+/// How a crawler crawls: the members that a new one and a changed one have in common.
+struct Manner {
+    schedule: Option<String>,
+    classifiers: Option<Vec<String>>,
+    change: Option<ChangePolicy>,
+    recrawl: Option<Recrawl>,
+    configuration: Option<String>,
+    lineage: Option<Lineage>,
+    security: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -85,8 +114,8 @@ struct Target {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
 struct ChangePolicy {
-    update_behavior: Option<String>,
-    delete_behavior: Option<String>,
+    update_behavior: Option<UpdateBehavior>,
+    delete_behavior: Option<DeleteBehavior>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +124,48 @@ struct Recrawl {
     recrawl_behavior: Option<String>,
 }
 
-fn only(member: &str, given: Option<String>, supported: &str) -> Result<(), Fault> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Lineage {
+    crawler_lineage_settings: Option<String>,
+}
+
+/// The text of Configuration, which is JSON.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Configuration {
+    version: Option<f64>,
+    #[serde(default)]
+    crawler_output: CrawlerOutput,
+    #[serde(default)]
+    grouping: Grouping,
+    #[serde(default)]
+    create_partition_index: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct CrawlerOutput {
+    #[serde(default)]
+    tables: OutputOf,
+    #[serde(default)]
+    partitions: OutputOf,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct OutputOf {
+    add_or_update_behavior: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Grouping {
+    table_grouping_policy: Option<String>,
+    table_level_configuration: Option<u32>,
+}
+
+fn only(member: &str, given: Option<&str>, supported: &str) -> Result<(), Fault> {
     match given {
         Some(given) if given != supported => {
             Err(Fault::unsupported(member, &format!("{given:?}; only {supported}")))
@@ -104,47 +174,154 @@ fn only(member: &str, given: Option<String>, supported: &str) -> Result<(), Faul
     }
 }
 
-fn check_policies(change: Option<ChangePolicy>, recrawl: Option<Recrawl>) -> Result<(), Fault> {
-    if let Some(policy) = change {
-        only("UpdateBehavior", policy.update_behavior, "UPDATE_IN_DATABASE")?;
-        only("DeleteBehavior", policy.delete_behavior, "DEPRECATE_IN_DATABASE")?;
+/// Reads a schedule; an empty text is none.
+fn schedule(text: &str, now: Timestamp) -> Result<Option<CrawlSchedule>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
     }
-    only("RecrawlBehavior", recrawl.and_then(|policy| policy.recrawl_behavior), "CRAWL_EVERYTHING")
+    Ok(Some(CrawlSchedule { expression: text.parse::<Schedule>()?, on: true, seen: now }))
+}
+
+impl Manner {
+    /// Has the crawler crawl so; the text of Configuration as written, if there is one.
+    fn apply(self, crawler: &mut Crawler, now: Timestamp) -> Result<Option<String>, Fault> {
+        if let Some(names) = self.classifiers.filter(|names| !names.is_empty()) {
+            return Err(Fault::unsupported(
+                "Classifiers",
+                &format!("{names:?}; JSON, CSV and Parquet are told by their bytes"),
+            ));
+        }
+        let lineage = self.lineage.and_then(|lineage| lineage.crawler_lineage_settings);
+        only("CrawlerLineageSettings", lineage.as_deref(), "DISABLE")?;
+        if let Some(name) = self.security.filter(|name| !name.is_empty()) {
+            return Err(Fault::unsupported("CrawlerSecurityConfiguration", &format!("{name:?}")));
+        }
+        let policy = &mut crawler.policy;
+        if let Some(change) = self.change {
+            policy.update = change.update_behavior.unwrap_or(policy.update);
+            policy.delete = change.delete_behavior.unwrap_or(policy.delete);
+        }
+        match self.recrawl.and_then(|policy| policy.recrawl_behavior).as_deref() {
+            None => {}
+            Some("CRAWL_EVERYTHING") => policy.recrawl = RecrawlBehavior::CrawlEverything,
+            Some("CRAWL_NEW_FOLDERS_ONLY") => {
+                policy.recrawl = RecrawlBehavior::CrawlNewFoldersOnly;
+            }
+            Some(other) => {
+                let only = "only CRAWL_EVERYTHING and CRAWL_NEW_FOLDERS_ONLY";
+                return Err(Fault::unsupported("RecrawlBehavior", &format!("{other:?}; {only}")));
+            }
+        }
+        if let Some(text) = &self.configuration {
+            configure(policy, text)?;
+        }
+        if let Some(text) = &self.schedule {
+            crawler.schedule = schedule(text, now)?;
+        }
+        Ok(self.configuration)
+    }
+}
+
+/// Acts on the text of Configuration; what it does not say is as it is without it.
+fn configure(policy: &mut CrawlPolicy, text: &str) -> Result<(), Fault> {
+    let given = match text.trim() {
+        "" => Configuration::default(),
+        text => serde_json::from_str::<Configuration>(text).map_err(|cause| {
+            Fault::invalid(format!("Configuration is not one that Forebay acts on: {cause}"))
+        })?,
+    };
+    if let Some(version) = given.version
+        && version != 1.0
+    {
+        return Err(Fault::unsupported("Configuration.Version", &format!("{version}; only 1.0")));
+    }
+    if given.create_partition_index {
+        return Err(Fault::unsupported(
+            "Configuration.CreatePartitionIndex",
+            "partitions are found quickly without an index",
+        ));
+    }
+    let of_tables = given.crawler_output.tables.add_or_update_behavior;
+    only("Tables.AddOrUpdateBehavior", of_tables.as_deref(), "MergeNewColumns")?;
+    policy.merge_new_columns = of_tables.is_some();
+    // A partition has no schema but its table's, so this is how it always is.
+    let of_partitions = given.crawler_output.partitions.add_or_update_behavior;
+    only("Partitions.AddOrUpdateBehavior", of_partitions.as_deref(), "InheritFromTable")?;
+    let combine = given.grouping.table_grouping_policy;
+    only("TableGroupingPolicy", combine.as_deref(), "CombineCompatibleSchemas")?;
+    policy.grouping = match (combine, given.grouping.table_level_configuration) {
+        // The level is the more exact of the two.
+        (_, Some(level)) => TableGrouping::Level(level),
+        (Some(_), None) => TableGrouping::CombineCompatibleSchemas,
+        (None, None) => TableGrouping::BySimilarity,
+    };
+    Ok(())
 }
 
 impl Targets {
-    /// Bucket, prefix, and the one target as written.
-    fn read(self) -> Result<(String, String, Target), Fault> {
-        let [target] = <[Target; 1]>::try_from(self.s3_targets).map_err(|given| {
-            Fault::unsupported("S3Targets", &format!("{} targets; give one", given.len()))
-        })?;
-        let place = target.path.strip_prefix("s3://").unwrap_or_default();
-        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-        if bucket.is_empty() {
-            return Err(Fault::invalid(format!(
-                "Path {:?} is not s3://BUCKET/PREFIX",
-                target.path
-            )));
+    /// The places, and their paths as written.
+    fn read(self) -> Result<(Vec<CrawlTarget>, Vec<String>), Fault> {
+        if self.s3_targets.is_empty() {
+            return Err(Fault::invalid("S3Targets is empty; give one or more"));
         }
-        Ok((bucket.to_owned(), prefix.to_owned(), target))
+        let (mut places, mut paths) = (Vec::new(), Vec::new());
+        for target in self.s3_targets {
+            let place = target.path.strip_prefix("s3://").unwrap_or_default();
+            let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+            if bucket.is_empty() {
+                return Err(Fault::invalid(format!(
+                    "Path {:?} is not s3://BUCKET/PREFIX",
+                    target.path
+                )));
+            }
+            places.push(CrawlTarget {
+                bucket: bucket.to_owned(),
+                prefix: prefix.to_owned(),
+                exclusions: target.exclusions,
+            });
+            paths.push(target.path);
+        }
+        Ok((places, paths))
     }
+}
+
+/// Has the crawler look at these places.
+fn place(crawler: &mut Crawler, places: Vec<CrawlTarget>) {
+    let mut places = places.into_iter();
+    if let Some(first) = places.next() {
+        crawler.bucket = first.bucket;
+        crawler.prefix = first.prefix;
+        crawler.exclusions = first.exclusions;
+    }
+    crawler.also = places.collect();
 }
 
 pub(super) async fn create_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: CreateCrawler = call.input()?;
-    check_policies(input.schema_change_policy, input.recrawl_policy)?;
-    let (bucket, prefix, target) = input.targets.read()?;
-    let crawler = Crawler {
-        exclusions: target.exclusions,
-        table_prefix: input.table_prefix,
-        ..Crawler::new(&input.name, (bucket, prefix), input.database_name.to_lowercase())
-    };
-    rooms.lake.create_crawler(&crawler)?;
     let now = rooms.clock.now();
+    let (places, paths) = input.targets.read()?;
+    let mut crawler = Crawler {
+        table_prefix: input.table_prefix,
+        ..Crawler::new(&input.name, ("", ""), input.database_name.to_lowercase())
+    };
+    place(&mut crawler, places);
+    let manner = Manner {
+        schedule: input.schedule,
+        classifiers: input.classifiers,
+        change: input.schema_change_policy,
+        recrawl: input.recrawl_policy,
+        configuration: input.configuration,
+        lineage: input.lineage_configuration,
+        security: input.crawler_security_configuration,
+    };
+    let configuration = manner.apply(&mut crawler, now)?;
+    rooms.lake.create_crawler(&crawler)?;
     let extra = Extra {
         role: input.role,
         description: input.description,
-        path: target.path,
+        path: String::new(),
+        paths,
+        configuration,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -156,7 +333,6 @@ pub(super) async fn create_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 
 pub(super) async fn update_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: UpdateCrawler = call.input()?;
-    check_policies(input.schema_change_policy, input.recrawl_policy)?;
     let mut crawler = rooms.lake.get_crawler(&input.name)?;
     let now = rooms.clock.now();
     let kept = rooms.metastore.get::<Extra>(&input.name)?.map(|seen| seen.row);
@@ -164,16 +340,17 @@ pub(super) async fn update_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let mut extra = kept.unwrap_or_else(|| Extra {
         role: String::new(),
         description: String::new(),
-        path: format!("s3://{}/{}", crawler.bucket, crawler.prefix),
+        path: String::new(),
+        paths: Vec::new(),
+        configuration: None,
         created_at: now,
         updated_at: now,
         version: 1,
     });
     if let Some(targets) = input.targets {
-        let (bucket, prefix, target) = targets.read()?;
-        (crawler.bucket, crawler.prefix) = (bucket, prefix);
-        crawler.exclusions = target.exclusions;
-        extra.path = target.path;
+        let (places, paths) = targets.read()?;
+        place(&mut crawler, places);
+        (extra.path, extra.paths) = (String::new(), paths);
     }
     if let Some(database) = input.database_name {
         crawler.database = database.to_lowercase();
@@ -181,6 +358,17 @@ pub(super) async fn update_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     if let Some(prefix) = input.table_prefix {
         crawler.table_prefix = prefix;
     }
+    let manner = Manner {
+        schedule: input.schedule,
+        classifiers: input.classifiers,
+        change: input.schema_change_policy,
+        recrawl: input.recrawl_policy,
+        configuration: input.configuration,
+        lineage: input.lineage_configuration,
+        security: input.crawler_security_configuration,
+    };
+    let configuration = manner.apply(&mut crawler, now)?;
+    extra.configuration = configuration.or(extra.configuration);
     extra.role = input.role.unwrap_or(extra.role);
     extra.description = input.description.unwrap_or(extra.description);
     extra.updated_at = now;
@@ -190,21 +378,90 @@ pub(super) async fn update_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     Ok(json!({}).into())
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct OfCrawler {
+    crawler_name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct NewSchedule {
+    crawler_name: String,
+    #[serde(default)]
+    schedule: String,
+}
+
+fn no_schedule(name: &str) -> Fault {
+    let message = format!("Crawler with name {name} has no schedule");
+    Fault::named("NoScheduleException", 400, message)
+}
+
+/// Puts a crawler's schedule in force or out of it.
+fn switch(rooms: &Rooms, name: &str, on: bool) -> Outcome {
+    let crawler = rooms.lake.get_crawler(name)?;
+    let schedule = crawler.schedule.ok_or_else(|| no_schedule(name))?;
+    if schedule.on == on {
+        let (code, is) = match on {
+            true => ("SchedulerRunningException", "in force already"),
+            false => ("SchedulerNotRunningException", "not in force"),
+        };
+        return Err(Fault::named(code, 400, format!("The schedule of crawler {name} is {is}")));
+    }
+    let now = rooms.clock.now();
+    let change = |schedule: Option<CrawlSchedule>| {
+        // What came due meanwhile is not made up for.
+        Ok(schedule.map(|schedule| CrawlSchedule { on, seen: now, ..schedule }))
+    };
+    rooms.lake.set_crawler_schedule(name, change)?;
+    Ok(json!({}).into())
+}
+
+pub(super) async fn start_crawler_schedule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    switch(rooms, &call.input::<OfCrawler>()?.crawler_name, true)
+}
+
+pub(super) async fn stop_crawler_schedule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    switch(rooms, &call.input::<OfCrawler>()?.crawler_name, false)
+}
+
+pub(super) async fn update_crawler_schedule(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
+    let input: NewSchedule = call.input()?;
+    let new = schedule(&input.schedule, rooms.clock.now())?;
+    rooms.lake.set_crawler_schedule(&input.crawler_name, |_old| Ok(new))?;
+    Ok(json!({}).into())
+}
+
 fn crawler(rooms: &Rooms, found: &Crawler) -> Result<Value, Fault> {
     let extra = rooms.metastore.get::<Extra>(&found.name)?;
-    let path = format!("s3://{}/{}", found.bucket, found.prefix);
-    let path = extra.as_ref().map_or(path, |extra| extra.path.clone());
+    let written = |at: usize| {
+        let extra = extra.as_ref()?;
+        // What was kept before there could be several.
+        let one = (at == 0 && !extra.row.path.is_empty()).then_some(&extra.row.path);
+        extra.row.paths.get(at).or(one).cloned()
+    };
+    let targets: Vec<Value> = found
+        .targets()
+        .into_iter()
+        .enumerate()
+        .map(|(at, target)| {
+            let path = written(at);
+            let path = path.unwrap_or_else(|| format!("s3://{}/{}", target.bucket, target.prefix));
+            json!({"Path": path, "Exclusions": target.exclusions})
+        })
+        .collect();
     let mut shown = json!({
         "Name": found.name,
         "DatabaseName": found.database,
         "TablePrefix": found.table_prefix,
-        "Targets": {"S3Targets": [{"Path": path, "Exclusions": found.exclusions}]},
+        "Targets": {"S3Targets": targets},
         "Classifiers": [],
         "SchemaChangePolicy": {
-            "UpdateBehavior": "UPDATE_IN_DATABASE",
-            "DeleteBehavior": "DEPRECATE_IN_DATABASE",
+            "UpdateBehavior": found.policy.update,
+            "DeleteBehavior": found.policy.delete,
         },
-        "RecrawlPolicy": {"RecrawlBehavior": "CRAWL_EVERYTHING"},
+        "RecrawlPolicy": {"RecrawlBehavior": found.policy.recrawl},
+        "LineageConfiguration": {"CrawlerLineageSettings": "DISABLE"},
         "State": match found.state {
             CrawlState::Ready => "READY",
             CrawlState::Running => "RUNNING",
@@ -213,10 +470,19 @@ fn crawler(rooms: &Rooms, found: &Crawler) -> Result<Value, Fault> {
         "Version": extra.as_ref().map_or(1, |extra| extra.row.version),
     });
     if let Some(extra) = extra {
+        if let Some(configuration) = &extra.configuration {
+            shown["Configuration"] = json!(configuration);
+        }
         shown["Role"] = json!(extra.role);
         shown["Description"] = json!(extra.description);
         shown["CreationTime"] = json!(epoch_secs(extra.created_at));
         shown["LastUpdated"] = json!(epoch_secs(extra.updated_at));
+    }
+    if let Some(schedule) = &found.schedule {
+        shown["Schedule"] = json!({
+            "ScheduleExpression": schedule.expression.as_str(),
+            "State": if schedule.on { "SCHEDULED" } else { "NOT_SCHEDULED" },
+        });
     }
     let since = |at: Timestamp| rooms.clock.now().millis().saturating_sub(at.millis());
     if found.state != CrawlState::Ready {
@@ -319,18 +585,29 @@ pub(super) async fn start_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     match futures::poll!(&mut crawl) {
         Poll::Ready(Err(error)) if error.kind() == ErrorKind::Conflict => Err(running(error)),
         Poll::Ready(ended) => {
-            say(&rooms, &name, &ended);
+            say(&rooms.logs, &*rooms.clock, &name, &ended);
             Ok(json!({}).into())
         }
         Poll::Pending => {
-            tokio::spawn(async move { say(&rooms, &name, &crawl.await) });
+            tokio::spawn(async move { say(&rooms.logs, &*rooms.clock, &name, &crawl.await) });
             Ok(json!({}).into())
         }
     }
 }
 
+/// Runs a crawler whose schedule is due, and writes to the log what the crawl came to.
+pub async fn crawl_as_scheduled(lake: &Lake, logs: &LogStore, clock: &dyn Clock, name: &str) {
+    match lake.run_crawler(name).await {
+        // It runs already, which is what was wanted; or it was deleted since.
+        Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+            tracing::info!(crawler = name, %error, "a scheduled crawl was not begun");
+        }
+        ended => say(logs, clock, name, &ended),
+    }
+}
+
 /// Writes to the log what a crawl came to.
-fn say(rooms: &Rooms, name: &str, ended: &base::Result<CrawlReport>) {
+fn say(logs: &LogStore, clock: &dyn Clock, name: &str, ended: &base::Result<CrawlReport>) {
     let mut lines = Vec::new();
     match ended {
         Ok(report) => {
@@ -357,7 +634,7 @@ fn say(rooms: &Rooms, name: &str, ended: &base::Result<CrawlReport>) {
         Err(error) => lines.push(format!("ERROR : {error}")),
     }
     for line in lines {
-        if let Err(error) = rooms.logs.append(LOG_GROUP, name, rooms.clock.now(), &line) {
+        if let Err(error) = logs.append(LOG_GROUP, name, clock.now(), &line) {
             tracing::warn!(%error, crawler = name, "failed to write a crawl's log");
         }
     }

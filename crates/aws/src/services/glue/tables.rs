@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Timestamp;
+use formats::csv::Dialect;
 use lake::{Format, Partition, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,6 +17,7 @@ use super::codes;
 use crate::call::{Call, Outcome};
 use crate::fault::{Code, Fault};
 use crate::rooms::Rooms;
+use crate::services::text_serde;
 
 /// Most tables or partitions of one batch, Glue's bound.
 const BATCH_MAX: usize = 100;
@@ -117,8 +119,8 @@ struct Serde {
     #[serde(rename = "Name")]
     _name: Option<String>,
     serialization_library: Option<String>,
-    #[serde(default, rename = "Parameters")]
-    _parameters: BTreeMap<String, String>,
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -171,8 +173,12 @@ fn place(rooms: &Rooms, location: &str) -> Result<(String, String), Fault> {
     Ok((bucket.to_owned(), format!("{prefix}{slash}")))
 }
 
-/// What the objects hold, by the SerDe, else by the input format, else by the classification.
-fn format(storage: &Storage, parameters: &BTreeMap<String, String>) -> Result<Format, Fault> {
+/// What the objects hold, by the SerDe, else by the input format, else by the classification;
+/// and the dialect of CSV.
+fn format(
+    storage: &Storage,
+    parameters: &BTreeMap<String, String>,
+) -> Result<(Format, Option<Dialect>), Fault> {
     let library = storage.serde_info.as_ref().and_then(|s| s.serialization_library.as_deref());
     let says = [
         library,
@@ -181,18 +187,30 @@ fn format(storage: &Storage, parameters: &BTreeMap<String, String>) -> Result<Fo
     ];
     let Some(says) = says.into_iter().flatten().find(|says| !says.is_empty()) else {
         return Err(Fault::invalid(
-            "StorageDescriptor says nothing of the format; give SerdeInfo.SerializationLibrary or the parameter classification (parquet or json)",
+            "StorageDescriptor says nothing of the format; give SerdeInfo.SerializationLibrary or the parameter classification (parquet, json or csv)",
         ));
     };
+    let none = BTreeMap::new();
+    let properties = storage.serde_info.as_ref().map_or(&none, |serde| &serde.parameters);
+    if let Some(dialect) = text_serde::dialect(says, properties, parameters)? {
+        return Ok((Format::Csv, Some(dialect)));
+    }
     let lower = says.to_lowercase();
     if lower.contains("parquet") {
-        Ok(Format::Parquet)
+        Ok((Format::Parquet, None))
     } else if lower == "json" || lower.contains("jsonserde") {
-        Ok(Format::Json)
+        Ok((Format::Json, None))
+    } else if lower == "csv" {
+        // As Glue's own crawler describes it.
+        let mut of_serde = BTreeMap::new();
+        let delimiter = parameters.get("delimiter").cloned().unwrap_or_else(|| ",".to_owned());
+        of_serde.insert("separatorChar".to_owned(), delimiter);
+        let dialect = text_serde::dialect(text_serde::OPEN, &of_serde, parameters)?;
+        Ok((Format::Csv, dialect))
     } else {
         Err(Fault::unsupported(
             "StorageDescriptor",
-            &format!("{says:?}; only Parquet and JSON objects are read"),
+            &format!("{says:?}; only Parquet, JSON and CSV objects are read"),
         ))
     }
 }
@@ -224,9 +242,10 @@ fn read(rooms: &Rooms, database: &str, input: TableInput) -> Result<Table, Fault
         .ok_or_else(|| Fault::invalid("TableInput.StorageDescriptor is missing"))?;
     no_buckets(&storage)?;
     let location = storage.location.as_deref().unwrap_or_default();
-    let format = format(&storage, &input.parameters)?;
+    let (format, dialect) = format(&storage, &input.parameters)?;
     let name = input.name.to_lowercase();
     let mut table = Table::new((database, name), place(rooms, location)?, format);
+    table.csv = dialect;
     table.columns = storage.columns.into_iter().map(Column::read).collect::<Result<_, _>>()?;
     table.partition_keys =
         input.partition_keys.into_iter().map(Column::read).collect::<Result<_, _>>()?;
@@ -332,6 +351,14 @@ pub(super) async fn update_table(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             "table {:?} has partitions; delete them before PartitionKeys grow or shrink",
             found.name
         )));
+    }
+    // A crawler knows more of a dialect than a SerDe can say: who gives back the SerDe that was
+    // shown keeps it.
+    let shown = &super::storage(&found, &found.bucket, &found.prefix)["SerdeInfo"];
+    if table.format == found.format
+        && call.input["TableInput"]["StorageDescriptor"]["SerdeInfo"] == *shown
+    {
+        table.csv.clone_from(&found.csv);
     }
     table.source = found.source;
     table.exclusions = found.exclusions;
@@ -499,7 +526,7 @@ fn read_partition(
     }
     if let Some(storage) = &input.storage_descriptor {
         no_buckets(storage)?;
-        if storage.serde_info.is_some() && format(storage, &table.parameters)? != table.format {
+        if storage.serde_info.is_some() && format(storage, &table.parameters)?.0 != table.format {
             return Err(Fault::unsupported("SerdeInfo", "a partition has its table's format"));
         }
     }
@@ -727,7 +754,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn tables_that_could_not_be_read_are_refused() {
         let world = world().await;
-        let mut cases = vec![(input("t", "org.apache.hadoop.hive.serde2.OpenCSVSerde"), "OpenCSV")];
+        let mut cases = vec![(input("t", "org.apache.hadoop.hive.serde2.RegexSerDe"), "Regex")];
         for (pointer, value, says) in [
             ("/StorageDescriptor/Location", json!("s3://none/x/"), "none"),
             ("/StorageDescriptor/Location", json!("file:///x"), "s3://"),

@@ -6,10 +6,18 @@ fn check(objects: &[&str], expected: &[&str]) {
     let shapes: Vec<(String, Format, Shape)> = objects.iter().map(|line| parse(line)).collect();
     let mut seen: Vec<Seen<'_>> = shapes
         .iter()
-        .map(|(below, format, shape)| Seen { below, format: *format, shape, records: 1, bytes: 9 })
+        .map(|(below, format, shape)| Seen {
+            below,
+            format: *format,
+            csv: None,
+            shape,
+            records: 1,
+            bytes: 9,
+        })
         .collect();
     seen.sort_by_key(|object| object.below);
-    let mut found: Vec<String> = layout(&seen, "raw").iter().map(show).collect();
+    let mut found: Vec<String> =
+        layout(&seen, "raw", Grouping::BySimilarity).tables.iter().map(show).collect();
     found.sort();
     assert_eq!(found, expected);
 }
