@@ -23,8 +23,6 @@ const FUNCTIONS_REFUSED: &[&str] = &[
     "generate_series",
     "range",
     "repeat",
-    "lpad",
-    "rpad",
 ];
 
 /// What all sessions share: the memory pool and the folder for what does not fit in it.
@@ -60,6 +58,8 @@ pub(crate) fn session(
         .with_information_schema(false);
     let options = config.options_mut();
     options.execution.enable_recursive_ctes = false;
+    // As Athena has it, whichever way it goes.
+    options.sql_parser.default_null_ordering = "nulls_last".into();
     // Half the pool must not be promised to a sort that may never spill.
     options.execution.sort_spill_reservation_bytes = 1024 * 1024;
     let mut state: SessionState = SessionStateBuilder::new()
