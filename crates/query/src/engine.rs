@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::dialect::Unnamed;
 use crate::error::explain;
+use crate::functions::{self, Stop, StopOnDrop};
 use crate::information::{self, INFORMATION_SCHEMA};
 use crate::lateral;
 use crate::meter::Meter;
@@ -189,6 +190,10 @@ impl Inner {
         let aside = Aside::new(&self.options.spill_folder);
         let session =
             crate::session::session(&self.environment, database, self.options.partitions)?;
+        let stop = StopOnDrop(Stop::default());
+        for function in functions::all(&stop.0) {
+            session.register_udf(function);
+        }
         let mut loading = Loading { meter: &meter, aside: &aside, file_count: 0, depth: 0 };
         let plan = self.plan(&session, statement, tables, database, &mut loading).await?;
         let state = session.state();

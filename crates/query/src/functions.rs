@@ -19,6 +19,7 @@ mod time;
 mod whole;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
@@ -35,12 +36,33 @@ pub(crate) use whole::{ORDINALS, ROUNDED, trino_type};
 /// What the name of a function's twin begins with.
 pub(crate) const TRY: &str = "__try_";
 
-/// All of them.
-pub(crate) fn all() -> Vec<ScalarUDF> {
+/// Whether the query that calls a function is wanted no more. The engine stops a query between
+/// batches of rows; a function asks at each row, which may be long.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Stops the functions of a query when it goes out of scope: at its end, or when it is dropped.
+#[derive(Debug)]
+pub(crate) struct StopOnDrop(pub(crate) Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// All of them, for one query.
+pub(crate) fn all(stop: &Stop) -> Vec<ScalarUDF> {
     let mut all = whole::all();
     for row in rows() {
-        all.push(ScalarUDF::from(Function::new(row, false)));
-        all.push(ScalarUDF::from(Function::new(row, true)));
+        all.push(ScalarUDF::from(Function::new(row, false, stop)));
+        all.push(ScalarUDF::from(Function::new(row, true, stop)));
     }
     all
 }
@@ -170,13 +192,14 @@ struct Function {
     /// Answers null where it fails.
     tries: bool,
     signature: Signature,
+    stop: Stop,
 }
 
 impl Function {
-    fn new(row: &'static Row, tries: bool) -> Self {
+    fn new(row: &'static Row, tries: bool, stop: &Stop) -> Self {
         let name = if tries { format!("{TRY}{}", row.name) } else { row.name.to_owned() };
         let signature = Signature::user_defined(Volatility::Immutable);
-        Function { name, row, tries, signature }
+        Function { name, row, tries, signature, stop: stop.clone() }
     }
 }
 
@@ -268,6 +291,9 @@ impl ScalarUDFImpl for Function {
         let mut memory = Memory::default();
         let mut values = Vec::with_capacity(arrays.len());
         for at in 0..rows {
+            if self.stop.is_set() {
+                return Err(DataFusionError::Execution("the query was stopped".into()));
+            }
             values.clear();
             values.extend(arrays.iter().map_while(|array| value(array, at)));
             // A null among them.

@@ -26,10 +26,18 @@ pub(crate) fn unnested(plan: LogicalPlan) -> Result<LogicalPlan> {
 }
 
 fn without_join(join: &Join) -> Result<Option<LogicalPlan>> {
-    let LogicalPlan::Subquery(right) = &*join.right else { return Ok(None) };
+    // What refers to the left side is a sub-query, beneath its alias if it has one.
+    let refers = match &*join.right {
+        LogicalPlan::Subquery(_) => true,
+        LogicalPlan::SubqueryAlias(alias) => matches!(&*alias.input, LogicalPlan::Subquery(_)),
+        _ => false,
+    };
+    if !refers {
+        return Ok(None);
+    }
     let crossed = join.join_type == JoinType::Inner && join.on.is_empty() && join.filter.is_none();
     let (left, mut unnests) = ((*join.left).clone(), false);
-    let beside = beside(&right.subquery, &left, &mut unnests)?;
+    let beside = beside(&join.right, &left, &mut unnests)?;
     Ok(beside.filter(|_| crossed && unnests))
 }
 
@@ -46,6 +54,7 @@ fn beside(
         LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. }) => {
             Some(left.clone())
         }
+        LogicalPlan::Subquery(inner) => beside(&inner.subquery, left, unnests)?,
         LogicalPlan::Projection(Projection { expr, input, .. }) => {
             let Some(input) = beside(input, left, unnests)? else { return Ok(None) };
             let own: Result<Vec<Expr>> = expr.iter().cloned().map(of_the_row).collect();

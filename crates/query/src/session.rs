@@ -12,6 +12,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::functions::Stop;
 use crate::statement::CATALOG;
 
 /// Functions that make gigabytes of a few characters, outside the memory pool.
@@ -71,7 +72,7 @@ pub(crate) fn session(
         state.deregister_udf(name).map_err(crate::error::explain)?;
         state.deregister_udtf(name).map_err(crate::error::explain)?;
     }
-    for function in crate::functions::all() {
+    for function in crate::functions::all(&Stop::default()) {
         state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
     }
     Ok(SessionContext::new_with_state(state))

@@ -101,4 +101,4 @@ SELECT device, array_join(array_agg(DISTINCT wind_dir ORDER BY wind_dir), '-') F
 SELECT sum(coalesce(ozone, nitrogen_dioxide, 0)), count(nullif(rain, 0)), avg(if(rain > 0, ozone, NULL)) FROM {t}
 
 -- a page of it
-SELECT device, timestamp, pressure FROM {t} WHERE pressure BETWEEN 1010 AND 1012 ORDER BY pressure DESC, device, timestamp OFFSET 20 LIMIT 30
+SELECT device, timestamp, pressure FROM {t} WHERE pressure BETWEEN 990 AND 1030 ORDER BY pressure DESC, device, timestamp OFFSET 20 LIMIT 30
