@@ -426,7 +426,7 @@ fn row_as_json(batch: &RecordBatch, row: usize) -> Result<Value> {
 }
 
 /// One cell: numbers, booleans, lists and structs as JSON has them, the rest as text.
-fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
+pub(crate) fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }

@@ -10,6 +10,7 @@
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
 pub mod admin;
+mod compare;
 mod disk;
 mod door;
 mod http;

@@ -433,3 +433,104 @@ async fn what_is_absent_is_refused_by_name() {
     let nested = format!("SELECT {}n{} FROM t", "greatest(".repeat(30), ", 1)".repeat(30));
     assert_eq!(world.sql(&nested).await.unwrap_err().kind(), ErrorKind::Exhausted);
 }
+
+#[tokio::test]
+async fn views_are_asked_like_tables_and_never_without_end() {
+    let world = numbers().await;
+    let put = |name: &str, sql: &str| {
+        let view = lake::View { database: "air".into(), name: name.into(), sql: sql.into() };
+        world.lake.put_view(&view, true)
+    };
+    world.lake.catalog().create_database("other", "").unwrap();
+    put(
+        "evens",
+        "SELECT n, x AS Reading, if(n > 4, 'high', 'low') AS level FROM t WHERE n % 2 = 0",
+    )
+    .unwrap();
+    put("high", "SELECT level, count(*) AS c FROM evens GROUP BY level").unwrap();
+    assert_eq!(world.rows("SELECT n FROM evens WHERE level = 'high' ORDER BY n").await, ["6"]);
+    assert_eq!(world.rows("SELECT level, c FROM high ORDER BY level").await, ["high|1", "low|3"]);
+    assert_eq!(world.rows("SELECT max(reading) FROM evens").await, ["6.5"]);
+    // Whatever database is in use, a view's tables are those of its own.
+    let options = lake::SqlOptions { database: "other".into() };
+    let answer =
+        lake::QueryEngine::sql(&world.engine, "SELECT c FROM air.high ORDER BY c", &options);
+    assert_eq!(crate::world::shown(&answer.await.unwrap().batches), ["1", "3"]);
+    // A table and a view of it beside each other.
+    let joined = "SELECT count(*) FROM t JOIN evens ON t.n = evens.n";
+    assert_eq!(world.rows(joined).await, ["4"]);
+    put("round", "SELECT * FROM round").unwrap();
+    let error = world.sql("SELECT * FROM round").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    put("broken", "SELECT nothing FROM t").unwrap();
+    let error = world.sql("SELECT * FROM broken").await.unwrap_err();
+    assert!(error.to_string().contains("view \"broken\""), "{error}");
+    assert_eq!(put("t", "SELECT 1").unwrap_err().kind(), ErrorKind::AlreadyExists);
+
+    let tables = "SELECT table_name, table_type FROM information_schema.tables \
+                  WHERE table_schema = 'air' AND table_name IN ('t', 'high') ORDER BY 1";
+    assert_eq!(world.rows(tables).await, ["high|VIEW", "t|BASE TABLE"]);
+    let columns = "SELECT column_name, ordinal_position, data_type FROM \
+                   awsdatacatalog.information_schema.columns WHERE table_name = 't' ORDER BY 2";
+    assert_eq!(
+        world.rows(columns).await,
+        ["k|1|varchar", "n|2|integer", "x|3|double", "tags|4|array(varchar)"]
+    );
+    let schemas = "SELECT schema_name FROM information_schema.schemata ORDER BY 1";
+    assert_eq!(world.rows(schemas).await, ["air", "other"]);
+}
+
+#[tokio::test]
+async fn columns_without_a_name_are_marked_and_called_as_written() {
+    let world = numbers().await;
+    let answer = world
+        .sql("SELECT n, COUNT(*), max(x), max(x), if(n > 1, 1, 2) AS b FROM t GROUP BY n LIMIT 1")
+        .await
+        .unwrap();
+    let fields = answer.schema.fields();
+    let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["n", "COUNT(*)", "max(x)", "_col3", "b"]);
+    let marked: Vec<bool> =
+        fields.iter().map(|field| field.metadata().contains_key(lake::UNNAMED)).collect();
+    assert_eq!(marked, [false, true, true, true, false]);
+    let answer = world.sql("SELECT n + 1, t.*, k || 'x' FROM t LIMIT 1").await.unwrap();
+    let marked: Vec<usize> = answer
+        .schema
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| field.metadata().contains_key(lake::UNNAMED))
+        .map(|(index, _)| index)
+        .collect();
+    assert_eq!(marked, [0, 5]);
+}
+
+/// A sink that wants only so many batches.
+struct Counting(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl lake::RowSink for Counting {
+    fn begin(&mut self, _: &arrow::datatypes::SchemaRef) -> base::Result<()> {
+        Ok(())
+    }
+
+    fn rows(&mut self, batch: arrow::array::RecordBatch) -> base::Result<()> {
+        self.0.fetch_add(batch.num_rows(), std::sync::atomic::Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_answer_larger_than_may_be_held_goes_into_a_sink() {
+    let world = World::with(|options| options.answer_bytes_max = 64 * 1024);
+    world.declare("t", Format::Json, "n int", "");
+    let rows = |n: u32| format!("{{\"n\":{n}}}\n");
+    world.put("raw/t/x", (0..100_000).map(rows).collect::<String>()).await;
+    let error = world.sql("SELECT n FROM t").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    let count = std::sync::Arc::default();
+    let sink = Box::new(Counting(std::sync::Arc::clone(&count)));
+    let options = lake::SqlOptions { database: "air".into() };
+    let scanned = lake::QueryEngine::sql_into(&world.engine, "SELECT n FROM t", &options, sink);
+    assert!(scanned.await.unwrap().bytes > 0);
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 100_000);
+}

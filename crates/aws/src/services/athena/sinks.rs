@@ -221,3 +221,40 @@ fn by_partition(table: &Table, batch: &RecordBatch) -> Result<BTreeMap<Vec<Strin
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int32Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn rows_go_to_the_partition_that_their_last_columns_name() {
+        let mut table = Table::new(("d", "t"), ("bkt", "t/"), lake::Format::Parquet);
+        table.columns = vec![lake::Column::new("n", "bigint")];
+        table.partition_keys =
+            vec![lake::Column::new("day", "string"), lake::Column::new("k", "int")];
+        let columns: [(&str, ArrayRef); 3] = [
+            ("a", Arc::new(Int32Array::from(vec![1, 2, 3, 4]))),
+            ("b", Arc::new(StringArray::from(vec![Some("x"), None, Some("x"), Some("y")]))),
+            ("c", Arc::new(Int32Array::from(vec![7, 7, 7, 8]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let found: Vec<(String, usize, DataType)> = by_partition(&table, &batch)
+            .unwrap()
+            .into_iter()
+            .map(|(values, rows)| {
+                (values.join("/"), rows.num_rows(), rows.column(0).data_type().clone())
+            })
+            .collect();
+        let nowhere = format!("{NULL_PARTITION}/7");
+        assert_eq!(
+            found,
+            [
+                (nowhere, 1, DataType::Int64),
+                ("x/7".into(), 2, DataType::Int64),
+                ("y/8".into(), 1, DataType::Int64)
+            ]
+        );
+    }
+}
