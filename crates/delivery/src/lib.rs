@@ -43,6 +43,7 @@ mod republish;
 mod shelf;
 mod stream;
 mod streams;
+mod tail;
 mod worker;
 
 #[cfg(test)]
@@ -56,4 +57,5 @@ pub use stream::{
     NewStream, ObjectPlan, Partitioning, StreamRow, StreamState, Tally,
 };
 pub use streams::{Settings, StreamStatus, Streams};
+pub use tail::{Mark, Undelivered};
 pub use worker::Publisher;

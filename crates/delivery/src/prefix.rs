@@ -162,6 +162,15 @@ impl Prefixes {
         &self.keys
     }
 
+    /// Whether objects of any kind may lie below this prefix.
+    pub(crate) fn may_reach(&self, below: &str) -> bool {
+        let reaches = |prefix: &Prefix| {
+            let head = prefix.head();
+            head.starts_with(below) || below.starts_with(&head)
+        };
+        reaches(&self.records) || reaches(&self.errors) || self.backup.as_ref().is_some_and(reaches)
+    }
+
     /// The prefix of objects of this kind, evaluated for some moment: refused if it is too long
     /// in any.
     pub(crate) fn folder(&self, kind: &Kind) -> Result<String> {
@@ -279,6 +288,15 @@ impl Prefix {
         }
         push_literal(&mut parts, rest);
         Ok(Prefix(parts))
+    }
+
+    /// What stands before the first expression.
+    fn head(&self) -> String {
+        let literal = |part: &Part| match part {
+            Part::Literal(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.0.iter().map_while(literal).collect()
     }
 
     fn has_expressions(&self) -> bool {

@@ -29,7 +29,7 @@ use crate::shelf::Shelf;
 use crate::stream::{Column, Decision, ObjectPlan, StreamRow, StreamState};
 
 /// Bytes of log read at once: with the size hint, the bound on a worker's memory.
-const READ_BYTES: usize = 1024 * 1024;
+pub(crate) const READ_BYTES: usize = 1024 * 1024;
 
 /// How long an idle worker sleeps before it looks at stop and flush again.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
@@ -43,7 +43,7 @@ const ADVANCE_OFFSETS: u64 = 100_000;
 
 /// A batch with records of this many partitions ends (AWS's bound on active partitions, over
 /// which it sets records aside).
-const PARTITIONS_MAX: usize = 500;
+pub(crate) const PARTITIONS_MAX: usize = 500;
 
 /// What all workers share.
 #[derive(Debug)]

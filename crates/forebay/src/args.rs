@@ -294,6 +294,18 @@ pub(crate) enum Lake {
         #[arg(long, default_value = "forebay")]
         database: String,
     },
+    /// Measures what a table's rows come to as JSON, CSV and Parquet: bytes, time to load, and
+    /// bytes read for a question about one column.
+    Compare {
+        /// [DATABASE.]TABLE.
+        table: String,
+        /// Database for an unqualified table name.
+        #[arg(long, default_value = "forebay")]
+        database: String,
+        /// Takes the first rows only, until they have so many megabytes as JSON.
+        #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+        max_mb: u64,
+    },
     /// Lists buckets, objects below BUCKET[/PREFIX], or with --tables the catalog.
     Ls {
         /// BUCKET[/PREFIX]; all buckets without it.

@@ -432,6 +432,41 @@ async fn stream(global: &Global, command: Stream, printer: Printer) -> Result<()
     }
 }
 
+/// A comparison of formats as a small table; how much less than JSON stands in brackets.
+fn comparison(answer: &Value) -> String {
+    let header = ["format", "size", "load", "query reads", "query"].map(str::to_owned);
+    let mut shown = Table::new(&header);
+    let formats: Vec<&Value> = answer["formats"].as_array().into_iter().flatten().collect();
+    let of_json = |member: &str| formats.first().and_then(|json| json[member].as_f64());
+    for format in &formats {
+        let less = |member: &str| match (of_json(member), format[member].as_f64()) {
+            (Some(json), Some(own)) if own > 0.0 && json != own => format!(" ({:.1}x)", json / own),
+            _ => String::new(),
+        };
+        let bytes = |member: &str| {
+            format!("{}{}", human_bytes(format[member].as_u64().unwrap_or(0)), less(member))
+        };
+        let seconds = |member: &str| {
+            format!("{:.3} s{}", format[member].as_f64().unwrap_or(0.0), less(member))
+        };
+        shown.row(vec![
+            text_of(&format["format"]),
+            bytes("bytes"),
+            seconds("load_cpu_seconds"),
+            bytes("query_bytes"),
+            seconds("query_cpu_seconds"),
+        ]);
+    }
+    let all = if answer["whole"] == true { "all" } else { "the first" };
+    format!(
+        "{}\n{all} {} rows of {}; load and query are seconds of processor; the query reads {}",
+        shown.render(),
+        answer["rows"],
+        text_of(&answer["table"]),
+        text_of(&answer["column"])
+    )
+}
+
 async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
     match command {
         Lake::Sql { sql, database } => {
@@ -454,6 +489,11 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
                 format!("{}\n{count} rows, {scanned} scanned", shown.render())
             })
             .await
+        }
+        Lake::Compare { table, database, max_mb } => {
+            let bytes_max = max_mb * 1024 * 1024;
+            let input = json!({"table": table, "database": database, "bytes_max": bytes_max});
+            call(global, "lake_compare", input, printer, comparison).await
         }
         Lake::Ls { path: _, tables: true } => {
             call(global, "lake_tables", json!({}), printer, |answer| {

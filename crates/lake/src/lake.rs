@@ -191,6 +191,24 @@ impl Lake {
     }
 }
 
+impl Lake {
+    /// The partition values of an object that is still to come, if a listing will show it.
+    pub(crate) fn would_list(
+        &self,
+        table: &Table,
+        bucket: &str,
+        key: &str,
+    ) -> Result<Option<Vec<String>>> {
+        let Some(below) = key.strip_prefix(&table.prefix).filter(|_| bucket == table.bucket) else {
+            return Ok(None);
+        };
+        let shown = !is_hidden(below)
+            && !Globs::parse(&table.exclusions)?.matches(below)
+            && (table.format == Format::Json || below.ends_with(".parquet"));
+        Ok(shown.then(|| partition_values(table, below)))
+    }
+}
+
 impl fmt::Debug for Lake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lake").field("buckets", &self.buckets).finish_non_exhaustive()

@@ -23,8 +23,10 @@ mod glob;
 mod hive_path;
 mod job;
 mod lake;
+mod live;
 mod schedule;
 mod spec;
+mod view;
 
 pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
@@ -34,10 +36,12 @@ pub use crawl::{
     Decision, DeleteBehavior, LastCrawl, ObjectReport, RecrawlBehavior, TableChange, TableGrouping,
     TableReport, UpdateBehavior,
 };
-pub use engine::{QueryEngine, QueryResult, SqlOptions};
+pub use engine::{QueryEngine, QueryResult, RowSink, Scanned, SqlOptions, UNNAMED};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
 pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
+pub use live::{LIVE, Tail};
 pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};
+pub use view::View;

@@ -42,6 +42,9 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "stream_flush" => blocking(move || stream_flush(&node, input)).await,
         "stream_delete" => stream_delete(&node, input),
         "lake_sql" => node.lake.sql(read(input)?).await,
+        "lake_compare" => {
+            crate::compare::compare(&node.lake, &node.data_dir.join("jobs"), read(input)?).await
+        }
         "lake_ls" => node.lake.ls(&node.buckets, read(input)?).await,
         "lake_tables" => node.lake.tables(),
         "lake_report" => node.lake.report(read(input)?),

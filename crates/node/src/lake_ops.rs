@@ -3,7 +3,7 @@
 //! A job run is a child process of the same binary: this module hands it the plan as a file,
 //! waits, and carries the result through the lake's commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::util::display::array_value_to_string;
 use base::{Clock, Error, ErrorKind, Result};
+use bytes::Bytes;
+use delivery::Streams;
 use lake::{
     Crawler, EtlResult, EtlSpec, Job, JobRun, Lake, Node as Step, QueryEngine, QueryResult,
     RunOptions, SqlOptions, TargetCompression,
@@ -92,6 +94,7 @@ impl LakeRoom {
         data_dir: &Path,
         settings: &Settings,
         clock: Arc<dyn Clock>,
+        streams: &Arc<Streams>,
     ) -> Result<LakeRoom> {
         let lake = Lake::open(metastore.clone(), buckets.clone(), &data_dir.join("jobs"), clock)?;
         let recovered = lake.recover().await?;
@@ -101,6 +104,7 @@ impl LakeRoom {
         aws::ensure_database(&lake)?;
         let options = EngineOptions {
             memory_bytes: settings.query.memory_bytes,
+            tail: Some(Arc::new(Undelivered(Arc::clone(streams)))),
             ..EngineOptions::new(data_dir.join("jobs").join("spill"))
         };
         let engine = Engine::new(lake.clone(), options)?;
@@ -310,6 +314,37 @@ impl LakeRoom {
     }
 }
 
+/// The streams, as the lake asks them what is still in the log.
+#[derive(Debug)]
+struct Undelivered(Arc<Streams>);
+
+impl lake::Tail for Undelivered {
+    fn look(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        list: &mut dyn FnMut() -> Result<()>,
+        take: &mut dyn FnMut(&str, &str, Bytes) -> Result<()>,
+    ) -> Result<Option<BTreeSet<(String, String)>>> {
+        let marks = self.0.marks(bucket, prefix)?;
+        list()?;
+        if !self.0.stand_still(&marks, bucket, prefix)? {
+            return Ok(None);
+        }
+        let mut on_their_way = BTreeSet::new();
+        for mark in &marks {
+            let whole = self
+                .0
+                .undelivered(mark, &mut |object| take(&object.bucket, &object.key, object.bytes))?;
+            if !whole {
+                return Ok(None);
+            }
+            on_their_way.append(&mut mark.on_their_way());
+        }
+        Ok(Some(on_their_way))
+    }
+}
+
 /// Carries a planned run to its end. Once the child has answered, `stop` comes too late: then
 /// the run is finished.
 async fn run_in_child(
@@ -432,7 +467,7 @@ fn row_as_json(batch: &RecordBatch, row: usize) -> Result<Value> {
 }
 
 /// One cell: numbers, booleans, lists and structs as JSON has them, the rest as text.
-fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
+pub(crate) fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }

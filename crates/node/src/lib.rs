@@ -10,6 +10,7 @@
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
 pub mod admin;
+mod compare;
 mod disk;
 mod door;
 mod http;
@@ -165,9 +166,15 @@ impl Node {
                 ..delivery::Settings::default()
             },
         ));
-        let lake =
-            lake_ops::LakeRoom::open(&metastore, &buckets, data_dir, &settings, clock.clone())
-                .await?;
+        let lake = lake_ops::LakeRoom::open(
+            &metastore,
+            &buckets,
+            data_dir,
+            &settings,
+            clock.clone(),
+            &streams,
+        )
+        .await?;
         let models = models::Models::open(&metastore, data_dir, &settings, clock.clone())?;
         let token = Token::load(data_dir)?;
         let keys = Keys::open(metastore.clone(), clock.clone(), &settings.aws.account_id)?;

@@ -2,28 +2,36 @@
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use base::{Error, ErrorKind, Result};
 use datafusion::catalog::memory::MemorySchemaProvider;
-use datafusion::catalog::{CatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use lake::{
-    Column, EtlResult, EtlSpec, Lake, QueryEngine, QueryResult, SqlOptions, Table, TableFile,
+    Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions,
+    Table, TableFile, Tail, UNNAMED, View,
 };
 use tokio::sync::Semaphore;
 
+use crate::dialect::Unnamed;
 use crate::error::explain;
+use crate::functions::{self, Stop, StopOnDrop};
+use crate::information::{self, INFORMATION_SCHEMA};
+use crate::lateral;
 use crate::meter::Meter;
 use crate::pool::{Pool, gave_up};
 use crate::read::{Picked, damage};
@@ -50,6 +58,10 @@ pub struct EngineOptions {
     pub files_max: usize,
     /// How long a query may take, waiting included: Athena's half hour.
     pub time_max: Duration,
+    /// Those who know what is still in the log, for tables whose name ends with [`LIVE`].
+    pub tail: Option<Arc<dyn Tail>>,
+    /// Bytes of that for a table at most.
+    pub tail_bytes_max: u64,
 }
 
 impl EngineOptions {
@@ -64,6 +76,8 @@ impl EngineOptions {
             answer_bytes_max: 128 * 1024 * 1024,
             files_max: 1_000_000,
             time_max: Duration::from_secs(30 * 60),
+            tail: None,
+            tail_bytes_max: 1024 * 1024 * 1024,
         }
     }
 }
@@ -94,29 +108,54 @@ impl Engine {
             options.spill_folder.clone(),
             options.spill_bytes_max,
         )?;
+        Aside::sweep(&options.spill_folder);
         let pool = Pool::new(options.partitions)?;
         let turns = Semaphore::new(options.queries_max.max(1));
         Ok(Engine { inner: Arc::new(Inner { lake, options, environment, turns }), pool })
     }
 }
 
-#[async_trait]
-impl QueryEngine for Engine {
-    async fn sql(&self, sql: &str, options: &SqlOptions) -> Result<QueryResult> {
+impl Engine {
+    /// Runs a statement into `sink` on the threads for queries, and makes an answer of both.
+    async fn within_time<S: RowSink + 'static, T: Send + 'static>(
+        &self,
+        sql: &str,
+        options: &SqlOptions,
+        mut sink: S,
+        answer: fn(S, Scanned) -> T,
+    ) -> Result<T> {
         let (inner, sql) = (Arc::clone(&self.inner), sql.to_owned());
         let database = options.database.clone();
         self.pool
             .run(async move {
                 let time_max = inner.options.time_max;
-                let answer = tokio::time::timeout(time_max, inner.sql(&sql, &database)).await;
-                answer.unwrap_or_else(|_elapsed| {
-                    Err(Error::new(
+                let run = inner.sql(&sql, &database, &mut sink);
+                match tokio::time::timeout(time_max, run).await {
+                    Ok(scanned) => scanned.map(|scanned| answer(sink, scanned)),
+                    Err(_elapsed) => Err(Error::new(
                         ErrorKind::Exhausted,
                         format!("the query took longer than {} seconds", time_max.as_secs()),
-                    ))
-                })
+                    )),
+                }
             })
             .await
+    }
+}
+
+#[async_trait]
+impl QueryEngine for Engine {
+    async fn sql(&self, sql: &str, options: &SqlOptions) -> Result<QueryResult> {
+        let bytes_max = self.inner.options.answer_bytes_max;
+        self.within_time(sql, options, Held::new(bytes_max), Held::answer).await
+    }
+
+    async fn sql_into(
+        &self,
+        sql: &str,
+        options: &SqlOptions,
+        sink: Box<dyn RowSink>,
+    ) -> Result<Scanned> {
+        self.within_time(sql, options, sink, |_sink, scanned| scanned).await
     }
 
     async fn etl(&self, spec: &EtlSpec) -> Result<EtlResult> {
@@ -125,12 +164,19 @@ impl QueryEngine for Engine {
 }
 
 impl Inner {
-    async fn sql(&self, sql: &str, database: &str) -> Result<QueryResult> {
+    async fn sql(&self, sql: &str, database: &str, sink: &mut dyn RowSink) -> Result<Scanned> {
         let closed = |_closed| Error::new(ErrorKind::Unavailable, "the engine is shutting down");
         let _turn = self.turns.acquire().await.map_err(closed)?;
         match statement::parse(sql)? {
-            Request::Show(show) => self.show(&show, database),
-            Request::Query { statement, tables } => self.query(*statement, &tables, database).await,
+            Request::Show(show) => {
+                let batch = self.show(&show, database)?;
+                sink.begin(&batch.schema())?;
+                sink.rows(batch)?;
+                Ok(Scanned::default())
+            }
+            Request::Query { statement, tables, unnamed } => {
+                self.query(*statement, &tables, &unnamed, database, sink).await
+            }
         }
     }
 
@@ -138,28 +184,17 @@ impl Inner {
         &self,
         statement: Statement,
         tables: &[TableName],
+        unnamed: &Unnamed,
         database: &str,
-    ) -> Result<QueryResult> {
-        let mut found = Vec::with_capacity(tables.len());
-        let mut file_count = 0;
-        for name in tables {
-            let table = self.table(name, database)?;
-            let files = self.lake.candidates(&table).await?;
-            file_count += files.len();
-            if file_count > self.options.files_max {
-                return Err(Error::new(
-                    ErrorKind::Exhausted,
-                    format!("the query would read more than {} files", self.options.files_max),
-                ));
-            }
-            found.push((table, files));
-        }
+        sink: &mut dyn RowSink,
+    ) -> Result<Scanned> {
         let mut damaged = Arc::new(BTreeSet::new());
         loop {
             let meter = Arc::new(Meter::default());
-            let run = self.attempt(statement.clone(), &found, database, &meter, &damaged);
+            let asked = Asked { tables, unnamed, database };
+            let run = self.attempt(statement.clone(), asked, &meter, &damaged, sink);
             match run.await {
-                Ok(answer) => return Ok(answer),
+                Ok(scanned) => return Ok(scanned),
                 Err(Failed::Early(error)) => return Err(error),
                 // One bad file never fails a table: once it is known which one it is, the rest
                 // is asked again.
@@ -175,18 +210,48 @@ impl Inner {
         }
     }
 
-    /// Plans and runs a statement over these tables.
+    /// Plans a statement and runs it into the sink.
     async fn attempt(
         &self,
-        mut statement: Statement,
-        tables: &[(Table, Vec<TableFile>)],
-        database: &str,
+        statement: Statement,
+        asked: Asked<'_>,
         meter: &Arc<Meter>,
         damaged: &Arc<BTreeSet<PathBuf>>,
-    ) -> std::result::Result<QueryResult, Failed> {
-        let (session, spelling) = self.session(tables, database, meter, damaged)?;
-        spelling.apply(&mut statement);
+        sink: &mut dyn RowSink,
+    ) -> std::result::Result<Scanned, Failed> {
+        // What is still in the log lies there until the answer is whole.
+        let aside = Aside::new(&self.options.spill_folder);
+        let session =
+            crate::session::session(&self.environment, asked.database, self.options.partitions)?;
+        let stop = StopOnDrop(Stop::default());
+        for function in functions::all(&stop.0) {
+            session.register_udf(function);
+        }
+        let mut loading = Loading { meter, damaged, aside: &aside, file_count: 0, depth: 0 };
+        let plan =
+            self.plan(&session, statement, asked.tables, asked.database, &mut loading).await?;
         let state = session.state();
+        let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
+        // A decoder that panics on damaged bytes is one more way to fail.
+        let run = AssertUnwindSafe(self.run(&session, &plan, asked.unnamed, sink)).catch_unwind();
+        run.await.unwrap_or_else(|panic| Err(gave_up(&*panic))).map_err(Failed::Late)?;
+        let (bytes, set_aside) = meter.seen();
+        Ok(Scanned { bytes: bytes + parquet_bytes(&plan), set_aside })
+    }
+
+    /// Gives the session the tables that a statement names, and plans it.
+    async fn plan(
+        &self,
+        session: &SessionContext,
+        mut statement: Statement,
+        tables: &[TableName],
+        database: &str,
+        loading: &mut Loading<'_>,
+    ) -> Result<LogicalPlan> {
+        let spelling = Box::pin(self.load(session, tables, database, loading)).await?;
+        spelling.apply(&mut statement);
+        let mut state = session.state();
+        database.clone_into(&mut state.config_mut().options_mut().catalog.default_schema);
         let plan = state.statement_to_plan(statement).await.map_err(explain)?;
         // The statement was checked already; a plan that does more would be a bug here.
         SQLOptions::new()
@@ -195,38 +260,106 @@ impl Inner {
             .with_allow_statements(false)
             .verify_plan(&plan)
             .map_err(explain)?;
-        let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
-        // A decoder that panics on damaged bytes is one more way to fail.
-        let run = AssertUnwindSafe(self.collect(&session, &plan)).catch_unwind();
-        let collected = run.await.unwrap_or_else(|panic| Err(gave_up(&*panic)));
-        let (schema, batches) = collected.map_err(Failed::Late)?;
-        let (bytes, set_aside) = meter.seen();
-        let bytes_scanned = bytes + parquet_bytes(&plan);
-        Ok(QueryResult { schema, batches, bytes_scanned, set_aside })
+        lateral::unnested(plan).map_err(explain)
     }
 
-    /// A session that has just these tables, and the spellings of their columns.
-    fn session(
+    /// Gives the session the tables named, and tells the spellings of their columns.
+    async fn load(
         &self,
-        tables: &[(Table, Vec<TableFile>)],
+        session: &SessionContext,
+        tables: &[TableName],
         database: &str,
-        meter: &Arc<Meter>,
-        damaged: &Arc<BTreeSet<PathBuf>>,
-    ) -> Result<(SessionContext, Spelling)> {
-        let session =
-            crate::session::session(&self.environment, database, self.options.partitions)?;
+        loading: &mut Loading<'_>,
+    ) -> Result<Spelling> {
         let catalog = session
             .catalog(CATALOG)
             .ok_or_else(|| Error::internal("a session without a catalog"))?;
         let mut spelling = Spelling::default();
-        for (table, files) in tables {
+        for name in tables {
+            let within = name.database.as_deref().unwrap_or(database);
+            if within == INFORMATION_SCHEMA {
+                let provider = information::table(&self.lake, &name.name)?;
+                register(&*catalog, within, &name.name, provider)?;
+                continue;
+            }
+            if let Some(view) = self.lake.find_view(within, &name.name)? {
+                let provider = self.view(session, &view, loading).await?;
+                let schema = provider.schema();
+                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                register(&*catalog, within, &name.name, provider)?;
+                continue;
+            }
+            let (table, files) = self.table_and_files(name, database, loading.aside).await?;
             spelling.add(&table.name, table.all_columns().map(|column| column.name.as_str()));
-            let provider = LakeTable::new(table, files.clone(), Arc::clone(meter), Reading::Query)?
-                .verified_by(&self.lake)
-                .sparing(damaged);
-            register(&*catalog, table, provider)?;
+            loading.file_count += files.len();
+            if loading.file_count > self.options.files_max {
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!("the query would read more than {} files", self.options.files_max),
+                ));
+            }
+            let provider =
+                LakeTable::new(&table, files, Arc::clone(loading.meter), Reading::Query)?
+                    .verified_by(&self.lake)
+                    .sparing(loading.damaged);
+            register(&*catalog, &table.database, &table.name, Arc::new(provider))?;
         }
-        Ok((session, spelling))
+        Ok(spelling)
+    }
+
+    /// A view as a table: its statement, planned in its database.
+    async fn view(
+        &self,
+        session: &SessionContext,
+        view: &View,
+        loading: &mut Loading<'_>,
+    ) -> Result<Arc<dyn TableProvider>> {
+        if loading.depth == VIEWS_MAX {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "view {:?} stands on more than {VIEWS_MAX} others, or on itself",
+                    view.name
+                ),
+            ));
+        }
+        let of_view = |error: Error| error.context(format_args!("view {:?}", view.name));
+        let Request::Query { statement, tables, .. } =
+            statement::parse(&view.sql).map_err(of_view)?
+        else {
+            return Err(Error::invalid(format!("view {:?} is no SELECT", view.name)));
+        };
+        loading.depth += 1;
+        let plan = self.plan(session, *statement, &tables, &view.database, loading);
+        let plan = Box::pin(plan).await.map_err(of_view)?;
+        loading.depth -= 1;
+        Ok(Arc::new(ViewTable::new(plan, Some(view.sql.clone()))))
+    }
+
+    /// The table that a statement names, under the name it gives, and its files.
+    async fn table_and_files(
+        &self,
+        name: &TableName,
+        database: &str,
+        aside: &Aside,
+    ) -> Result<(Table, Vec<TableFile>)> {
+        let Some(plain) = name.name.strip_suffix(LIVE) else {
+            let table = self.table(name, database)?;
+            let files = self.lake.candidates(&table).await?;
+            return Ok((table, files));
+        };
+        let plain = TableName { name: plain.to_owned(), ..name.clone() };
+        let table = self.table(&plain, database)?;
+        let Some(tail) = &self.options.tail else {
+            return Err(Error::unsupported(format!(
+                "table {:?}: there is no log here that {LIVE} could read; leave it out",
+                name.name
+            )));
+        };
+        let folder = aside.folder(&format!("{}.{}", table.database, table.name))?;
+        let bytes_max = self.options.tail_bytes_max;
+        let files = self.lake.live_files(&table, Arc::clone(tail), &folder, bytes_max).await?;
+        Ok((Table { name: name.name.clone(), ..table }, files))
     }
 
     fn table(&self, name: &TableName, database: &str) -> Result<Table> {
@@ -234,34 +367,26 @@ impl Inner {
         self.lake.catalog().get_table(database, &name.name)
     }
 
-    async fn collect(
+    async fn run(
         &self,
         session: &SessionContext,
         plan: &Arc<dyn ExecutionPlan>,
-    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let schema = settle::schema(&plan.schema());
+        unnamed: &Unnamed,
+        sink: &mut dyn RowSink,
+    ) -> Result<()> {
+        let schema = marked(&settle::schema(&plan.schema()), unnamed);
+        sink.begin(&schema)?;
         let mut stream = execute_stream(Arc::clone(plan), session.task_ctx()).map_err(explain)?;
-        let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(batch) = stream.next().await {
             let batch = settle::batch(&batch.map_err(explain)?, &schema)?;
-            bytes += batch.get_array_memory_size();
-            if bytes > self.options.answer_bytes_max {
-                return Err(Error::new(
-                    ErrorKind::Exhausted,
-                    format!(
-                        "the answer is larger than {} bytes; aggregate, or add LIMIT",
-                        self.options.answer_bytes_max
-                    ),
-                ));
-            }
             if batch.num_rows() > 0 {
-                batches.push(batch);
+                sink.rows(batch)?;
             }
         }
-        Ok((schema, batches))
+        Ok(())
     }
 
-    fn show(&self, show: &Show, database: &str) -> Result<QueryResult> {
+    fn show(&self, show: &Show, database: &str) -> Result<RecordBatch> {
         let catalog = self.lake.catalog();
         match show {
             Show::Databases => {
@@ -293,6 +418,14 @@ impl Inner {
             }
         }
     }
+}
+
+/// What is asked beside the statement itself.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    tables: &'a [TableName],
+    unnamed: &'a Unnamed,
+    database: &'a str,
 }
 
 /// How far a statement came.
@@ -341,17 +474,134 @@ async fn find_damaged(files: Vec<(TableFile, Picked)>, error: ErrorKind) -> Resu
     })
 }
 
-fn register(catalog: &dyn CatalogProvider, table: &Table, provider: LakeTable) -> Result<()> {
-    let schema = match catalog.schema(&table.database) {
+/// What is gathered while the tables of a statement and of its views are loaded.
+struct Loading<'a> {
+    meter: &'a Arc<Meter>,
+    /// Files that another reader fails at.
+    damaged: &'a Arc<BTreeSet<PathBuf>>,
+    aside: &'a Aside,
+    file_count: usize,
+    /// Views within views.
+    depth: usize,
+}
+
+/// Views within views at most: also the end of one that stands on itself.
+const VIEWS_MAX: usize = 16;
+
+/// The schema with a mark on each field that the statement gives no name.
+fn marked(schema: &SchemaRef, unnamed: &Unnamed) -> SchemaRef {
+    let count = schema.fields().len();
+    let mark = |(index, field): (usize, &Arc<Field>)| match unnamed.has(index, count) {
+        true => {
+            let mark = [(UNNAMED.to_owned(), String::new())].into();
+            Arc::new(field.as_ref().clone().with_metadata(mark))
+        }
+        false => Arc::clone(field),
+    };
+    Arc::new(Schema::new(schema.fields().iter().enumerate().map(mark).collect::<Fields>()))
+}
+
+/// An answer held in memory, within its bound.
+struct Held {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Held {
+    fn new(bytes_max: usize) -> Held {
+        Held { schema: Arc::new(Schema::empty()), batches: Vec::new(), bytes: 0, bytes_max }
+    }
+
+    fn answer(self, scanned: Scanned) -> QueryResult {
+        QueryResult {
+            schema: self.schema,
+            batches: self.batches,
+            bytes_scanned: scanned.bytes,
+            set_aside: scanned.set_aside,
+        }
+    }
+}
+
+impl RowSink for Held {
+    fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
+        *self = Held { schema: Arc::clone(schema), ..Held::new(self.bytes_max) };
+        Ok(())
+    }
+
+    fn rows(&mut self, batch: RecordBatch) -> Result<()> {
+        self.bytes += batch.get_array_memory_size();
+        if self.bytes > self.bytes_max {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the answer is larger than {} bytes; aggregate, or add LIMIT",
+                    self.bytes_max
+                ),
+            ));
+        }
+        self.batches.push(batch);
+        Ok(())
+    }
+}
+
+fn register(
+    catalog: &dyn CatalogProvider,
+    database: &str,
+    name: &str,
+    provider: Arc<dyn TableProvider>,
+) -> Result<()> {
+    let schema = match catalog.schema(database) {
         Some(schema) => schema,
         None => {
             let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
-            catalog.register_schema(&table.database, Arc::clone(&schema)).map_err(explain)?;
+            catalog.register_schema(database, Arc::clone(&schema)).map_err(explain)?;
             schema
         }
     };
-    schema.register_table(table.name.clone(), Arc::new(provider)).map_err(explain)?;
+    // A view and the statement around it may name the same table.
+    if schema.table_exist(name) {
+        return Ok(());
+    }
+    schema.register_table(name.to_owned(), provider).map_err(explain)?;
     Ok(())
+}
+
+/// A query's folder for what it brings along; gone when the query is.
+struct Aside(PathBuf);
+
+/// What such folders' names begin with.
+const ASIDE: &str = "live-";
+
+impl Aside {
+    fn new(above: &Path) -> Aside {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Aside(above.join(format!("{ASIDE}{}", COUNT.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.0.join(name);
+        std::fs::create_dir_all(&folder)
+            .map_err(|cause| Error::io("making a folder for what is still in the log", cause))?;
+        Ok(folder)
+    }
+
+    /// Removes what a process that was killed left.
+    fn sweep(above: &Path) {
+        for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+                drop(std::fs::remove_dir_all(entry.path()));
+            }
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Most queries never made it.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 /// Bytes that DataFusion's own readers fetched for a plan that has run.
@@ -362,7 +612,7 @@ fn parquet_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
 }
 
 /// A small answer of strings.
-fn answer(names: &[&str], rows: Vec<Vec<String>>) -> Result<QueryResult> {
+fn answer(names: &[&str], rows: Vec<Vec<String>>) -> Result<RecordBatch> {
     let fields: Vec<Field> =
         names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
     let schema: SchemaRef = Arc::new(Schema::new(fields));
@@ -370,7 +620,6 @@ fn answer(names: &[&str], rows: Vec<Vec<String>>) -> Result<QueryResult> {
         Arc::new(rows.iter().map(|row| row.get(at).map(String::as_str)).collect::<StringArray>())
     };
     let columns = (0..names.len()).map(column).collect();
-    let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
-        .map_err(|cause| Error::internal(format!("an answer was built wrongly: {cause}")))?;
-    Ok(QueryResult { schema, batches: vec![batch], bytes_scanned: 0, set_aside: 0 })
+    RecordBatch::try_new(schema, columns)
+        .map_err(|cause| Error::internal(format!("an answer was built wrongly: {cause}")))
 }

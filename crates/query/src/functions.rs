@@ -1,43 +1,205 @@
-//! Functions that people bring from Athena and that DataFusion does not have.
+//! Functions that people bring from Athena and that DataFusion does not have, or has with
+//! another meaning. docs/sql.md lists them all.
+//!
+//! Each is a row of a table: a name, the kinds of its arguments, the kind of its answer, and a
+//! body that turns the values of one row into an answer. A null among the arguments makes a
+//! null, as in Athena; a body need not know of nulls.
+//!
+//! Every function has a twin whose name begins with [`TRY`]: where the function fails, its twin
+//! answers null. `try(...)` is made of these (`dialect`).
+//!
+//! Times are timestamps of milliseconds without a zone, in UTC: literals such as
+//! `TIMESTAMP '2013-03-01 00:00:00'` then compare as they are.
+
+mod bytes;
+mod json;
+mod outcome;
+mod text;
+mod time;
+mod whole;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder, TimestampMillisecondArray};
-use arrow::compute::cast;
-use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::DataFusionError;
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{
+    DataType, Date32Type, Field, Float64Type, Int64Type, TimeUnit, TimestampMillisecondType,
+};
+use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use serde_json::Value;
+use outcome::Column;
 
-/// All of them.
-pub(crate) fn all() -> Vec<ScalarUDF> {
-    vec![
-        ScalarUDF::from(Function::new("from_iso8601_timestamp", 1, iso8601, TIMESTAMP)),
-        ScalarUDF::from(Function::new("json_extract_scalar", 2, extract, DataType::Utf8)),
-    ]
+pub(crate) use whole::{ORDINALS, ROUNDED, trino_type};
+
+/// What the name of a function's twin begins with.
+pub(crate) const TRY: &str = "__try_";
+
+/// Whether the query that calls a function is wanted no more. The engine stops a query between
+/// batches of rows; a function asks at each row, which may be long.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
-/// Without a zone: literals such as `TIMESTAMP '2013-03-01 00:00:00'` then compare as they are.
-const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
+/// Stops the functions of a query when it goes out of scope: at its end, or when it is dropped.
+#[derive(Debug)]
+pub(crate) struct StopOnDrop(pub(crate) Stop);
 
-type Body = fn(&[ArrayRef]) -> Result<ArrayRef, DataFusionError>;
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
 
-/// A function of strings.
+/// All of them, for one query.
+pub(crate) fn all(stop: &Stop) -> Vec<ScalarUDF> {
+    let mut all = whole::all();
+    for row in rows() {
+        all.push(ScalarUDF::from(Function::new(row, false, stop)));
+        all.push(ScalarUDF::from(Function::new(row, true, stop)));
+    }
+    all
+}
+
+/// Whether a function has a twin that answers null where it fails.
+pub(crate) fn has_twin(name: &str) -> bool {
+    rows().any(|row| row.name == name)
+}
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    [json::ROWS, time::ROWS, text::ROWS, bytes::ROWS].into_iter().flatten()
+}
+
+/// A function.
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    /// The kinds of its arguments; [`Kind::Optional`] stands before those that may be left out,
+    /// [`Kind::More`] behind one that may be repeated.
+    takes: &'static [Kind],
+    gives: Gives,
+    body: Body,
+}
+
+type Body = fn(&mut Memory, &[Value<'_>]) -> Outcome;
+
+/// An answer, null, or why there is none.
+type Outcome = Result<Option<Out>, String>;
+
+const fn row(name: &'static str, takes: &'static [Kind], gives: Gives, body: Body) -> Row {
+    Row { name, takes, gives, body }
+}
+
+/// What an argument must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Int,
+    Double,
+    /// A timestamp or a date.
+    Moment,
+    /// Binary, or a text's UTF-8.
+    Bytes,
+    /// A text, a number or a truth value.
+    Scalar,
+    /// What follows may be left out.
+    Optional,
+    /// What stands before may come again.
+    More,
+}
+
+/// What a function answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gives {
+    Text,
+    Int,
+    Double,
+    Truth,
+    Bytes,
+    Moment,
+    Date,
+    /// What the argument of this number is: a date or a timestamp.
+    MomentLike(usize),
+    Texts,
+}
+
+/// One argument's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value<'a> {
+    Text(&'a str),
+    Int(i64),
+    Double(f64),
+    Truth(bool),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Value<'a> {
+    fn text(self) -> &'a str {
+        if let Value::Text(text) = self { text } else { "" }
+    }
+
+    fn int(self) -> i64 {
+        if let Value::Int(int) = self { int } else { 0 }
+    }
+
+    fn double(self) -> f64 {
+        match self {
+            Value::Double(double) => double,
+            Value::Int(int) => int as f64,
+            _ => f64::NAN,
+        }
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Value::Bytes(bytes) => bytes,
+            Value::Text(text) => text.as_bytes(),
+            _ => &[],
+        }
+    }
+}
+
+/// An answer's value.
+#[derive(Clone, Debug, PartialEq)]
+enum Out {
+    Text(String),
+    Int(i64),
+    Double(f64),
+    Truth(bool),
+    Bytes(Vec<u8>),
+    Texts(Vec<String>),
+}
+
+/// What was made of the last pattern or path: nearly always the same literal for all rows.
+#[derive(Debug, Default)]
+struct Memory {
+    regex: Option<(String, regex::Regex)>,
+    path: Option<(String, Vec<json::Step>)>,
+    pattern: Option<(String, rules::sql::TimePattern)>,
+}
+
+/// A function as DataFusion calls it.
 #[derive(Debug)]
 struct Function {
-    name: &'static str,
+    name: String,
+    row: &'static Row,
+    /// Answers null where it fails.
+    tries: bool,
     signature: Signature,
-    body: Body,
-    answers: DataType,
+    stop: Stop,
 }
 
 impl Function {
-    fn new(name: &'static str, arguments: usize, body: Body, answers: DataType) -> Self {
-        let signature = Signature::string(arguments, Volatility::Immutable);
-        Function { name, signature, body, answers }
+    fn new(row: &'static Row, tries: bool, stop: &Stop) -> Self {
+        let name = if tries { format!("{TRY}{}", row.name) } else { row.name.to_owned() };
+        let signature = Signature::user_defined(Volatility::Immutable);
+        Function { name, row, tries, signature, stop: stop.clone() }
     }
 }
 
@@ -56,150 +218,166 @@ impl std::hash::Hash for Function {
     }
 }
 
+const MOMENT: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
+
+fn texts() -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)))
+}
+
 impl ScalarUDFImpl for Function {
     fn name(&self) -> &str {
-        self.name
+        &self.name
     }
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType, DataFusionError> {
-        Ok(self.answers.clone())
+    fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>, DataFusionError> {
+        let name = self.row.name;
+        let mut kinds = Vec::with_capacity(given.len());
+        let mut least = None;
+        for kind in self.row.takes {
+            match kind {
+                Kind::Optional => least = Some(kinds.len()),
+                Kind::More => {
+                    let again = kinds.last().copied().unwrap_or(Kind::Scalar);
+                    least = least.or(Some(kinds.len() - 1));
+                    kinds.resize(given.len().max(kinds.len()), again);
+                }
+                kind => kinds.push(*kind),
+            }
+        }
+        let least = least.unwrap_or(kinds.len());
+        if given.len() < least || given.len() > kinds.len() {
+            let count = given.len();
+            return Err(DataFusionError::Plan(format!(
+                "{name} was given {count} arguments and takes {}",
+                if least == kinds.len() { format!("{least}") } else { format!("{least} or more") }
+            )));
+        }
+        let coerce = |(at, (kind, given)): (usize, (&Kind, &DataType))| {
+            coerced(*kind, given, self.row.gives == Gives::MomentLike(at)).ok_or_else(|| {
+                DataFusionError::Plan(format!(
+                    "argument {} of {name} is {}, which must be {}",
+                    at + 1,
+                    trino_type(given),
+                    expected(*kind)
+                ))
+            })
+        };
+        kinds.iter().zip(given).enumerate().map(coerce).collect()
+    }
+
+    fn return_type(&self, given: &[DataType]) -> Result<DataType, DataFusionError> {
+        Ok(match self.row.gives {
+            Gives::Text => DataType::Utf8,
+            Gives::Int => DataType::Int64,
+            Gives::Double => DataType::Float64,
+            Gives::Truth => DataType::Boolean,
+            Gives::Bytes => DataType::Binary,
+            Gives::Moment => MOMENT,
+            Gives::Date => DataType::Date32,
+            Gives::MomentLike(at) => given.get(at).cloned().unwrap_or(MOMENT),
+            Gives::Texts => texts(),
+        })
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
         let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        let arrays: Vec<ArrayRef> = ColumnarValue::values_to_arrays(&args.args)?
-            .iter()
-            .map(|array| cast(array, &DataType::Utf8))
-            .collect::<Result<_, _>>()?;
-        let answer = (self.body)(&arrays)?;
+        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        let rows = arrays.first().map_or(args.number_rows, |array| array.len());
+        let mut column = Column::of(args.return_field.data_type());
+        let mut memory = Memory::default();
+        let mut values = Vec::with_capacity(arrays.len());
+        for at in 0..rows {
+            if self.stop.is_set() {
+                return Err(DataFusionError::Execution("the query was stopped".into()));
+            }
+            values.clear();
+            values.extend(arrays.iter().map_while(|array| value(array, at)));
+            // A null among them.
+            if values.len() < arrays.len() {
+                column.push(None)?;
+                continue;
+            }
+            match (self.row.body)(&mut memory, &values) {
+                Ok(out) => column.push(out)?,
+                Err(_) if self.tries => column.push(None)?,
+                Err(why) => {
+                    return Err(DataFusionError::Execution(format!("{}: {why}", self.row.name)));
+                }
+            }
+        }
+        let answer = column.finish();
         if constant && answer.len() == 1 {
-            let value = datafusion::common::ScalarValue::try_from_array(&answer, 0)?;
-            return Ok(ColumnarValue::Scalar(value));
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&answer, 0)?));
         }
         Ok(ColumnarValue::Array(answer))
     }
 }
 
-fn iso8601(arrays: &[ArrayRef]) -> Result<ArrayRef, DataFusionError> {
-    let millis = |text: Option<&str>| match text {
-        None => Ok(None),
-        Some(text) => string_to_datetime(&chrono::Utc, text)
-            .map(|moment| Some(moment.timestamp_millis()))
-            .map_err(|cause| {
-                DataFusionError::Execution(format!("{text:?} is no ISO 8601 timestamp: {cause}"))
-            }),
-    };
-    let moments: TimestampMillisecondArray =
-        arrays[0].as_string::<i32>().iter().map(millis).collect::<Result<_, _>>()?;
-    Ok(Arc::new(moments))
-}
-
-fn extract(arrays: &[ArrayRef]) -> Result<ArrayRef, DataFusionError> {
-    let (documents, paths) = (arrays[0].as_string::<i32>(), arrays[1].as_string::<i32>());
-    let mut found = StringBuilder::new();
-    let mut parsed: Option<(String, Vec<Step>)> = None;
-    for (document, path) in documents.iter().zip(paths) {
-        let (Some(document), Some(path)) = (document, path) else {
-            found.append_null();
-            continue;
-        };
-        // The path is nearly always the same literal.
-        if parsed.as_ref().is_none_or(|(known, _)| known != path) {
-            let steps = steps(path).ok_or_else(|| {
-                DataFusionError::Execution(format!(
-                    "{path:?} is no JSON path that is understood: write it as \
-                     $.key.other[0] or $[\"key\"]"
-                ))
-            })?;
-            parsed = Some((path.to_owned(), steps));
-        }
-        let steps = parsed.as_ref().map_or(&[][..], |(_, steps)| steps);
-        // As in Athena, text that is no JSON has nothing at any path.
-        let value = serde_json::from_str::<Value>(document).ok();
-        found.append_option(value.as_ref().and_then(|value| walk(value, steps)).and_then(scalar));
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "a varchar",
+        Kind::Int => "an integer",
+        Kind::Double => "a number",
+        Kind::Moment => "a timestamp or a date (from_iso8601_timestamp reads a text)",
+        Kind::Bytes => "a varbinary or a varchar",
+        Kind::Scalar | Kind::Optional | Kind::More => "a varchar, a number or a boolean",
     }
-    Ok(Arc::new(found.finish()))
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
-/// Reads `$.a.b[0]["c d"]`; `None` for anything else.
-fn steps(path: &str) -> Option<Vec<Step>> {
-    let mut rest = path.trim().strip_prefix('$')?;
-    let mut steps = Vec::new();
-    while !rest.is_empty() {
-        if let Some(after) = rest.strip_prefix('.') {
-            let end = after.find(['.', '[']).unwrap_or(after.len());
-            let (key, others) = after.split_at(end);
-            if key.is_empty() || key.contains(['*', '?', '(', '"']) {
-                return None;
+/// The type that an argument of a type is turned into, if it may be one of this kind.
+fn coerced(kind: Kind, given: &DataType, keep_date: bool) -> Option<DataType> {
+    let is_text = matches!(given, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_null = *given == DataType::Null;
+    match kind {
+        Kind::Text => (is_text || is_null).then_some(DataType::Utf8),
+        Kind::Int => (given.is_integer() || is_null).then_some(DataType::Int64),
+        Kind::Double => (given.is_numeric() || is_null).then_some(DataType::Float64),
+        Kind::Moment => match given {
+            DataType::Date32 if keep_date => Some(DataType::Date32),
+            DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _) | DataType::Null => {
+                Some(MOMENT)
             }
-            steps.push(Step::Key(key.to_owned()));
-            rest = others;
-        } else {
-            let after = rest.strip_prefix('[')?;
-            if let Some(quoted) = after.strip_prefix('"') {
-                let (key, others) = quoted.split_once("\"]")?;
-                steps.push(Step::Key(key.to_owned()));
-                rest = others;
-            } else {
-                let (index, others) = after.split_once(']')?;
-                steps.push(Step::Index(index.trim().parse().ok()?));
-                rest = others;
-            }
-        }
+            _ => None,
+        },
+        Kind::Bytes => match given {
+            DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_) => Some(DataType::Binary),
+            _ => (is_text || is_null).then_some(DataType::Utf8),
+        },
+        Kind::Scalar => match given {
+            DataType::Boolean => Some(DataType::Boolean),
+            given if given.is_integer() => Some(DataType::Int64),
+            given if given.is_numeric() => Some(DataType::Float64),
+            _ => (is_text || is_null).then_some(DataType::Utf8),
+        },
+        Kind::Optional | Kind::More => None,
     }
-    Some(steps)
 }
 
-fn walk<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
-    steps.iter().try_fold(value, |value, step| match step {
-        Step::Key(key) => value.get(key),
-        Step::Index(index) => value.get(index),
+/// The value of a row; nothing for null.
+fn value(array: &ArrayRef, at: usize) -> Option<Value<'_>> {
+    if array.is_null(at) {
+        return None;
+    }
+    Some(match array.data_type() {
+        DataType::Utf8 => Value::Text(array.as_string::<i32>().value(at)),
+        DataType::Int64 => Value::Int(array.as_primitive::<Int64Type>().value(at)),
+        DataType::Float64 => Value::Double(array.as_primitive::<Float64Type>().value(at)),
+        DataType::Boolean => Value::Truth(array.as_boolean().value(at)),
+        DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(at)),
+        DataType::Date32 => {
+            Value::Int(i64::from(array.as_primitive::<Date32Type>().value(at)) * time::DAY)
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Value::Int(array.as_primitive::<TimestampMillisecondType>().value(at))
+        }
+        // The planner has turned arguments into these.
+        _ => return None,
     })
-}
-
-/// The text of a string, number or boolean; nothing for null, arrays and objects.
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_lead_to_scalars() {
-        let document = r#"{"a":{"b":[10,{"c d":"x","e":null}]},"t":true,"n":1.50}"#;
-        for (path, expect) in [
-            ("$.a.b[0]", Some("10")),
-            (r#"$.a.b[1]["c d"]"#, Some("x")),
-            ("$.t", Some("true")),
-            ("$.n", Some("1.5")),
-            ("$.a", None),
-            ("$.a.b[1].e", None),
-            ("$.zz.y", None),
-            ("$.a.b[9]", None),
-        ] {
-            let value: Value = serde_json::from_str(document).unwrap();
-            let found = walk(&value, &steps(path).unwrap()).and_then(scalar);
-            assert_eq!(found.as_deref(), expect, "{path}");
-        }
-        for bad in ["", "a", "$.", "$..a", "$.*", "$[", "$[x]", "$[?(@.a)]", "$a"] {
-            assert_eq!(steps(bad), None, "{bad}");
-        }
-    }
 }

@@ -14,11 +14,14 @@
 //!   connection or overflow into one. A panic in a decoder or operator fails its query.
 //! * Dropping the future of a query stops it.
 
+mod dialect;
 mod engine;
 mod error;
 mod etl;
 mod functions;
+mod information;
 mod keep_first;
+mod lateral;
 mod meter;
 mod pool;
 mod read;

@@ -94,7 +94,7 @@ impl Meter {
             key: file.key.clone(),
             position,
             reason: reason.to_owned(),
-            raw_base64: base64(raw),
+            raw_base64: rules::base64::encode(raw),
         };
         keep.writer.push(&record)?;
         if keep.first.len() < EtlResult::SET_ASIDE_MAX {
@@ -145,37 +145,5 @@ impl Meter {
 impl Account {
     fn of(&mut self, file: &TableFile) -> &mut FileAccount {
         self.files.entry((file.bucket.clone(), file.key.clone())).or_default()
-    }
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
-        let word = word << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            if place <= chunk.len() {
-                let six = (word >> (18 - 6 * place)) & 63;
-                text.push(char::from(LETTERS[six as usize]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_is_as_the_standard_shows_it() {
-        for (plain, expect) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(super::base64(plain.as_bytes()), expect);
-        }
-        assert_eq!(super::base64(&[0xfb, 0xff, 0xfe]), "+//+");
     }
 }

@@ -12,6 +12,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::functions::Stop;
 use crate::statement::CATALOG;
 
 /// Functions that make gigabytes of a few characters, outside the memory pool.
@@ -23,8 +24,6 @@ const FUNCTIONS_REFUSED: &[&str] = &[
     "generate_series",
     "range",
     "repeat",
-    "lpad",
-    "rpad",
 ];
 
 /// What all sessions share: the memory pool and the folder for what does not fit in it.
@@ -60,6 +59,8 @@ pub(crate) fn session(
         .with_information_schema(false);
     let options = config.options_mut();
     options.execution.enable_recursive_ctes = false;
+    // As Athena has it, whichever way it goes.
+    options.sql_parser.default_null_ordering = "nulls_last".into();
     // Half the pool must not be promised to a sort that may never spill.
     options.execution.sort_spill_reservation_bytes = 1024 * 1024;
     let mut state: SessionState = SessionStateBuilder::new()
@@ -71,7 +72,7 @@ pub(crate) fn session(
         state.deregister_udf(name).map_err(crate::error::explain)?;
         state.deregister_udtf(name).map_err(crate::error::explain)?;
     }
-    for function in crate::functions::all() {
+    for function in crate::functions::all(&Stop::default()) {
         state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
     }
     Ok(SessionContext::new_with_state(state))

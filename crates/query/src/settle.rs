@@ -1,4 +1,5 @@
-//! Plain types for what leaves the engine: strings are `Utf8`, whatever an operator made.
+//! Plain types for what leaves the engine: strings are `Utf8` and integers have signs,
+//! whatever an operator made.
 
 use std::sync::Arc;
 
@@ -25,6 +26,10 @@ fn plain(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        // SQL has no unsigned numbers; what counts is a bigint.
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
         DataType::Dictionary(_, value) => plain(value),
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             DataType::List(Arc::new(field(item)))

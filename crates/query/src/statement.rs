@@ -19,6 +19,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::dialect;
+
 /// Longest statement, Athena's own bound.
 const SQL_BYTES_MAX: usize = 262_144;
 
@@ -41,6 +43,8 @@ pub(crate) enum Request {
         statement: Box<Parsed>,
         /// The tables it reads.
         tables: Vec<TableName>,
+        /// The columns that it gives no name.
+        unnamed: dialect::Unnamed,
     },
     /// Something that the catalog knows.
     Show(Show),
@@ -81,7 +85,8 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
         return show.map(Request::Show);
     }
     let dialect = GenericDialect {};
-    let mut statements = DFParserBuilder::new(sql)
+    let typed = dialect::types(sql);
+    let mut statements = DFParserBuilder::new(typed.as_deref().unwrap_or(sql))
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()
@@ -96,6 +101,8 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
         return Ok(Request::Show(show));
     }
     check_reads_only(&mut statement)?;
+    let unnamed = dialect::Unnamed::of(&statement);
+    dialect::rewrite(&mut statement)?;
     let (references, _ctes) =
         resolve_table_references(&statement, true).map_err(crate::error::explain)?;
     let tables: Result<BTreeSet<TableName>> = references
@@ -105,7 +112,8 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
             table_name(parts.into_iter().flatten().map(str::to_owned).collect())
         })
         .collect();
-    Ok(Request::Query { statement: Box::new(statement), tables: tables?.into_iter().collect() })
+    let tables = tables?.into_iter().collect();
+    Ok(Request::Query { statement: Box::new(statement), tables, unnamed })
 }
 
 fn refused(what: &str) -> Error {
@@ -339,7 +347,7 @@ impl VisitorMut for Check {
                 Self::refuse_if(sample.is_some(), "TABLESAMPLE")?;
                 Self::refuse_if(args.is_some(), "a table function")?;
                 Self::refuse_if(version.is_some(), "a table's version")?;
-                Self::refuse_if(*with_ordinality, "WITH ORDINALITY")?;
+                Self::refuse_if(*with_ordinality, "WITH ORDINALITY of anything but UNNEST")?;
                 let hints = !with_hints.is_empty() || !index_hints.is_empty();
                 Self::refuse_if(hints, "a hint on a table")?;
                 Self::refuse_if(!partitions.is_empty(), "PARTITION")?;

@@ -149,6 +149,19 @@ impl Zone {
         zone_offset_secs(offset).map(Place::East).or_else(named).map(Zone)
     }
 
+    /// What its clocks show at a moment, as if that were UTC; `None` outside the calendar.
+    pub fn wall_clock(self, at: Timestamp) -> Option<Timestamp> {
+        let utc = DateTime::from_timestamp_millis(at.millis())?.naive_utc();
+        Some(Timestamp(at.millis().checked_add(i64::from(self.at(utc).0) * 1000)?))
+    }
+
+    /// The moment at which its clocks show what `shown` is in UTC, the first of two; `None`
+    /// outside the calendar.
+    pub fn moment_of(self, shown: Timestamp) -> Option<Timestamp> {
+        let local = DateTime::from_timestamp_millis(shown.millis())?.naive_utc();
+        Some(Timestamp(self.utc(local)?.and_utc().timestamp_millis()))
+    }
+
     /// How far its clocks are east of UTC at a moment, and how they are called then.
     fn at(self, utc: NaiveDateTime) -> (i32, String) {
         match self.0 {

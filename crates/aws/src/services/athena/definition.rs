@@ -1,5 +1,7 @@
 //! Statements about the catalog itself: definitions, and questions answered with text.
 
+mod changes;
+
 use std::collections::BTreeSet;
 
 use base::{Error, ErrorKind, Result};
@@ -66,8 +68,48 @@ pub(super) async fn run(rooms: &Rooms, database: &str, statement: Statement) -> 
             unless(exists, ErrorKind::AlreadyExists, made)?
         }
         Statement::Repair(name) => repair(rooms, &found(&name)?).await?,
-        Statement::Query(_) | Statement::Explain(_) | Statement::CreateTableAs(_) => {
-            return Err(Error::internal("a query is not about the catalog"));
+        Statement::DropView { name, if_exists } => {
+            let database = name.database.as_deref().unwrap_or(database);
+            let gone = rooms.lake.drop_view(database, &name.table);
+            unless(if_exists, ErrorKind::NotFound, gone)?
+        }
+        Statement::ShowViews { database: named, like } => {
+            let views = rooms.lake.list_views(named.as_deref().unwrap_or(database))?;
+            let names = views.into_iter().map(|found| found.name);
+            Answer::of("views", names.filter(|name| wanted(like.as_deref(), name)))
+        }
+        Statement::ShowCreateView(name) => {
+            let database = name.database.as_deref().unwrap_or(database);
+            let view = rooms.lake.find_view(database, &name.table)?.ok_or_else(|| {
+                Error::not_found(format!("there is no view {:?} in {database:?}", name.table))
+            })?;
+            let written = format!("CREATE VIEW {}.{} AS\n{}", view.database, view.name, view.sql);
+            Answer::of("Create View", written.lines().map(str::to_owned))
+        }
+        Statement::ShowCreateTable(name) => changes::show_create(&found(&name)?),
+        Statement::ShowProperties(name) => {
+            let table = found(&name)?;
+            let line = |(name, value): (&String, &String)| format!("{name}\t{value}");
+            Answer::of("prpt_name", table.parameters.iter().map(line))
+        }
+        Statement::AddColumns { name, columns } => {
+            changes::add_columns(rooms, found(&name)?, columns)?
+        }
+        Statement::AddPartitions { name, if_not_exists, partitions } => {
+            changes::add_partitions(rooms, &found(&name)?, if_not_exists, partitions)?
+        }
+        Statement::DropPartitions { name, if_exists, partitions } => {
+            changes::drop_partitions(rooms, &found(&name)?, if_exists, partitions).await?
+        }
+        Statement::Query(_)
+        | Statement::Explain(_)
+        | Statement::CreateTableAs(_)
+        | Statement::Insert(_)
+        | Statement::Unload(_)
+        | Statement::CreateView(_)
+        | Statement::Prepare { .. }
+        | Statement::Deallocate(_) => {
+            return Err(Error::internal("this statement is not about the catalog"));
         }
     })
 }

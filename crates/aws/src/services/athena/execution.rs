@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::results::Column;
-use super::{folder, run, statement, workgroups};
+use super::{folder, prepared, run, workgroups};
 use crate::call::{Call, Outcome};
 use crate::fault::Fault;
 use crate::lenient;
@@ -249,12 +249,6 @@ pub(super) async fn start(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             input.query_string.len()
         )));
     }
-    if !input.execution_parameters.is_empty() {
-        return Err(Fault::unsupported(
-            "ExecutionParameters",
-            "write the values into the QueryString",
-        ));
-    }
     let reused = input
         .result_reuse_configuration
         .and_then(|reuse| reuse.result_reuse_by_age_configuration)
@@ -285,7 +279,8 @@ pub(super) async fn start(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         )
     })?;
     let id = uuid::Uuid::new_v4().to_string();
-    let parsed = statement::parse(&input.query_string);
+    let given = &input.execution_parameters;
+    let parsed = prepared::understood(rooms, &group.name, &input.query_string, given);
     let (kind, extension) = match &parsed {
         Ok(parsed) => (parsed.kind(), parsed.extension()),
         Err(_) => ("DML", ".csv"),

@@ -15,8 +15,10 @@
 mod catalog;
 mod definition;
 mod execution;
+mod prepared;
 mod results;
 mod run;
+mod sinks;
 mod statement;
 mod workgroups;
 
@@ -39,12 +41,17 @@ pub(crate) static SERVICE: Service = Service {
     codes,
     body_bytes_max: 2 * 1024 * 1024,
     operations: &[
-        operation!("StartQueryExecution", execution::start, differs: "no ExecutionParameters, encryption, ACL or reuse of results; INSERT, UNLOAD, views, prepared statements, Iceberg and ALTER TABLE end FAILED; no .metadata object"),
+        operation!("StartQueryExecution", execution::start, differs: "no encryption, ACL or reuse of results; Iceberg tables, and what docs/sql.md lists as absent, end FAILED; no .metadata object"),
         operation!("GetQueryExecution", execution::get),
         operation!("BatchGetQueryExecution", execution::batch_get),
         operation!("ListQueryExecutions", execution::list),
         operation!("StopQueryExecution", execution::stop),
         operation!("GetQueryResults", results::get_query_results, differs: "SchemaName and TableName are empty"),
+        operation!("CreatePreparedStatement", prepared::create),
+        operation!("UpdatePreparedStatement", prepared::update),
+        operation!("GetPreparedStatement", prepared::get),
+        operation!("ListPreparedStatements", prepared::list),
+        operation!("DeletePreparedStatement", prepared::delete),
         operation!("CreateWorkGroup", workgroups::create, differs: "of Configuration only the output location, EnforceWorkGroupConfiguration and the engine version"),
         operation!("GetWorkGroup", workgroups::get),
         operation!("ListWorkGroups", workgroups::list),

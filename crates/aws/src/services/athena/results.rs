@@ -61,11 +61,16 @@ impl Column {
 
 /// The columns of an answer.
 pub(crate) fn columns(schema: &Schema) -> Vec<Column> {
-    let column = |field: &Arc<arrow::datatypes::Field>| {
+    let column = |(index, field): (usize, &Arc<arrow::datatypes::Field>)| {
         let (kind, precision, scale) = athena_type(field.data_type());
-        Column { name: field.name().clone(), kind: kind.into(), precision, scale }
+        // What the statement gives no name is called by its place.
+        let name = match field.metadata().contains_key(lake::UNNAMED) {
+            true => format!("_col{index}"),
+            false => field.name().clone(),
+        };
+        Column { name, kind: kind.into(), precision, scale }
     };
-    schema.fields().iter().map(column).collect()
+    schema.fields().iter().enumerate().map(column).collect()
 }
 
 fn athena_type(data_type: &DataType) -> (&'static str, i32, i32) {
@@ -106,16 +111,20 @@ fn athena_type(data_type: &DataType) -> (&'static str, i32, i32) {
     }
 }
 
-/// A whole answer as CSV.
-pub(crate) fn csv(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<u8>> {
+/// The names of the columns as a record of CSV.
+pub(crate) fn csv_header(columns: &[Column]) -> Vec<u8> {
     let mut out = Vec::new();
-    record(&mut out, schema.fields().iter().map(|field| Some(field.name().clone())));
-    for batch in batches {
-        for row in 0..batch.num_rows() {
-            let values: Result<Vec<_>> =
-                batch.columns().iter().map(|column| cell(column, row)).collect();
-            record(&mut out, values?.into_iter());
-        }
+    record(&mut out, columns.iter().map(|column| Some(column.name.clone())));
+    out
+}
+
+/// Rows as CSV.
+pub(crate) fn csv_rows(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for row in 0..batch.num_rows() {
+        let values: Result<Vec<_>> =
+            batch.columns().iter().map(|column| cell(column, row)).collect();
+        record(&mut out, values?.into_iter());
     }
     Ok(out)
 }

@@ -1,21 +1,24 @@
 //! Running one statement: its turn, its result object, its end.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
-use lake::{Format, QueryResult, SqlOptions, Table};
+use formats::parquet::Codec;
+use lake::{FileSource, Format, Partition, RowSink, Scanned, SqlOptions, Table, View};
 
 use super::execution::{Execution, State};
-use super::results::{self, Column};
-use super::statement::{CreateTableAs, Name, Statement};
-use super::{Task, definition, folder, location};
+use super::results::Column;
+use super::sinks::{self, CsvFile, Files};
+use super::statement::{CreateTableAs, CreateView, Insert, Name, Statement, Unload};
+use super::{Task, definition, folder, location, prepared};
 use crate::rooms::Rooms;
 
-/// Bytes of a file that CREATE TABLE AS writes, about.
-const FILE_BYTES: u64 = 128 * 1024 * 1024;
 /// The database of a statement that names none.
 const DATABASE: &str = "default";
 
@@ -137,18 +140,40 @@ async fn run(
     let database = execution.database.as_deref().unwrap_or(DATABASE).to_lowercase();
     match statement {
         Statement::Query(sql) | Statement::Explain(sql) => {
-            let answer = ask(rooms, &sql, &database, task).await?;
-            let done = Done {
-                columns: results::columns(&answer.schema),
-                bytes_scanned: answer.bytes_scanned,
-                update_count: 0,
-            };
-            let csv = blocking(move || results::csv(&answer.schema, &answer.batches)).await?;
-            rooms.buckets.put(&bucket, &key, csv.into()).await?;
-            Ok(done)
+            let stage = Stage::new(rooms, &execution.id)?;
+            let file = stage.folder.join("result.csv");
+            let (sink, columns) = CsvFile::create(&file)?;
+            let scanned = ask(rooms, &sql, &database, Box::new(sink), task).await?;
+            rooms.buckets.publish_file(&file, &bucket, &key).await?;
+            let columns =
+                std::mem::take(&mut *columns.lock().unwrap_or_else(PoisonError::into_inner));
+            Ok(Done { columns, bytes_scanned: scanned.bytes, update_count: 0 })
         }
         Statement::CreateTableAs(wanted) => {
             create_table_as(rooms, execution, *wanted, &database, task).await
+        }
+        Statement::Insert(wanted) => insert(rooms, execution, wanted, &database, task).await,
+        Statement::Unload(wanted) => unload(rooms, execution, wanted, &database, task).await,
+        Statement::CreateView(wanted) => {
+            let CreateView { name, replace, query } = wanted;
+            let of = name.database.as_deref().unwrap_or(&database).to_owned();
+            // Asked once, for no rows: a view that cannot be answered is none.
+            let probe = format!("SELECT * FROM ({query}) AS v LIMIT 0");
+            ask(rooms, &probe, &of, Box::new(Nowhere), task).await?;
+            let view = View { database: of, name: name.table, sql: query };
+            rooms.lake.put_view(&view, replace)?;
+            rooms.buckets.put(&bucket, &key, Bytes::new()).await?;
+            Ok(Done::default())
+        }
+        Statement::Prepare { name, sql } => {
+            prepared::prepare(rooms, &execution.workgroup, &name, &sql)?;
+            rooms.buckets.put(&bucket, &key, Bytes::new()).await?;
+            Ok(Done::default())
+        }
+        Statement::Deallocate(name) => {
+            prepared::deallocate(rooms, &execution.workgroup, &name)?;
+            rooms.buckets.put(&bucket, &key, Bytes::new()).await?;
+            Ok(Done::default())
         }
         other => {
             let answer = definition::run(rooms, &database, other).await?;
@@ -162,18 +187,32 @@ async fn run(
     }
 }
 
-/// The engine's answer; dropping the question on a stop is what ends the work.
+/// The engine's answer into a sink; dropping the question on a stop is what ends the work.
 async fn ask(
     rooms: &Rooms,
     sql: &str,
     database: &str,
+    sink: Box<dyn RowSink>,
     task: &mut Task,
-) -> Result<QueryResult, End> {
+) -> Result<Scanned, End> {
     let options = SqlOptions { database: database.to_owned() };
     tokio::select! {
         biased;
         () = task.stopped() => Err(End::Stopped),
-        answer = rooms.engine.sql(sql, &options) => Ok(answer?),
+        answer = rooms.engine.sql_into(sql, &options, sink) => Ok(answer?),
+    }
+}
+
+/// For a question of which only the columns are wanted.
+struct Nowhere;
+
+impl RowSink for Nowhere {
+    fn begin(&mut self, _: &SchemaRef) -> Result<()> {
+        Ok(())
+    }
+
+    fn rows(&mut self, _: RecordBatch) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -183,6 +222,25 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|cause| Error::internal(format!("work on a result ended early: {cause}")))?
+}
+
+fn codec(zstd: bool) -> Codec {
+    if zstd { Codec::Zstd } else { Codec::Snappy }
+}
+
+/// Refuses a place where something lies already.
+async fn expect_empty(rooms: &Rooms, bucket: &str, prefix: &str, what: &str) -> Result<()> {
+    match rooms.buckets.list(bucket, prefix).await?.first() {
+        None => Ok(()),
+        Some(found) => Err(Error::new(
+            ErrorKind::AlreadyExists,
+            format!(
+                "target directory for {what} is not empty: it holds s3://{bucket}/{}; delete what \
+                 is there or give another location",
+                found.key
+            ),
+        )),
+    }
 }
 
 async fn create_table_as(
@@ -211,58 +269,131 @@ async fn create_table_as(
         None => format!("{}tables/{}/", execution.folder, execution.id),
     };
     let (bucket, prefix) = location(&place)?;
-    if let Some(found) = rooms.buckets.list(&bucket, &prefix).await?.first() {
-        return Err(Error::new(
-            ErrorKind::AlreadyExists,
-            format!(
-                "target directory for table \"{database_of}\".\"{table}\" is not empty: it holds \
-                 s3://{bucket}/{}; delete what is there or give another external_location",
-                found.key
-            ),
-        )
-        .into());
-    }
-    let answer = ask(rooms, &wanted.query, database, task).await?;
-    let made = table_of(&answer, (database_of, table), (&bucket, &prefix), wanted.zstd)?;
-    let rows: usize = answer.batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
-    let rows = if wanted.with_data { rows } else { 0 };
-    let bytes_scanned = answer.bytes_scanned;
-
-    let stage = Stage::new(rooms, &execution.id);
-    let keys = if rows == 0 {
-        Vec::new()
-    } else {
-        let (folder, zstd) = (stage.folder.clone(), wanted.zstd);
-        let first = execution.id.clone();
-        let swept = Arc::clone(&rooms.athena);
-        let files = blocking(move || {
-            let above = folder.parent().map(Path::to_owned).unwrap_or_default();
-            // What a killed process left there; nobody of this one has begun yet.
-            swept.swept.call_once(|| drop(std::fs::remove_dir_all(&above)));
-            write(&folder, &first, answer, zstd)
-        })
-        .await?;
-        publish(rooms, &bucket, &prefix, files).await?
-    };
-    if let Err(error) = catalog.create_table(made) {
+    let what = format!("table \"{database_of}\".\"{table}\"");
+    expect_empty(rooms, &bucket, &prefix, &what).await?;
+    let stage = Stage::new(rooms, &execution.id)?;
+    let (sink, made) =
+        Files::create(&stage.folder, &execution.id, codec(wanted.zstd), None, wanted.with_data)?;
+    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
+    let (rows, schema) = sinks::summary(&made);
+    let schema = schema.ok_or_else(|| Error::internal("an answer without columns"))?;
+    let table = table_of(&schema, (database_of, table), (&bucket, &prefix), wanted.zstd)?;
+    let files = blocking(move || sinks::close(&made)).await?;
+    let files = files.into_iter().map(|(_, path)| (prefix.clone(), path)).collect();
+    let keys = publish(rooms, &bucket, files).await?;
+    if let Err(error) = catalog.create_table(table) {
         withdraw(rooms, &bucket, &keys).await;
         return Err(error.into());
     }
+    written(rooms, execution, &bucket, &keys, scanned, rows).await
+}
+
+/// Puts rows into a table of Parquet that lies below a prefix.
+async fn insert(
+    rooms: &Arc<Rooms>,
+    execution: &Execution,
+    wanted: Insert,
+    database: &str,
+    task: &mut Task,
+) -> Result<Done, End> {
+    let catalog = rooms.lake.catalog();
+    let of = wanted.name.database.as_deref().unwrap_or(database);
+    let table = catalog.get_table(of, &wanted.name.table)?;
+    let refused = |why: &str| {
+        Err(End::Failed(Error::unsupported(format!(
+            "INSERT INTO {:?} is not supported: {why}",
+            table.name
+        ))))
+    };
+    if table.source != FileSource::Listed {
+        return refused("its rows are those of its job's runs; run the job");
+    }
+    if table.format != Format::Parquet {
+        return refused("only tables of Parquet are written; CREATE TABLE AS makes one");
+    }
+    let all: Vec<String> = table.all_columns().map(|column| column.name.to_lowercase()).collect();
+    if !wanted.columns.is_empty() && wanted.columns != all {
+        return refused(&format!("name all columns in their order: {}", all.join(", ")));
+    }
+    let stage = Stage::new(rooms, &execution.id)?;
+    let (sink, made) =
+        Files::create(&stage.folder, &execution.id, Codec::Snappy, Some(table.clone()), true)?;
+    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
+    let (rows, _) = sinks::summary(&made);
+    let (mut files, mut partitions) = (Vec::new(), BTreeMap::new());
+    for (values, path) in blocking(move || sinks::close(&made)).await? {
+        let keys = table.partition_keys.iter().map(|key| key.name.as_str());
+        let below = lake::partition_folder(keys.zip(values.iter().map(String::as_str)));
+        let prefix = format!("{}{below}", table.prefix);
+        files.push((prefix.clone(), path));
+        if !values.is_empty() {
+            partitions.insert(values, prefix);
+        }
+    }
+    let keys = publish(rooms, &table.bucket, files).await?;
+    let known = catalog.list_partitions(&table.database, &table.name)?;
+    let known: BTreeSet<Vec<String>> = known.into_iter().map(|found| found.values).collect();
+    let missing = partitions.into_iter().filter(|(values, _)| !known.contains(values));
+    let missing = missing.map(|(values, prefix)| Partition {
+        values,
+        bucket: table.bucket.clone(),
+        prefix,
+        created_at: base::Timestamp(0),
+    });
+    catalog.add_partitions(&table.database, &table.name, missing.collect())?;
+    written(rooms, execution, &table.bucket, &keys, scanned, rows).await
+}
+
+/// Puts rows into files at a place, and makes no table of them.
+async fn unload(
+    rooms: &Arc<Rooms>,
+    execution: &Execution,
+    wanted: Unload,
+    database: &str,
+    task: &mut Task,
+) -> Result<Done, End> {
+    let (bucket, prefix) = location(&folder(&wanted.location)?)?;
+    expect_empty(rooms, &bucket, &prefix, "UNLOAD").await?;
+    let stage = Stage::new(rooms, &execution.id)?;
+    let (sink, made) = Files::create(&stage.folder, &execution.id, codec(wanted.zstd), None, true)?;
+    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
+    let (rows, _) = sinks::summary(&made);
+    let files = blocking(move || sinks::close(&made)).await?;
+    let files = files.into_iter().map(|(_, path)| (prefix.clone(), path)).collect();
+    let keys = publish(rooms, &bucket, files).await?;
+    written(rooms, execution, &bucket, &keys, scanned, rows).await
+}
+
+/// Leaves the list of the files that a statement wrote, by which clients find them.
+async fn written(
+    rooms: &Rooms,
+    execution: &Execution,
+    bucket: &str,
+    keys: &[String],
+    scanned: Scanned,
+    rows: u64,
+) -> Result<Done, End> {
     let manifest: String = keys.iter().map(|key| format!("s3://{bucket}/{key}\n")).collect();
     let (at, key) = location(&format!("{}-manifest.csv", execution.output))?;
     rooms.buckets.put(&at, &key, Bytes::from(manifest)).await?;
     let column = Column { name: "rows".into(), kind: "bigint".into(), precision: 19, scale: 0 };
-    Ok(Done { columns: vec![column], bytes_scanned, update_count: rows as u64 })
+    Ok(Done { columns: vec![column], bytes_scanned: scanned.bytes, update_count: rows })
 }
 
 fn table_of(
-    answer: &QueryResult,
+    schema: &SchemaRef,
     names: (&str, &str),
     place: (&str, &str),
     zstd: bool,
 ) -> Result<Table> {
     let mut table = Table::new(names, place, Format::Parquet);
-    for field in answer.schema.fields() {
+    for field in schema.fields() {
+        if field.metadata().contains_key(lake::UNNAMED) {
+            return Err(Error::invalid(format!(
+                "column {} has no name: give it one with AS",
+                field.name()
+            )));
+        }
         let hive_type = formats::hive::from_arrow(field.data_type())
             .map_err(|error| error.context(format_args!("column {:?}", field.name())))?;
         table.columns.push(lake::Column::new(field.name().clone(), hive_type));
@@ -283,8 +414,14 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(rooms: &Rooms, id: &str) -> Stage {
-        Stage { folder: rooms.data_dir.join("athena").join(id) }
+    fn new(rooms: &Rooms, id: &str) -> Result<Stage> {
+        let above = rooms.data_dir.join("athena");
+        // What a killed process left there; nobody of this one has begun yet.
+        rooms.athena.swept.call_once(|| drop(std::fs::remove_dir_all(&above)));
+        let folder = above.join(id);
+        std::fs::create_dir_all(&folder)
+            .map_err(|cause| Error::io("make a folder for a result", cause))?;
+        Ok(Stage { folder })
     }
 }
 
@@ -294,28 +431,14 @@ impl Drop for Stage {
     }
 }
 
-fn write(folder: &Path, stem: &str, answer: QueryResult, zstd: bool) -> Result<Vec<PathBuf>> {
-    use formats::parquet::{Codec, Rolling, WriterOptions};
-    std::fs::create_dir_all(folder)
-        .map_err(|cause| Error::io("make a folder for a table's files", cause))?;
-    let codec = if zstd { Codec::Zstd } else { Codec::Snappy };
-    let options = WriterOptions { codec, ..WriterOptions::default() };
-    let mut files = Rolling::new(folder, stem, answer.schema, options, FILE_BYTES);
-    for batch in &answer.batches {
-        files.write(batch)?;
-    }
-    Ok(files.close()?.into_iter().map(|file| file.path).collect())
-}
-
-/// Moves files beneath a prefix: all of them, or none.
+/// Moves files beneath their prefixes: all of them, or none.
 async fn publish(
     rooms: &Rooms,
     bucket: &str,
-    prefix: &str,
-    files: Vec<PathBuf>,
+    files: Vec<(String, PathBuf)>,
 ) -> Result<Vec<String>> {
     let mut keys = Vec::new();
-    for file in files {
+    for (prefix, file) in files {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let key = format!("{prefix}{name}");
         let published = rooms.buckets.publish_file(&file, bucket, &key).await;

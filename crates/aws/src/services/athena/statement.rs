@@ -4,12 +4,16 @@
 //! A text is cut into tokens that remember their place, so that types and the SELECT of a
 //! CREATE TABLE AS are taken over as they were written.
 
+mod changes;
+
 use std::collections::BTreeMap;
 
 use base::{Error, Result};
 use formats::csv::Dialect;
 
 use crate::services::text_serde;
+
+pub(crate) use self::changes::{CreateView, Insert, NewPartition, Unload, bound, executed};
 
 /// A statement, as far as it must be understood here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,39 @@ pub(crate) enum Statement {
     CreateTable(Box<CreateTable>),
     CreateTableAs(Box<CreateTableAs>),
     Repair(Name),
+    Insert(Insert),
+    Unload(Unload),
+    CreateView(CreateView),
+    DropView {
+        name: Name,
+        if_exists: bool,
+    },
+    ShowViews {
+        database: Option<String>,
+        like: Option<String>,
+    },
+    ShowCreateTable(Name),
+    ShowCreateView(Name),
+    ShowProperties(Name),
+    AddColumns {
+        name: Name,
+        columns: Vec<Column>,
+    },
+    AddPartitions {
+        name: Name,
+        if_not_exists: bool,
+        partitions: Vec<NewPartition>,
+    },
+    DropPartitions {
+        name: Name,
+        if_exists: bool,
+        partitions: Vec<Vec<(String, String)>>,
+    },
+    Prepare {
+        name: String,
+        sql: String,
+    },
+    Deallocate(String),
 }
 
 /// A table as a statement names it, in lower case.
@@ -94,13 +131,17 @@ impl Statement {
     /// Athena's word for the kind.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Statement::Query(_) => "DML",
+            Statement::Query(_) | Statement::Insert(_) | Statement::Unload(_) => "DML",
             Statement::Explain(_)
             | Statement::ShowDatabases { .. }
             | Statement::ShowTables { .. }
             | Statement::ShowColumns(_)
             | Statement::ShowPartitions(_)
-            | Statement::Describe(_) => "UTILITY",
+            | Statement::Describe(_)
+            | Statement::ShowViews { .. }
+            | Statement::ShowCreateTable(_)
+            | Statement::ShowCreateView(_)
+            | Statement::ShowProperties(_) => "UTILITY",
             _ => "DDL",
         }
     }
@@ -109,7 +150,7 @@ impl Statement {
     pub(crate) fn extension(&self) -> &'static str {
         match self {
             Statement::Query(_) | Statement::Explain(_) => ".csv",
-            Statement::CreateTableAs(_) => "",
+            Statement::CreateTableAs(_) | Statement::Insert(_) | Statement::Unload(_) => "",
             _ => ".txt",
         }
     }
@@ -374,7 +415,10 @@ impl<'a> Reader<'a> {
         if self.take("msck repair table") {
             return Ok(Statement::Repair(self.table()?));
         }
-        Err(self.refused())
+        match self.change()? {
+            Some(found) => Ok(found),
+            None => Err(self.refused()),
+        }
     }
 
     fn refused(&self) -> Error {
@@ -384,8 +428,11 @@ impl<'a> Reader<'a> {
             true => Error::invalid("the statement is empty"),
             false => Error::unsupported(format!(
                 "{} is not supported. Forebay answers SELECT, WITH, VALUES and EXPLAIN; CREATE and \
-                 DROP DATABASE; CREATE EXTERNAL TABLE, CREATE TABLE AS and DROP TABLE; MSCK REPAIR \
-                 TABLE; SHOW DATABASES, TABLES, COLUMNS and PARTITIONS; DESCRIBE",
+                 DROP DATABASE; CREATE EXTERNAL TABLE, CREATE TABLE AS and DROP TABLE; INSERT INTO \
+                 and UNLOAD; CREATE and DROP VIEW; ALTER TABLE ADD COLUMNS, ADD and DROP \
+                 PARTITION; MSCK REPAIR TABLE; PREPARE, EXECUTE and DEALLOCATE; SHOW DATABASES, \
+                 TABLES, VIEWS, COLUMNS, PARTITIONS, TBLPROPERTIES, CREATE TABLE and CREATE VIEW; \
+                 DESCRIBE",
                 first.join(" ")
             )),
         }

@@ -246,7 +246,6 @@ async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
             json!({"OutputLocation": "s3://results/", "EncryptionConfiguration": {"EncryptionOption": "SSE_S3"}}),
             "EncryptionConfiguration",
         ),
-        ("ExecutionParameters", json!(["1"]), "ExecutionParameters"),
         ("QueryString", json!(" "), "QueryString"),
         ("WorkGroup", json!("nobody"), "nobody"),
         ("ClientRequestToken", json!("short"), "32 to 128"),
@@ -275,8 +274,16 @@ async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
 
     for (sql, part) in [
         ("SELECT wrong", "COLUMN_NOT_FOUND"),
-        ("UNLOAD (SELECT 1) TO 's3://results/x'", "UNLOAD ("),
-        ("insert into t values (1)", "INSERT INTO is not supported"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x'", "WITH"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x' WITH (format='ORC')", "\"ORC\" of UNLOAD"),
+        ("insert into t values (1)", "\"t\""),
+        ("merge into t using u", "MERGE INTO is not supported"),
+        ("ALTER TABLE t SET LOCATION 'x'", "ADD COLUMNS, ADD PARTITION and DROP PARTITION only"),
+        ("EXECUTE nobody", "PreparedStatement nobody was not found"),
+        ("DEALLOCATE PREPARE nobody", "PreparedStatement nobody was not found"),
+        ("SELECT ?", "expected 1 but found 0"),
+        ("CREATE VIEW v AS SELECT wrong", "COLUMN_NOT_FOUND"),
+        ("DROP VIEW nothing", "there is no view \"nothing\""),
         ("SELECT 1; SELECT 2", "Only one sql statement"),
         ("DROP TABLE", "the statement ends"),
         ("DROP TABLE a.b.c.d", "a.b.c.d"),
@@ -415,6 +422,152 @@ async fn a_table_is_made_from_a_select() {
     ok(&world, "StopQueryExecution", json!({"QueryExecutionId": id})).await;
     assert_eq!(get(&world, &id).await["Status"]["State"], "CANCELLED");
     assert!(world.rooms.lake.catalog().find_table("factory", "never").unwrap().is_none());
+}
+
+/// As the canned answer.
+const NINE: &str = "n bigint, x double, s string, ok boolean, at timestamp, day date, \
+                    list array<bigint>, `row` struct<a:bigint>, raw binary";
+
+#[tokio::test]
+async fn rows_are_put_into_a_table_and_unloaded_to_a_place() {
+    let world = world();
+    let none: [String; 0] = [];
+    let create =
+        format!("CREATE EXTERNAL TABLE t ({NINE}) STORED AS PARQUET LOCATION 's3://results/t/'");
+    assert_eq!(lines(&world, &create).await, none);
+    for at in 1..=2 {
+        let id = start(&world, "INSERT INTO t SELECT * FROM u").await;
+        let found = ended(&world, &id).await;
+        assert_eq!(found["Status"]["State"], "SUCCEEDED", "{found}");
+        assert_eq!(found["StatementType"], "DML");
+        let results = ok(&world, "GetQueryResults", json!({"QueryExecutionId": id})).await;
+        assert_eq!(results["UpdateCount"], 3);
+        let table = world.rooms.lake.catalog().get_table("factory", "t").unwrap();
+        let files = world.rooms.lake.files(&table).await.unwrap();
+        let rows =
+            |file: &lake::TableFile| formats::parquet::Reader::open(&file.path).unwrap().rows();
+        assert_eq!((files.len(), files.iter().map(rows).sum::<u64>()), (at, at as u64 * 3));
+    }
+    let narrow =
+        "CREATE EXTERNAL TABLE few (n bigint) STORED AS PARQUET LOCATION 's3://results/f/'";
+    assert_eq!(lines(&world, narrow).await, none);
+    let why = failure(&world, "INSERT INTO few SELECT * FROM u").await;
+    assert!(why.contains("has 1 columns, partition keys included, and the rows have 9"), "{why}");
+    let json = "CREATE EXTERNAL TABLE j (n bigint) ROW FORMAT SERDE \
+                'org.openx.data.jsonserde.JsonSerDe' LOCATION 's3://results/j/'";
+    assert_eq!(lines(&world, json).await, none);
+    assert!(failure(&world, "INSERT INTO j VALUES (1)").await.contains("only tables of Parquet"));
+    assert!(failure(&world, "INSERT INTO t (x) VALUES (1)").await.contains("name all columns"));
+
+    let unload = "UNLOAD (SELECT (1) AS n) TO 's3://results/out' \
+                  WITH (format = 'PARQUET', compression = 'ZSTD')";
+    let id = start(&world, unload).await;
+    let found = ended(&world, &id).await;
+    assert_eq!(found["Status"]["State"], "SUCCEEDED", "{found}");
+    let told = found["Statistics"]["DataManifestLocation"].as_str().unwrap();
+    let manifest = told.strip_prefix("s3://results/").unwrap();
+    let manifest = world.rooms.buckets.get("results", manifest).await.unwrap();
+    let keys = world.rooms.buckets.list("results", "out/").await.unwrap();
+    assert_eq!(manifest, format!("s3://results/{}\n", keys[0].key).as_bytes());
+    assert!(failure(&world, unload).await.contains("not empty"));
+}
+
+#[tokio::test]
+async fn tables_are_changed_and_shown_as_they_are() {
+    let world = world();
+    let none: [String; 0] = [];
+    let create = "CREATE EXTERNAL TABLE p (a int) PARTITIONED BY (day string) STORED AS PARQUET \
+                  LOCATION 's3://results/p/' TBLPROPERTIES ('note'='it''s')";
+    assert_eq!(lines(&world, create).await, none);
+    assert_eq!(lines(&world, "ALTER TABLE p ADD COLUMNS (b string COMMENT 'new')").await, none);
+    assert_eq!(lines(&world, "SHOW COLUMNS IN p").await, ["a", "b", "day"]);
+    let add = "ALTER TABLE p ADD IF NOT EXISTS PARTITION (day = '2026-01-01') \
+               LOCATION 's3://results/p/day=2026-01-01/' PARTITION (day = '2026-01-02')";
+    assert_eq!(lines(&world, add).await, none);
+    assert_eq!(lines(&world, add).await, none);
+    assert_eq!(lines(&world, "SHOW PARTITIONS p").await, ["day=2026-01-01", "day=2026-01-02"]);
+    for (sql, part) in [
+        ("ALTER TABLE p ADD PARTITION (day = '2026-01-01')", "exists already"),
+        ("ALTER TABLE p ADD PARTITION (hour = '1')", "each of its keys: day"),
+        ("ALTER TABLE p ADD PARTITION (day='x') LOCATION 's3://results/q/'", "leave LOCATION out"),
+        ("ALTER TABLE p DROP PARTITION (day = 'never')", "has no partition"),
+    ] {
+        let why = failure(&world, sql).await;
+        assert!(why.contains(part), "{sql}: {why}");
+    }
+    assert_eq!(lines(&world, "ALTER TABLE p DROP PARTITION (day = '2026-01-02')").await, none);
+    world.rooms.buckets.put("results", "p/day=2026-01-01/x.parquet", "x".into()).await.unwrap();
+    let why = failure(&world, "ALTER TABLE p DROP PARTITION (day = '2026-01-01')").await;
+    assert!(why.contains("a query would still read"), "{why}");
+    let properties = lines(&world, "SHOW TBLPROPERTIES p").await;
+    assert!(properties.contains(&"note\tit's".to_owned()), "{properties:?}");
+    // The statement makes the same table.
+    let made = lines(&world, "SHOW CREATE TABLE p").await.join("\n");
+    let Statement::CreateTable(again) = statement::parse(&made).unwrap() else { panic!("{made}") };
+    assert_eq!((again.name.table.as_str(), again.columns.len()), ("p", 2), "{made}");
+    assert_eq!(again.location, "s3://results/p/");
+    assert!(again.properties.contains(&("note".into(), "it's".into())), "{made}");
+}
+
+#[tokio::test]
+async fn views_and_prepared_statements_are_kept_by_name() {
+    let world = world();
+    let none: [String; 0] = [];
+    assert_eq!(lines(&world, "CREATE VIEW factory.seen AS SELECT 1 AS one").await, none);
+    assert!(failure(&world, "CREATE VIEW seen AS SELECT 2").await.contains("exists"));
+    assert_eq!(lines(&world, "CREATE OR REPLACE VIEW seen AS SELECT 2 AS two").await, none);
+    assert_eq!(lines(&world, "SHOW VIEWS LIKE 's*'").await, ["seen"]);
+    let shown = lines(&world, "SHOW CREATE VIEW seen").await;
+    assert_eq!(shown, ["CREATE VIEW factory.seen AS", "SELECT 2 AS two"]);
+    assert_eq!(lines(&world, "DROP VIEW seen").await, none);
+    assert_eq!(lines(&world, "DROP VIEW IF EXISTS seen").await, none);
+
+    assert_eq!(lines(&world, "PREPARE one FROM SELECT * FROM t WHERE a = ?").await, none);
+    let one = json!({"StatementName": "one", "WorkGroup": "primary"});
+    let found = ok(&world, "GetPreparedStatement", one.clone()).await;
+    let sql = &found["PreparedStatement"]["QueryStatement"];
+    assert_eq!(sql, "SELECT * FROM t WHERE a = ?");
+    for sql in [
+        "EXECUTE one USING 'it''s'",
+        "EXECUTE one USING -1.5",
+        "EXECUTE one USING DATE '2026-01-01'",
+    ] {
+        let id = start(&world, sql).await;
+        assert_eq!(ended(&world, &id).await["Status"]["State"], "SUCCEEDED", "{sql}");
+    }
+    for (sql, part) in [
+        ("EXECUTE one", "expected 1 but found 0"),
+        ("EXECUTE one USING 1, 2", "expected 1 but found 2"),
+        ("EXECUTE one USING 1; DROP TABLE t", "is no value"),
+        ("EXECUTE one USING (SELECT 1)", "is no value"),
+        ("EXECUTE one USING '' OR true", "is no value"),
+    ] {
+        let why = failure(&world, sql).await;
+        assert!(why.contains(part), "{sql}: {why}");
+    }
+    let input = json!({
+        "QueryString": "SELECT * FROM t WHERE a = ? AND s = '?' AND b = ?",
+        "ExecutionParameters": ["1", "'x'"],
+        "QueryExecutionContext": {"Database": "factory"},
+        "ResultConfiguration": {"OutputLocation": "s3://results/"},
+    });
+    let id = ok(&world, "StartQueryExecution", input).await;
+    let found = ended(&world, id["QueryExecutionId"].as_str().unwrap()).await;
+    assert_eq!(found["Status"]["State"], "SUCCEEDED", "{found}");
+    assert_eq!(
+        statement::bound("SELECT ? /* ? */ || '?', \"?\" = ?", &["1".into(), "'x'".into()])
+            .unwrap(),
+        "SELECT 1 /* ? */ || '?', \"?\" = 'x'"
+    );
+    let put = json!({"StatementName": "two", "WorkGroup": "primary", "QueryStatement": "SELECT 1"});
+    ok(&world, "CreatePreparedStatement", put.clone()).await;
+    assert!(refused(&world, "CreatePreparedStatement", put.clone()).await.1.contains("exists"));
+    ok(&world, "UpdatePreparedStatement", put).await;
+    let listed = ok(&world, "ListPreparedStatements", json!({"WorkGroup": "primary"})).await;
+    let names: Vec<_> = listed["PreparedStatements"].as_array().unwrap().iter().collect();
+    assert_eq!(names.len(), 2, "{listed}");
+    ok(&world, "DeletePreparedStatement", one.clone()).await;
+    assert_eq!(refused(&world, "GetPreparedStatement", one).await.0, "ResourceNotFoundException");
 }
 
 #[tokio::test]

@@ -1,0 +1,616 @@
+//! Athena's manners in DataFusion's words: a statement is rewritten before it is planned.
+//!
+//! | Athena says | which becomes |
+//! |---|---|
+//! | a function that is another's by another name, or an expression | that ([`MEANINGS`]) |
+//! | `max_by(x, y)` and other aggregates | an ordered or filtered one; its own FILTER and OVER stay |
+//! | `x AT TIME ZONE z`, `EXTRACT(f FROM x)` | functions of ours |
+//! | `try(x)` | `x` with what may fail in it replaced by what answers null |
+//! | `CAST(json_extract(...) AS varchar)` | the JSON's value, not its text |
+//! | `UNNEST(a) WITH ORDINALITY` | a second array that counts |
+//! | `FETCH FIRST n ROWS ONLY` | `LIMIT n` |
+//! | `array(varchar)` as a type | `array<varchar>` ([`types`]) |
+//!
+//! What cannot be said is refused by name.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use base::{Error, Result};
+use datafusion::sql::parser::Statement as Parsed;
+use datafusion::sql::sqlparser::ast::{
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch, Function,
+    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, LimitClause,
+    ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement as Ast, TableFactor,
+    Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::functions::{ORDINALS, ROUNDED, TRY, has_twin};
+
+/// What functions mean, by their name and how many arguments they are given: `$1` is the first.
+const MEANINGS: &[(&str, usize, &str)] = &[
+    ("if", 2, "CASE WHEN $1 THEN $2 END"),
+    ("if", 3, "CASE WHEN $1 THEN $2 ELSE $3 END"),
+    ("concat", 2, "$1 || $2"),
+    ("concat", 3, "$1 || $2 || $3"),
+    ("concat", 4, "$1 || $2 || $3 || $4"),
+    ("concat", 5, "$1 || $2 || $3 || $4 || $5"),
+    ("concat", 6, "$1 || $2 || $3 || $4 || $5 || $6"),
+    // Null if any is null, which DataFusion passes over.
+    ("greatest", 2, "CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN greatest($1, $2) END"),
+    ("least", 2, "CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN least($1, $2) END"),
+    (
+        "greatest",
+        3,
+        "CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL AND $3 IS NOT NULL \
+         THEN greatest($1, $2, $3) END",
+    ),
+    (
+        "least",
+        3,
+        "CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL AND $3 IS NOT NULL \
+         THEN least($1, $2, $3) END",
+    ),
+    ("replace", 2, "replace($1, $2, '')"),
+    ("index", 2, "strpos($1, $2)"),
+    ("levenshtein_distance", 2, "levenshtein($1, $2)"),
+    ("codepoint", 1, "ascii($1)"),
+    ("date", 1, "CAST($1 AS DATE)"),
+    ("localtimestamp", 0, "CAST(now() AS TIMESTAMP(3))"),
+    ("current_timezone", 0, "'UTC'"),
+    ("ceiling", 1, "ceil($1)"),
+    ("mod", 2, "$1 % $2"),
+    ("sign", 1, "signum($1)"),
+    ("truncate", 1, "trunc($1)"),
+    ("truncate", 2, "trunc($1, $2)"),
+    ("e", 0, "exp(1.0)"),
+    ("infinity", 0, "CAST('inf' AS DOUBLE)"),
+    ("nan", 0, "CAST('nan' AS DOUBLE)"),
+    ("is_nan", 1, "isnan($1)"),
+    ("is_finite", 1, "abs($1) < CAST('inf' AS DOUBLE)"),
+    ("is_infinite", 1, "abs($1) = CAST('inf' AS DOUBLE)"),
+    ("rand", 0, "random()"),
+    ("bitwise_and", 2, "$1 & $2"),
+    ("bitwise_or", 2, "$1 | $2"),
+    ("contains", 2, "array_has($1, $2)"),
+    ("array_remove", 2, "array_remove_all($1, $2)"),
+    ("arrays_overlap", 2, "array_has_any($1, $2)"),
+    ("slice", 3, "array_slice($1, $2, $2 + $3 - 1)"),
+    // Aggregates.
+    ("arbitrary", 1, "first_value($1) FILTER (WHERE $1 IS NOT NULL)"),
+    ("any_value", 1, "first_value($1) FILTER (WHERE $1 IS NOT NULL)"),
+    ("max_by", 2, "first_value($1 ORDER BY $2 DESC) FILTER (WHERE $2 IS NOT NULL)"),
+    ("min_by", 2, "first_value($1 ORDER BY $2 ASC) FILTER (WHERE $2 IS NOT NULL)"),
+    ("count_if", 1, "count(1) FILTER (WHERE $1)"),
+    ("every", 1, "bool_and($1)"),
+    ("approx_percentile", 2, "approx_percentile_cont($1, $2)"),
+    ("approx_percentile", 3, "approx_percentile_cont_with_weight($1, $2, $3)"),
+    ("bitwise_and_agg", 1, "bit_and($1)"),
+    ("bitwise_or_agg", 1, "bit_or($1)"),
+    ("stddev_samp", 1, "stddev($1)"),
+    ("variance", 1, "var_samp($1)"),
+    ("geometric_mean", 1, "exp(avg(ln($1)))"),
+];
+
+/// What Athena has and we do not, where the planner's word would not help.
+const ABSENT: &[(&str, &str)] = &[
+    ("transform", "functions of functions (->) are not supported; UNNEST the array"),
+    ("filter", "functions of functions (->) are not supported; UNNEST the array"),
+    ("reduce", "functions of functions (->) are not supported; UNNEST the array"),
+    ("any_match", "functions of functions (->) are not supported; UNNEST the array"),
+    ("all_match", "functions of functions (->) are not supported; UNNEST the array"),
+    ("none_match", "functions of functions (->) are not supported; UNNEST the array"),
+    ("histogram", "use SELECT x, count(*) ... GROUP BY x"),
+    ("approx_most_frequent", "use count(*) with GROUP BY, ORDER BY and LIMIT"),
+    ("map_agg", "use array_agg of the keys and of the values"),
+    ("multimap_agg", "use array_agg of the keys and of the values"),
+    ("repeat", "it makes gigabytes of a few letters; use rpad"),
+    ("json_object", "use format or concat"),
+    ("json_array", "use format or concat"),
+];
+
+/// Functions that answer JSON: a cast of theirs is a cast of the JSON's value.
+const ANSWER_JSON: &[&str] = &["json_extract", "json_parse", "json_array_get", "json_query"];
+
+/// Says a statement as DataFusion understands it.
+pub(crate) fn rewrite(statement: &mut Parsed) -> Result<()> {
+    let ast = match statement {
+        Parsed::Statement(ast) => ast,
+        Parsed::Explain(explain) => return rewrite(&mut explain.statement),
+        _ => return Ok(()),
+    };
+    let ast: &mut Ast = ast;
+    match VisitMut::visit(ast, &mut Rewrite { grown: 0 }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Rewrite {
+    /// Expressions that meanings put in more than once, with all that is in them.
+    grown: usize,
+}
+
+/// How many expressions the meanings of a statement may add: `greatest` within `greatest`
+/// doubles what is in it each time.
+const GROWN_MAX: usize = 20_000;
+
+impl VisitorMut for Rewrite {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let Some(Fetch { with_ties, percent, quantity }) = query.fetch.take() else {
+            return ControlFlow::Continue(());
+        };
+        if with_ties || percent {
+            return refuse("FETCH with TIES or PERCENT", "use rank() in a sub-query");
+        }
+        let one = || Expr::value(Value::Number("1".into(), false));
+        let most = Some(quantity.unwrap_or_else(one));
+        match &mut query.limit_clause {
+            Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = most,
+            none @ None => {
+                let (offset, limit_by) = (None, Vec::new());
+                *none = Some(LimitClause::LimitOffset { limit: most, offset, limit_by });
+            }
+            Some(_) => return refuse("FETCH beside LIMIT", "give one of them"),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        name_columns(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        // Before what is in it: then casts and calls are still as they were written.
+        if let Expr::Function(function) = expr
+            && name_of(function).as_deref() == Some("try")
+            && let Some([tried]) = unnamed(function).as_deref()
+        {
+            let mut tried = tried.clone();
+            VisitMut::visit(&mut tried, &mut Try)?;
+            *expr = Expr::Nested(Box::new(tried));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        match self.said_otherwise(expr) {
+            Ok(None) => ControlFlow::Continue(()),
+            Ok(Some(other)) => {
+                *expr = other;
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        if let TableFactor::UNNEST { array_exprs, with_ordinality, .. } = factor
+            && *with_ordinality
+            && let Some(first) = array_exprs.first()
+        {
+            *with_ordinality = false;
+            array_exprs.push(call(ORDINALS, [first.clone()]));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Names columns that have none as they are written, before they are written otherwise; two
+/// that are written alike are told apart.
+fn name_columns(select: &mut Select) {
+    let mut names = BTreeSet::new();
+    for (index, item) in select.projection.iter_mut().enumerate() {
+        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        if is_named(expr) {
+            continue;
+        }
+        let mut name = expr.to_string();
+        if !names.insert(name.clone()) {
+            name = format!("_col{index}");
+        }
+        let alias = Ident::with_quote('"', name);
+        let expr = std::mem::replace(expr, Expr::value(Value::Null));
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+}
+
+fn is_named(expr: &Expr) -> bool {
+    // A struct's field is named as the field.
+    matches!(
+        expr,
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. }
+    )
+}
+
+/// Which columns of an answer the statement does not name, counted from the front up to a `*`,
+/// and from the end behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unnamed {
+    front: Vec<usize>,
+    back: Vec<usize>,
+}
+
+impl Unnamed {
+    /// Of a statement as it was written.
+    pub(crate) fn of(statement: &Parsed) -> Unnamed {
+        let mut unnamed = Unnamed::default();
+        let Parsed::Statement(ast) = statement else { return unnamed };
+        let Ast::Query(query) = &**ast else { return unnamed };
+        let mut body = &*query.body;
+        let select = loop {
+            body = match body {
+                SetExpr::Select(select) => break select,
+                SetExpr::SetOperation { left, .. } => left,
+                SetExpr::Query(query) => &query.body,
+                _ => return unnamed,
+            };
+        };
+        let items = &select.projection;
+        let is_star = |item: &SelectItem| {
+            matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(_, _))
+        };
+        let first_star = items.iter().position(is_star).unwrap_or(items.len());
+        let last_star = items.iter().rposition(is_star).unwrap_or(0);
+        for (index, item) in items.iter().enumerate() {
+            let SelectItem::UnnamedExpr(expr) = item else { continue };
+            if is_named(expr) {
+                continue;
+            }
+            if index < first_star {
+                unnamed.front.push(index);
+            } else if index > last_star {
+                unnamed.back.push(items.len() - index);
+            }
+        }
+        unnamed
+    }
+
+    /// Whether the column at `index` of `count` is one of them.
+    pub(crate) fn has(&self, index: usize, count: usize) -> bool {
+        self.front.contains(&index) || self.back.contains(&(count - index))
+    }
+}
+
+fn refuse(what: &str, instead: &str) -> ControlFlow<Error> {
+    ControlFlow::Break(Error::unsupported(format!("{what} is not supported: {instead}")))
+}
+
+impl Rewrite {
+    fn said_otherwise(&mut self, expr: &Expr) -> Result<Option<Expr>> {
+        Ok(match expr {
+            Expr::Function(function) => self.meaning(function)?,
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                Some(call("at_timezone", [(**timestamp).clone(), (**time_zone).clone()]))
+            }
+            Expr::Extract { field, expr, .. } => {
+                extracted(field).map(|name| call(name, [(**expr).clone()]))
+            }
+            Expr::Substring { expr, substring_from: Some(from), substring_for, .. } => {
+                let args = [Some(&**expr), Some(&**from), substring_for.as_deref()];
+                Some(call("substr", args.into_iter().flatten().cloned()))
+            }
+            Expr::Cast { kind, expr, data_type, format: None, array: false } => {
+                cast_of_json(kind, expr, data_type).or_else(|| rounded(kind, expr, data_type))
+            }
+            Expr::Lambda(_) => {
+                return Err(Error::unsupported(
+                    "a function of a function (->) is not supported: UNNEST the array",
+                ));
+            }
+            _ => None,
+        })
+    }
+
+    fn meaning(&mut self, function: &Function) -> Result<Option<Expr>> {
+        let Some(name) = name_of(function) else { return Ok(None) };
+        if name == "listagg" {
+            return listagg(function);
+        }
+        let Some(args) = unnamed(function) else { return Ok(None) };
+        if let Some((_, instead)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
+            return Err(Error::unsupported(format!("{name} is not supported: {instead}")));
+        }
+        if name == "try" {
+            return Err(Error::invalid(format!("try takes one argument and not {}", args.len())));
+        }
+        let found =
+            MEANINGS.iter().find(|(known, count, _)| *known == name && *count == args.len());
+        let Some((_, _, text)) = found else { return Ok(None) };
+        let mut meaning = template(text)?;
+        let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut Fill { args: &args });
+        let mut size = Size(0);
+        let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut size);
+        self.grown += size.0;
+        if self.grown > GROWN_MAX {
+            return Err(Error::new(
+                base::ErrorKind::Exhausted,
+                format!("{name} within itself makes a statement too large to plan"),
+            ));
+        }
+        keep_clauses(function, &mut meaning)?;
+        // What stood as one must stay one, whatever is around it.
+        let stands_alone = matches!(meaning, Expr::Function(_) | Expr::Case { .. });
+        Ok(Some(if stands_alone { meaning } else { Expr::Nested(Box::new(meaning)) }))
+    }
+}
+
+/// The name of a function that is not qualified, in lower case.
+fn name_of(function: &Function) -> Option<String> {
+    match function.name.0.as_slice() {
+        [ObjectNamePart::Identifier(name)] => Some(name.value.to_lowercase()),
+        _ => None,
+    }
+}
+
+/// The arguments, if they are plain expressions; none for `CURRENT_TIMESTAMP` and its like.
+fn unnamed(function: &Function) -> Option<Vec<Expr>> {
+    let list = match &function.args {
+        FunctionArguments::None => return Some(Vec::new()),
+        FunctionArguments::List(list) => list,
+        FunctionArguments::Subquery(_) => return None,
+    };
+    let plain = |arg: &FunctionArg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    list.args.iter().map(plain).collect()
+}
+
+fn template(text: &str) -> Result<Expr> {
+    Parser::new(&GenericDialect {})
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_expr())
+        .map_err(|cause| Error::internal(format!("the meaning {text:?}: {cause}")))
+}
+
+/// Puts arguments where a meaning says `$1`.
+struct Fill<'a> {
+    args: &'a [Expr],
+}
+
+impl VisitorMut for Fill<'_> {
+    type Break = std::convert::Infallible;
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        if let Expr::Value(value) = expr
+            && let Value::Placeholder(place) = &value.value
+            && let Some(at) = place.strip_prefix('$').and_then(|at| at.parse::<usize>().ok())
+            && let Some(arg) = at.checked_sub(1).and_then(|at| self.args.get(at))
+        {
+            let simple = matches!(
+                arg,
+                Expr::Identifier(_)
+                    | Expr::CompoundIdentifier(_)
+                    | Expr::Value(_)
+                    | Expr::Function(_)
+            );
+            *expr = if simple { arg.clone() } else { Expr::Nested(Box::new(arg.clone())) };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Counts expressions.
+struct Size(usize);
+
+impl VisitorMut for Size {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<Self::Break> {
+        self.0 += 1;
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gives an aggregate's clauses to what it means.
+fn keep_clauses(function: &Function, meaning: &mut Expr) -> Result<()> {
+    let (distinct, clauses) = match &function.args {
+        FunctionArguments::List(list) => (list.duplicate_treatment.is_some(), &list.clauses[..]),
+        _ => (false, &[][..]),
+    };
+    let bare = function.filter.is_none()
+        && function.over.is_none()
+        && function.null_treatment.is_none()
+        && !distinct
+        && clauses.is_empty();
+    if bare {
+        return Ok(());
+    }
+    let Expr::Function(meaning) = meaning else {
+        return Err(Error::unsupported(format!(
+            "a clause of {} is not supported: use it in a sub-query",
+            function.name
+        )));
+    };
+    if distinct || !clauses.is_empty() || function.null_treatment.is_some() {
+        return Err(Error::unsupported(format!(
+            "DISTINCT, ORDER BY and IGNORE NULLS within {} are not supported",
+            function.name
+        )));
+    }
+    meaning.over.clone_from(&function.over);
+    meaning.filter = match (meaning.filter.take(), function.filter.clone()) {
+        (Some(left), Some(right)) => Some(Box::new(Expr::BinaryOp {
+            left: Box::new(Expr::Nested(left)),
+            op: BinaryOperator::And,
+            right: Box::new(Expr::Nested(right)),
+        })),
+        (one, other) => one.or(other),
+    };
+    Ok(())
+}
+
+/// `listagg(x, ',') WITHIN GROUP (ORDER BY y)` is `string_agg(x, ',' ORDER BY y)`.
+fn listagg(function: &Function) -> Result<Option<Expr>> {
+    let mut agg = function.clone();
+    agg.name = ObjectName::from(vec![Ident::new("string_agg")]);
+    let order = std::mem::take(&mut agg.within_group);
+    if let FunctionArguments::List(list) = &mut agg.args {
+        if !list.clauses.is_empty() {
+            return Err(Error::unsupported(
+                "ON OVERFLOW of listagg is not supported: leave it out",
+            ));
+        }
+        if list.args.len() == 1 {
+            let nothing = Expr::value(Value::SingleQuotedString(String::new()));
+            list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(nothing)));
+        }
+        if !order.is_empty() {
+            list.clauses.push(FunctionArgumentClause::OrderBy(order));
+        }
+    }
+    Ok(Some(Expr::Function(agg)))
+}
+
+fn extracted(field: &DateTimeField) -> Option<&'static str> {
+    Some(match field {
+        DateTimeField::Year | DateTimeField::Years => "year",
+        DateTimeField::Quarter => "quarter",
+        DateTimeField::Month | DateTimeField::Months => "month",
+        DateTimeField::Week(None) | DateTimeField::Weeks => "week",
+        DateTimeField::Day | DateTimeField::Days => "day",
+        DateTimeField::Dow | DateTimeField::DayOfWeek | DateTimeField::Isodow => "day_of_week",
+        DateTimeField::Doy | DateTimeField::DayOfYear => "day_of_year",
+        DateTimeField::Hour | DateTimeField::Hours => "hour",
+        DateTimeField::Minute | DateTimeField::Minutes => "minute",
+        DateTimeField::Second | DateTimeField::Seconds => "second",
+        DateTimeField::Custom(name) => match name.value.to_lowercase().as_str() {
+            "day_of_week" => "day_of_week",
+            "day_of_year" => "day_of_year",
+            "day_of_month" => "day_of_month",
+            "year_of_week" | "yow" => "year_of_week",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+fn call(name: &str, args: impl IntoIterator<Item = Expr>) -> Expr {
+    let text = format!("{name}()");
+    let mut call = template(&text).unwrap_or_else(|_impossible| Expr::value(Value::Null));
+    if let Expr::Function(function) = &mut call
+        && let FunctionArguments::List(list) = &mut function.args
+    {
+        let plain = |expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr));
+        list.args = args.into_iter().map(plain).collect();
+    }
+    call
+}
+
+/// `CAST(json AS type)` of what is JSON by how it is written.
+fn cast_of_json(kind: &CastKind, expr: &Expr, data_type: &DataType) -> Option<Expr> {
+    let mut inner = expr;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let Expr::Function(function) = inner else { return None };
+    let name = name_of(function)?;
+    let name = name.strip_prefix(TRY).unwrap_or(&name);
+    if !ANSWER_JSON.contains(&name) {
+        return None;
+    }
+    let try_cast = *kind == CastKind::TryCast;
+    let ours = |name: &str| match try_cast {
+        true => call(&format!("{TRY}{name}"), [inner.clone()]),
+        false => call(name, [inner.clone()]),
+    };
+    let value = match data_type {
+        DataType::Array(ArrayElemTypeDef::AngleBracket(_)) => ours("__json_as_varchars"),
+        DataType::Varchar(None) => return Some(ours("__json_as_varchar")),
+        _ => ours("__json_as_varchar"),
+    };
+    Some(Expr::Cast {
+        kind: kind.clone(),
+        expr: Box::new(value),
+        data_type: data_type.clone(),
+        format: None,
+        array: false,
+    })
+}
+
+/// A cast to an integer rounds; DataFusion's cuts off.
+fn rounded(kind: &CastKind, expr: &Expr, data_type: &DataType) -> Option<Expr> {
+    let to_integer = matches!(
+        data_type,
+        DataType::TinyInt(None)
+            | DataType::SmallInt(None)
+            | DataType::Int(None)
+            | DataType::Integer(None)
+            | DataType::BigInt(None)
+    );
+    let constant =
+        matches!(expr, Expr::Value(value) if !matches!(value.value, Value::Number(_, _)));
+    (to_integer && !constant).then(|| Expr::Cast {
+        kind: kind.clone(),
+        expr: Box::new(call(ROUNDED, [expr.clone()])),
+        data_type: data_type.clone(),
+        format: None,
+        array: false,
+    })
+}
+
+/// Replaces what may fail by what answers null.
+struct Try;
+
+impl VisitorMut for Try {
+    type Break = Error;
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        match expr {
+            Expr::Cast { kind, .. } => *kind = CastKind::TryCast,
+            Expr::Function(function) => {
+                let name = name_of(function).unwrap_or_default();
+                if has_twin(&name)
+                    && let [ObjectNamePart::Identifier(ident)] = function.name.0.as_mut_slice()
+                {
+                    ident.value = format!("{TRY}{name}");
+                }
+            }
+            Expr::BinaryOp {
+                op: BinaryOperator::Divide | BinaryOperator::Modulo, right, ..
+            } => {
+                let zero = Expr::value(Value::Number("0".into(), false));
+                **right = call("nullif", [(**right).clone(), zero]);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Writes `array(type)` as `array<type>`, which the parser knows: where Athena has brackets
+/// after `array`, it always means the type.
+pub(crate) fn types(sql: &str) -> Option<String> {
+    let dialect = GenericDialect {};
+    let mut tokens = Tokenizer::new(&dialect, sql).tokenize().ok()?;
+    let is_array = |token: &Token| match token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case("array"),
+        _ => false,
+    };
+    let mut changed = false;
+    for at in 1..tokens.len() {
+        if tokens[at] != Token::LParen || !is_array(&tokens[at - 1]) {
+            continue;
+        }
+        let mut depth = 0_usize;
+        let end = tokens[at..].iter().position(|token| {
+            match token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        })?;
+        tokens[at] = Token::Lt;
+        tokens[at + end] = Token::Gt;
+        changed = true;
+    }
+    changed.then(|| tokens.iter().map(ToString::to_string).collect())
+}
