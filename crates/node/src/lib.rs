@@ -21,6 +21,7 @@ mod settings;
 mod steps;
 mod token;
 mod trial;
+mod upkeep;
 mod web;
 mod why;
 
@@ -250,12 +251,14 @@ impl Node {
         };
         let web = self.web(&broker, destinations)?;
         let api = tokio::spawn(web.serve(http, stopped.clone()));
+        let upkeep = tokio::spawn(upkeep::worker(Arc::downgrade(self), stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
         let tasks = vec![
             ("mqtt", plain),
             ("mqtts", secure),
             ("mqtt over websocket", websocket),
             ("api", api),
+            ("upkeep", upkeep),
             ("housekeeping", keeper),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -9,19 +9,22 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use base::{Error, ErrorKind, Result};
 use datafusion::catalog::memory::MemorySchemaProvider;
-use datafusion::catalog::{CatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use lake::{Column, EtlResult, EtlSpec, Lake, QueryEngine, QueryResult, SqlOptions, Table};
+use lake::{AsOf, Column, EtlResult, EtlSpec, Lake, QueryEngine, QueryResult, SqlOptions, Table};
 use tokio::sync::Semaphore;
 
+use crate::as_of::{self, Part};
 use crate::error::explain;
 use crate::meter::Meter;
 use crate::pool::Pool;
+use crate::reach::Reach;
 use crate::settle;
 use crate::statement::{self, CATALOG, Request, Show, Spelling, TableName};
 use crate::tables::{LakeTable, Reading};
@@ -89,6 +92,8 @@ impl Engine {
             options.spill_folder.clone(),
             options.spill_bytes_max,
         )?;
+        let files: Arc<dyn object_store::ObjectStore> = Arc::new(Reach::new(lake.clone()));
+        environment.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), files);
         let pool = Pool::new(options.partitions)?;
         let turns = Semaphore::new(options.queries_max.max(1));
         Ok(Engine { inner: Arc::new(Inner { lake, options, environment, turns }), pool })
@@ -125,14 +130,16 @@ impl Inner {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         match statement::parse(sql)? {
             Request::Show(show) => self.show(&show, database),
-            Request::Query { statement, tables } => self.query(*statement, &tables, database).await,
+            Request::Query { statement, tables, moments } => {
+                self.query(*statement, (&tables, &moments), database).await
+            }
         }
     }
 
     async fn query(
         &self,
         mut statement: Statement,
-        tables: &[TableName],
+        tables: (&[TableName], &[String]),
         database: &str,
     ) -> Result<QueryResult> {
         let meter = Arc::new(Meter::default());
@@ -154,10 +161,11 @@ impl Inner {
         Ok(QueryResult { schema, batches, bytes_scanned, set_aside })
     }
 
-    /// A session that has just the tables named, and the spellings of their columns.
+    /// A session that has just the tables named, as of the moments named, and the spellings of
+    /// their columns.
     async fn session(
         &self,
-        tables: &[TableName],
+        (tables, moments): (&[TableName], &[String]),
         database: &str,
         meter: &Arc<Meter>,
     ) -> Result<(SessionContext, Spelling)> {
@@ -169,9 +177,31 @@ impl Inner {
         let mut spelling = Spelling::default();
         let mut file_count = 0;
         for name in tables {
-            let table = self.table(name, database)?;
-            spelling.add(&table.name, table.all_columns().map(|column| column.name.as_str()));
-            let files = self.lake.files(&table).await?;
+            let (own_name, part) = as_of::part(&name.name)?;
+            let own = TableName { name: own_name.to_owned(), ..name.clone() };
+            let table = self.table(&own, database)?;
+            let (table, files) = match part {
+                Part::Live => {
+                    let files = self.lake.files(&table).await?;
+                    (table, files)
+                }
+                Part::Version(number) => {
+                    self.lake.files_as_of(&table, AsOf::Version(number)).await?
+                }
+                Part::Moment(at) => {
+                    let expression = moments.get(at).map(String::as_str).unwrap_or_default();
+                    let moment = as_of::moment(&session, expression).await?;
+                    self.lake.files_as_of(&table, moment).await?
+                }
+                Part::History | Part::Snapshots | Part::Files | Part::Partitions => {
+                    let provider = as_of::known(&self.lake, &table, part).await?;
+                    let schema = provider.schema();
+                    spelling.add(&name.name, schema.fields().iter().map(|f| f.name().as_str()));
+                    register(&*catalog, &table.database, &name.name, provider)?;
+                    continue;
+                }
+            };
+            spelling.add(&name.name, table.all_columns().map(|column| column.name.as_str()));
             file_count += files.len();
             if file_count > self.options.files_max {
                 return Err(Error::new(
@@ -181,7 +211,7 @@ impl Inner {
             }
             let provider = LakeTable::new(&table, files, Arc::clone(meter), Reading::Query)?
                 .verified_by(&self.lake);
-            register(&*catalog, &table, provider)?;
+            register(&*catalog, &table.database, &name.name, Arc::new(provider))?;
         }
         Ok((session, spelling))
     }
@@ -252,16 +282,21 @@ impl Inner {
     }
 }
 
-fn register(catalog: &dyn CatalogProvider, table: &Table, provider: LakeTable) -> Result<()> {
-    let schema = match catalog.schema(&table.database) {
+fn register(
+    catalog: &dyn CatalogProvider,
+    database: &str,
+    name: &str,
+    provider: Arc<dyn TableProvider>,
+) -> Result<()> {
+    let schema = match catalog.schema(database) {
         Some(schema) => schema,
         None => {
             let schema: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
-            catalog.register_schema(&table.database, Arc::clone(&schema)).map_err(explain)?;
+            catalog.register_schema(database, Arc::clone(&schema)).map_err(explain)?;
             schema
         }
     };
-    schema.register_table(table.name.clone(), Arc::new(provider)).map_err(explain)?;
+    schema.register_table(name.to_owned(), provider).map_err(explain)?;
     Ok(())
 }
 

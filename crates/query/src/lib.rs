@@ -14,6 +14,7 @@
 //!   connection or overflow into one. A panic in a decoder or operator fails its query.
 //! * Dropping the future of a query stops it.
 
+mod as_of;
 mod engine;
 mod error;
 mod etl;
@@ -21,6 +22,7 @@ mod functions;
 mod keep_first;
 mod meter;
 mod pool;
+mod reach;
 mod read;
 mod session;
 mod settle;

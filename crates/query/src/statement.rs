@@ -41,6 +41,8 @@ pub(crate) enum Request {
         statement: Box<Parsed>,
         /// The tables it reads.
         tables: Vec<TableName>,
+        /// Expressions that give the times as of which it reads some of them.
+        moments: Vec<String>,
     },
     /// Something that the catalog knows.
     Show(Show),
@@ -80,8 +82,9 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
     if let Some(show) = show_partitions(sql) {
         return show.map(Request::Show);
     }
+    let (sql, moments) = crate::as_of::rewrite(sql)?;
     let dialect = GenericDialect {};
-    let mut statements = DFParserBuilder::new(sql)
+    let mut statements = DFParserBuilder::new(&sql)
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()
@@ -105,7 +108,8 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
             table_name(parts.into_iter().flatten().map(str::to_owned).collect())
         })
         .collect();
-    Ok(Request::Query { statement: Box::new(statement), tables: tables?.into_iter().collect() })
+    let tables = tables?.into_iter().collect();
+    Ok(Request::Query { statement: Box::new(statement), tables, moments })
 }
 
 fn refused(what: &str) -> Error {
