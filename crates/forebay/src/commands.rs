@@ -487,8 +487,14 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
                 "small_file_bytes": small_file_bytes, "target_file_bytes": target_file_bytes,
             });
             call(global, "lake_compact", input, printer, |answer| {
-                let columns =
-                    ["folder", "files_before", "files_after", "rows", "bytes_before", "bytes_after"];
+                let columns = [
+                    "folder",
+                    "files_before",
+                    "files_after",
+                    "rows",
+                    "bytes_before",
+                    "bytes_after",
+                ];
                 let done = rows_text(&answer["folders"], &columns);
                 match answer["left"].as_array().is_none_or(Vec::is_empty) {
                     true => done,

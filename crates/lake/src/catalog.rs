@@ -14,6 +14,7 @@ use base::{Clock, Error, ErrorKind, Result, Timestamp};
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
+use crate::Retention;
 use crate::commits::{TableCommit, TableHead};
 use crate::job::refuse_while_written;
 
@@ -376,6 +377,7 @@ impl Catalog {
             delete_all::<Partition>(transaction, &rows)?;
             delete_all::<WrittenFile>(transaction, &rows)?;
             delete_all::<TableCommit>(transaction, &rows)?;
+            transaction.delete::<Retention>(&table_key(database, name))?;
             transaction.delete::<TableHead>(&table_key(database, name)).map(drop)
         })
     }

@@ -7,15 +7,18 @@
 use std::collections::BTreeMap;
 
 use base::{Error, ErrorKind, Result, Timestamp};
+use metastore::Row;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::catalog::table_key;
 use crate::commits::{CommitKind, TableCommit};
 use crate::compact::{ID_START, modified_at};
 use crate::swap::{Gone, PreparedSwap};
 use crate::{Lake, Table, TableFile};
 
-/// The table's parameters that say what is kept.
+/// Parameters of a table that say what is kept, where [`Lake::set_retention`] did not: AWS's
+/// clients set parameters.
 const DAYS: &str = "forebay.retention.days";
 const BYTES: &str = "forebay.retention.bytes";
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -46,42 +49,53 @@ pub struct Expired {
     pub commit: Option<TableCommit>,
 }
 
-impl Table {
-    /// What of the table is kept; everything by default.
-    pub fn retention(&self) -> Result<Retention> {
-        let number = |name: &str| match self.parameters.get(name) {
+impl Row for Retention {
+    const TABLE: &'static str = "table_retentions";
+}
+
+impl Retention {
+    fn check(self, table: &Table) -> Result<Retention> {
+        let bad = |why: String| {
+            Err(Error::invalid(format!("retention of table {:?}: {why}", table.name)))
+        };
+        match self {
+            Retention { days: Some(days), .. } if days == 0 || days > DAYS_MAX => {
+                bad(format!("{days} days; use 1 to {DAYS_MAX}"))
+            }
+            Retention { bytes: Some(0), .. } => bad("0 bytes; use 1 or more".into()),
+            fine => Ok(fine),
+        }
+    }
+
+    fn of_parameters(table: &Table) -> Result<Retention> {
+        let number = |name: &str| match table.parameters.get(name) {
             None => Ok(None),
             Some(text) => match text.parse::<u64>() {
-                Ok(number) if number > 0 => Ok(Some(number)),
-                _ => Err(Error::invalid(format!(
-                    "table {:?}: parameter {name} is {text:?}; use a number above 0",
-                    self.name
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(Error::invalid(format!(
+                    "table {:?}: parameter {name} is {text:?}; use a number",
+                    table.name
                 ))),
             },
         };
-        let retention = Retention { days: number(DAYS)?, bytes: number(BYTES)? };
-        match retention.days {
-            Some(days) if days > DAYS_MAX => Err(Error::invalid(format!(
-                "table {:?}: {DAYS} is {days}; at most {DAYS_MAX} are taken",
-                self.name
-            ))),
-            _ => Ok(retention),
-        }
+        Ok(Retention { days: number(DAYS)?, bytes: number(BYTES)? })
     }
 }
 
 impl Lake {
     /// Says what of a table is kept. Nothing is removed before [`Lake::retain`].
-    pub fn set_retention(&self, table: &Table, retention: Retention) -> Result<Table> {
-        let mut table = table.clone();
-        for (name, value) in [(DAYS, retention.days), (BYTES, retention.bytes)] {
-            match value {
-                Some(value) => table.parameters.insert(name.to_owned(), value.to_string()),
-                None => table.parameters.remove(name),
-            };
+    pub fn set_retention(&self, table: &Table, retention: Retention) -> Result<()> {
+        retention.check(table)?;
+        // In a row of its own, since a crawl writes a table's parameters anew.
+        self.store().put(&table_key(&table.database, &table.name), &retention).map(drop)
+    }
+
+    /// What of a table is kept; everything by default.
+    pub fn retention(&self, table: &Table) -> Result<Retention> {
+        match self.store().get::<Retention>(&table_key(&table.database, &table.name))? {
+            Some(found) => Ok(found.row),
+            None => Retention::of_parameters(table)?.check(table),
         }
-        table.retention()?;
-        self.catalog().update_table(table)
     }
 
     /// Takes out of a table what its retention does not keep. The objects are no longer listed,
@@ -94,8 +108,7 @@ impl Lake {
         table: &Table,
         busy: &(dyn Fn(&str, &str) -> bool + Send + Sync),
     ) -> Result<Vec<Expired>> {
-        let retention = table.retention()?;
-        if retention == Retention::default() {
+        if self.retention(table)? == Retention::default() {
             return Ok(Vec::new());
         }
         let mut report = Vec::new();
@@ -132,7 +145,7 @@ impl Lake {
         table: &Table,
         busy: &(dyn Fn(&str, &str) -> bool + Send + Sync),
     ) -> Result<Vec<(Expired, Option<PreparedSwap>)>> {
-        let retention = table.retention()?;
+        let retention = self.retention(table)?;
         let files = self.files(table).await?;
         let readers = crate::job::readers_of(self.store(), &table.database, &table.name)?;
         let mut plan = Vec::new();

@@ -119,9 +119,7 @@ async fn compact_table(
         let busy = in_flight(node)?;
         match lake.finish_compaction(&spec, &result, &is_in(&busy)).await {
             Ok(compacted) => done.extend(compacted),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unsupported) =>
-            {
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Unsupported) => {
                 left.push((spec.folder, error.to_string()));
             }
             Err(error) => return Err(error),
@@ -147,17 +145,17 @@ async fn run(lake: &Lake, program: &Path, spec: &CompactSpec) -> Result<CompactR
 pub(crate) async fn retain(node: &Arc<Node>, input: Retain) -> Result<Value> {
     let lake = &node.lake.lake;
     let (database, name) = database_and_table(&input.table);
-    let mut table = lake.catalog().get_table(&database, &name)?;
+    let table = lake.catalog().get_table(&database, &name)?;
     let asked = Retention { days: input.days, bytes: input.bytes };
     if input.off && asked != Retention::default() {
         return Err(Error::invalid("--off takes neither --days nor --bytes"));
     }
     if input.off || asked != Retention::default() {
-        table = lake.set_retention(&table, asked)?;
+        lake.set_retention(&table, asked)?;
     }
     let busy = in_flight(node)?;
     let folders = lake.retain(&table, &is_in(&busy)).await?;
-    let kept = table.retention()?;
+    let kept = lake.retention(&table)?;
     Ok(json!({
         "table": input.table, "days": kept.days, "bytes": kept.bytes, "folders": folders,
     }))
@@ -218,7 +216,7 @@ async fn look_after(node: &Arc<Node>, table: &Table) -> Result<()> {
     if node.buckets.remote_place(&table.bucket).is_some() {
         return Ok(());
     }
-    if table.retention()? != Retention::default() {
+    if node.lake.lake.retention(table)? != Retention::default() {
         let busy = in_flight(node)?;
         node.lake.lake.retain(table, &is_in(&busy)).await?;
     }

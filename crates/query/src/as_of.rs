@@ -208,9 +208,28 @@ fn is_alias(token: Option<&TokenWithSpan>) -> bool {
     word.quote_style.is_some()
         || !matches!(
             word.keyword,
-            K::WHERE | K::JOIN | K::INNER | K::LEFT | K::RIGHT | K::FULL | K::CROSS | K::NATURAL
-                | K::ON | K::USING | K::GROUP | K::ORDER | K::HAVING | K::LIMIT | K::OFFSET
-                | K::FETCH | K::UNION | K::INTERSECT | K::EXCEPT | K::WINDOW | K::QUALIFY | K::FOR
+            K::WHERE
+                | K::JOIN
+                | K::INNER
+                | K::LEFT
+                | K::RIGHT
+                | K::FULL
+                | K::CROSS
+                | K::NATURAL
+                | K::ON
+                | K::USING
+                | K::GROUP
+                | K::ORDER
+                | K::HAVING
+                | K::LIMIT
+                | K::OFFSET
+                | K::FETCH
+                | K::UNION
+                | K::INTERSECT
+                | K::EXCEPT
+                | K::WINDOW
+                | K::QUALIFY
+                | K::FOR
                 | K::TABLESAMPLE
         )
 }
@@ -261,7 +280,11 @@ impl Places {
 }
 
 /// What is known of a table's files, as a table.
-pub(crate) async fn known(lake: &Lake, table: &Table, part: Part) -> Result<Arc<dyn TableProvider>> {
+pub(crate) async fn known(
+    lake: &Lake,
+    table: &Table,
+    part: Part,
+) -> Result<Arc<dyn TableProvider>> {
     let batch = match part {
         Part::Files => files(lake, table).await?,
         Part::Partitions => partitions(lake, table).await?,
@@ -272,9 +295,8 @@ pub(crate) async fn known(lake: &Lake, table: &Table, part: Part) -> Result<Arc<
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
-    let field = |(name, array): &(&str, ArrayRef)| {
-        Field::new(*name, array.data_type().clone(), true)
-    };
+    let field =
+        |(name, array): &(&str, ArrayRef)| Field::new(*name, array.data_type().clone(), true);
     let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
     RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect())
         .map_err(|cause| Error::internal(format!("a table of metadata was built wrongly: {cause}")))
@@ -409,7 +431,9 @@ pub(crate) async fn moment(
     let text = expression.replace(" UTC'", "'");
     let sql = format!("SELECT CAST(({text}) AS TIMESTAMP)");
     let parsed = match crate::statement::parse(&sql).map_err(|e| bad(e.to_string()))? {
-        crate::statement::Request::Query { statement, tables, .. } if tables.is_empty() => statement,
+        crate::statement::Request::Query { statement, tables, .. } if tables.is_empty() => {
+            statement
+        }
         _ => return Err(bad("it must not read tables".into())),
     };
     let state = session.state();
@@ -421,9 +445,10 @@ pub(crate) async fn moment(
     let first = first.ok_or_else(|| bad("it gives no single value".into()))?;
     let millis = arrow::compute::cast(first, &DataType::Timestamp(TimeUnit::Millisecond, None))
         .map_err(|cause| bad(cause.to_string()))?;
-    let millis = millis.as_any().downcast_ref::<TimestampMillisecondArray>().and_then(|array| {
-        array.iter().next().flatten()
-    });
+    let millis = millis
+        .as_any()
+        .downcast_ref::<TimestampMillisecondArray>()
+        .and_then(|array| array.iter().next().flatten());
     let millis = millis.ok_or_else(|| bad("it is null".into()))?;
     Ok(AsOf::Timestamp(Timestamp(millis)))
 }
@@ -436,11 +461,7 @@ mod tests {
     fn clauses_are_taken_out_and_tables_get_names_of_their_moment() {
         for (sql, expect, moments) in [
             ("SELECT 1", "SELECT 1", vec![]),
-            (
-                "SELECT * FROM t FOR VERSION AS OF 3",
-                "SELECT * FROM \"t$v3\" AS t",
-                vec![],
-            ),
+            ("SELECT * FROM t FOR VERSION AS OF 3", "SELECT * FROM \"t$v3\" AS t", vec![]),
             (
                 "SELECT * FROM db.T\n for system_version as of 12 old, t WHERE old.a = 'FOR VERSION AS OF 1'",
                 "SELECT * FROM db.\"t$v12\" old, t WHERE old.a = 'FOR VERSION AS OF 1'",

@@ -84,7 +84,7 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
     }
     let (sql, moments) = crate::as_of::rewrite(sql)?;
     let dialect = GenericDialect {};
-    let mut statements = DFParserBuilder::new(&sql)
+    let mut statements = DFParserBuilder::new(sql.as_str())
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()

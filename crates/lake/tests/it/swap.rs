@@ -245,7 +245,7 @@ async fn retention_takes_the_oldest_out_and_keeps_what_is_not_read() {
     let mut world = table_of(&[&["2020/01/01/a"], &["2020/01/02/b"], &["2999/01/01/c"]]).await;
     let raw_table = world.table("raw");
     let days = Retention { days: Some(30), bytes: None };
-    let raw_table = world.lake.set_retention(&raw_table, days).unwrap();
+    world.lake.set_retention(&raw_table, days).unwrap();
     let report = world.lake.retain(&raw_table, &idle).await.unwrap();
     assert_eq!(report.len(), 2, "{report:?}");
     assert!(report.iter().all(|gone| gone.files == 1 && gone.why.contains("30 days")));
@@ -262,7 +262,7 @@ async fn retention_takes_the_oldest_out_and_keeps_what_is_not_read() {
     let curated = world.table("curated");
     let bytes = world.lake.files(&curated).await.unwrap()[0].bytes;
     let size = Retention { days: None, bytes: Some(bytes + bytes / 2) };
-    let curated = world.lake.set_retention(&curated, size).unwrap();
+    world.lake.set_retention(&curated, size).unwrap();
     let mut plan = world.lake.plan_retention(&curated, &idle).await.unwrap();
     let (expired, swap) = plan.remove(0);
     assert_eq!(expired.files, 2);
