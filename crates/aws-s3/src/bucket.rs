@@ -205,6 +205,8 @@ struct Asked {
     prefix: String,
     delimiter: Option<String>,
     after: String,
+    /// The generation of the page before.
+    as_of: Option<u64>,
     max: Option<i32>,
     url: bool,
     owner: bool,
@@ -216,6 +218,7 @@ struct Listed {
     max: i32,
     /// The last entry, if there are more.
     next: Option<String>,
+    generation: u64,
 }
 
 async fn page(rooms: &Rooms, asked: Asked) -> S3Result<Listed> {
@@ -232,9 +235,11 @@ async fn page(rooms: &Rooms, asked: Asked) -> S3Result<Listed> {
         delimiter: asked.delimiter,
         after: asked.after,
         max: wanted.min(KEYS_MAX as usize),
+        as_of: asked.as_of,
     };
     let (buckets, bucket) = (rooms.buckets.clone(), asked.bucket);
-    let Page { entries, more } = blocking(move || Ok(buckets.page(&bucket, &listing)?)).await?;
+    let Page { entries, more, generation } =
+        blocking(move || Ok(buckets.page(&bucket, &listing)?)).await?;
     let next = entries.last().filter(|_| more).map(|entry| entry.name().to_owned());
     let owner = asked.owner.then(|| rooms.owner());
     let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
@@ -254,7 +259,7 @@ async fn page(rooms: &Rooms, asked: Asked) -> S3Result<Listed> {
             }),
         }
     }
-    Ok(Listed { objects, prefixes, max, next })
+    Ok(Listed { objects, prefixes, max, next, generation })
 }
 
 pub(crate) async fn list(
@@ -273,6 +278,7 @@ pub(crate) async fn list(
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             after: input.marker.clone().unwrap_or_default(),
+            as_of: None,
             max: input.max_keys,
             url,
             owner: true,
@@ -296,6 +302,22 @@ pub(crate) async fn list(
     }))
 }
 
+/// What a listing goes on with: the generation that its first page showed, and the last name of
+/// this one. No key holds U+0000.
+fn token(generation: u64, last: &str) -> String {
+    crate::base64::encode(format!("{generation}\0{last}").as_bytes())
+}
+
+fn read_token(token: &str) -> Option<(Option<u64>, String)> {
+    let text = String::from_utf8(crate::base64::decode(token)?).ok()?;
+    let (generation, after) = match text.split_once('\0') {
+        Some((generation, after)) => (Some(generation.parse().ok()?), after.to_owned()),
+        // Given out before listings had generations.
+        None => (None, text),
+    };
+    (!after.is_empty()).then_some((generation, after))
+}
+
 pub(crate) async fn list_v2(
     rooms: &Rooms,
     request: S3Request<ListObjectsV2Input>,
@@ -304,14 +326,11 @@ pub(crate) async fn list_v2(
     check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
     refuse(&input.optional_object_attributes, "x-amz-optional-object-attributes", "no restores")?;
     let url = wants_url(input.encoding_type.as_ref())?;
-    let after = match &input.continuation_token {
-        Some(token) => crate::base64::decode(token)
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .filter(|after| !after.is_empty())
-            .ok_or_else(|| {
-                s3_error!(InvalidArgument, "The continuation token provided is incorrect")
-            })?,
-        None => input.start_after.clone().unwrap_or_default(),
+    let (as_of, after) = match &input.continuation_token {
+        Some(token) => read_token(token).ok_or_else(|| {
+            s3_error!(InvalidArgument, "The continuation token provided is incorrect")
+        })?,
+        None => (None, input.start_after.clone().unwrap_or_default()),
     };
     let listed = page(
         rooms,
@@ -320,6 +339,7 @@ pub(crate) async fn list_v2(
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             after,
+            as_of,
             max: input.max_keys,
             url,
             owner: input.fetch_owner == Some(true),
@@ -335,7 +355,7 @@ pub(crate) async fn list_v2(
         key_count: i32::try_from(count).ok(),
         continuation_token: input.continuation_token,
         is_truncated: Some(listed.next.is_some()),
-        next_continuation_token: listed.next.map(|next| crate::base64::encode(next.as_bytes())),
+        next_continuation_token: listed.next.map(|next| token(listed.generation, &next)),
         contents: Some(listed.objects),
         common_prefixes: Some(listed.prefixes),
         delimiter: text(input.delimiter),

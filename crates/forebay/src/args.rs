@@ -334,6 +334,43 @@ pub(crate) enum Lake {
         #[arg(long)]
         crawl: Option<String>,
     },
+    /// Puts the small files of a table together; whoever lists or queries it meets the same rows.
+    Compact {
+        /// [DATABASE.]TABLE: one that jobs write, or one of JSON objects.
+        table: String,
+        /// Only folders with so many small files.
+        #[arg(long, default_value_t = 2)]
+        files_min: usize,
+        /// Leaves younger files alone; lake.compact_age_secs_min without it.
+        #[arg(long)]
+        min_age_secs: Option<u64>,
+        /// Files smaller than this are small; lake.small_file_bytes without it.
+        #[arg(long)]
+        small_file_bytes: Option<u64>,
+        /// What files put together come to, about; lake.target_file_bytes without it.
+        #[arg(long)]
+        target_file_bytes: Option<u64>,
+    },
+    /// Says what of a table is kept and takes the rest out, now and from now on.
+    Retain {
+        /// [DATABASE.]TABLE.
+        table: String,
+        /// Files older than this go.
+        #[arg(long)]
+        days: Option<u64>,
+        /// The oldest files go until the table is no larger than this.
+        #[arg(long)]
+        bytes: Option<u64>,
+        /// Keeps everything from now on.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Deletes for good the files that gave way to others or were beyond retention.
+    DropRetired {
+        /// But not those of the last so many seconds.
+        #[arg(long, default_value_t = 14_400)]
+        keep_secs: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -606,6 +643,12 @@ pub(crate) enum Worker {
     /// Runs one ETL run.
     Etl {
         /// The run, as JSON.
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Puts the files of one folder together.
+    Compact {
+        /// The folder and its files, as JSON.
         #[arg(long)]
         spec: PathBuf,
     },

@@ -544,6 +544,41 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
             })
             .await
         }
+        Lake::Compact { table, files_min, min_age_secs, small_file_bytes, target_file_bytes } => {
+            let input = json!({
+                "table": table, "files_min": files_min, "min_age_secs": min_age_secs,
+                "small_file_bytes": small_file_bytes, "target_file_bytes": target_file_bytes,
+            });
+            call(global, "lake_compact", input, printer, |answer| {
+                let columns = [
+                    "folder",
+                    "files_before",
+                    "files_after",
+                    "rows",
+                    "bytes_before",
+                    "bytes_after",
+                ];
+                let done = rows_text(&answer["folders"], &columns);
+                match answer["left"].as_array().is_none_or(Vec::is_empty) {
+                    true => done,
+                    false => format!("{done}\n{}", rows_text(&answer["left"], &["name", "why"])),
+                }
+            })
+            .await
+        }
+        Lake::Retain { table, days, bytes, off } => {
+            let input = json!({"table": table, "days": days, "bytes": bytes, "off": off});
+            call(global, "lake_retain", input, printer, |answer| {
+                rows_text(&answer["folders"], &["folder", "files", "bytes", "why"])
+            })
+            .await
+        }
+        Lake::DropRetired { keep_secs } => {
+            call(global, "lake_drop_retired", json!({"keep_secs": keep_secs}), printer, |answer| {
+                format!("{} objects deleted", answer["objects"])
+            })
+            .await
+        }
     }
 }
 

@@ -330,6 +330,21 @@ impl Reader {
         u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
     }
 
+    /// How its pages are packed, if all alike and as a writer here can.
+    pub fn codec(&self) -> Option<Codec> {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let mut codecs =
+            groups.flat_map(|group| group.columns()).map(|column| match column.compression() {
+                Compression::ZSTD(_) => Some(Codec::Zstd),
+                Compression::SNAPPY => Some(Codec::Snappy),
+                Compression::UNCOMPRESSED => Some(Codec::None),
+                _ => None,
+            });
+        // A file without rows is packed in every way.
+        let first = codecs.next().unwrap_or(Some(Codec::Zstd));
+        codecs.all(|codec| codec == first).then_some(first).flatten()
+    }
+
     /// Who wrote the file.
     pub fn created_by(&self) -> Option<&str> {
         self.metadata.metadata().file_metadata().created_by()

@@ -15,6 +15,8 @@ use formats::csv::Dialect;
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
+use crate::Retention;
+use crate::commits::{TableCommit, TableHead};
 use crate::job::refuse_while_written;
 
 /// Earlier versions of a table that are kept.
@@ -237,7 +239,7 @@ impl Row for Partition {
     const TABLE: &'static str = "partitions";
 }
 
-/// A file of a [`FileSource::Committed`] table.
+/// A file of a [`FileSource::Committed`] table, live or of an earlier commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenFile {
     /// The object's key.
@@ -248,8 +250,14 @@ pub struct WrittenFile {
     pub rows: u64,
     /// Values of the table's partition keys.
     pub partition_values: Vec<String>,
-    /// The run that wrote it.
+    /// The run that wrote it, or the swap.
     pub run_id: String,
+    /// The commit that added it; 0 if that was before commits were numbered.
+    #[serde(default)]
+    pub commit_added: u64,
+    /// The commit that removed it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_removed: Option<u64>,
 }
 
 impl Row for WrittenFile {
@@ -378,7 +386,10 @@ impl Catalog {
             let rows = rows_of(database, name);
             delete_all::<TableVersion>(transaction, &rows)?;
             delete_all::<Partition>(transaction, &rows)?;
-            delete_all::<WrittenFile>(transaction, &rows)
+            delete_all::<WrittenFile>(transaction, &rows)?;
+            delete_all::<TableCommit>(transaction, &rows)?;
+            transaction.delete::<Retention>(&table_key(database, name))?;
+            transaction.delete::<TableHead>(&table_key(database, name)).map(drop)
         })
     }
 
@@ -459,10 +470,11 @@ impl Catalog {
         self.store.delete::<TableVersion>(&format!("{}{version:020}", rows_of(database, name)))
     }
 
-    /// The files that committed runs wrote to a table, by key.
+    /// The live files of a table that jobs write, by key.
     pub fn written_files(&self, database: &str, name: &str) -> Result<Vec<WrittenFile>> {
         let found = self.store.list_prefix::<WrittenFile>(&rows_of(database, name))?;
-        Ok(found.into_iter().map(|(_, found)| found.row).collect())
+        let files = found.into_iter().map(|(_, found)| found.row);
+        Ok(files.filter(|file| file.commit_removed.is_none()).collect())
     }
 
     pub(crate) fn store(&self) -> &Metastore {

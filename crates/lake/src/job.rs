@@ -14,7 +14,11 @@ pub(crate) mod graph;
 mod plan;
 mod run;
 
+pub(crate) use bookmark::{
+    Reader, Was, checksum, mark_read, present_readers, readers, readers_of, unmark, was_read,
+};
 pub use commit::Recovered;
-pub(crate) use commit::refuse_while_written;
+pub(crate) use commit::{refuse_while_written, sync_folders};
+pub(crate) use plan::inputs_of_runs;
 pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
 pub use run::{JobRun, RunState};

@@ -138,13 +138,23 @@ impl Lake {
     }
 
     async fn committed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
+        let written = self.catalog.written_files(&table.database, &table.name)?;
+        self.located(table, written).await
+    }
+
+    /// Where the bytes of files are now.
+    pub(crate) async fn located(
+        &self,
+        table: &Table,
+        written: Vec<crate::WrittenFile>,
+    ) -> Result<Vec<TableFile>> {
         let mut files = Vec::new();
-        for written in self.catalog.written_files(&table.database, &table.name)? {
+        for written in written {
             let meta = self.buckets.head(&table.bucket, &written.key).await.map_err(|error| {
                 error.context(format_args!("table {:?} has lost a file", table.name))
             })?;
             files.push(TableFile {
-                path: self.buckets.local_path(&table.bucket, &written.key)?,
+                path: self.buckets.readable_path(&table.bucket, &written.key)?,
                 bucket: table.bucket.clone(),
                 key: written.key,
                 bytes: meta.bytes,
@@ -153,6 +163,11 @@ impl Lake {
             });
         }
         Ok(files)
+    }
+
+    /// Where the bytes of a file are, if they were moved out of sight since it was listed.
+    pub fn moved_to(&self, path: &Path) -> Option<PathBuf> {
+        self.buckets.moved_to(path)
     }
 
     async fn listed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
@@ -179,7 +194,7 @@ impl Lake {
                 continue;
             }
             files.push(TableFile {
-                path: self.buckets.local_path(&table.bucket, &object.key)?,
+                path: self.buckets.readable_path(&table.bucket, &object.key)?,
                 bucket: table.bucket.clone(),
                 partition_values: partition_values(table, below),
                 key: object.key,

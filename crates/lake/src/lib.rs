@@ -11,12 +11,16 @@
 //!   lies in the staging folder, outside every bucket.
 //! * A run that is prepared is finished forwards, also after a crash at any step; one that is
 //!   not leaves nothing but its staging folder, which the next start sweeps.
-//! * An input object feeds a job with a bookmark once.
+//! * An input object feeds a job with a bookmark once, also where it was joined with others.
+//! * Files of a folder give way to others at once, for those who list as for SQL, and are kept for
+//!   a while for those who listed before ([`Lake::finish_compaction`], [`Lake::retain`]).
 //! * A crawl never fails because of an object: what is not understood is reported with why.
 //!
 //! This crate knows no query engine. It says what is asked of one ([`QueryEngine`]).
 
 mod catalog;
+mod commits;
+mod compact;
 mod crawl;
 mod engine;
 mod glob;
@@ -24,12 +28,19 @@ mod hive_path;
 mod job;
 mod lake;
 mod live;
+mod retain;
 mod schedule;
 mod spec;
+mod swap;
 mod view;
 
 pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
+};
+pub use commits::{AsOf, CommitKind, TableCommit};
+pub use compact::{
+    CompactInput, CompactOptions, CompactPlan, CompactResult, CompactSpec, Compacted, Merged,
+    compact,
 };
 pub use crawl::{
     Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule, CrawlState, CrawlTarget, Crawler,
@@ -42,6 +53,8 @@ pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
 pub use live::{LIVE, Tail};
+pub use retain::{Expired, Retention};
 pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};
+pub use swap::{PreparedSwap, RecoveredSwaps};
 pub use view::View;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{DATABASE, Node, trial, why};
+use crate::{DATABASE, Node, trial, upkeep, why};
 
 /// How long a flush may take before the caller is told to ask again.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
@@ -49,6 +49,9 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "lake_tables" => node.lake.tables(),
         "lake_report" => node.lake.report(read(input)?),
         "lake_crawl" => node.lake.crawl(read(input)?).await,
+        "lake_compact" => upkeep::compact(&node, read(input)?).await,
+        "lake_retain" => upkeep::retain(&node, read(input)?).await,
+        "lake_drop_retired" => upkeep::drop_retired(&node, read(input)?).await,
         "job_create" => node.lake.job_create(read(input)?),
         "job_run" => node.lake.job_run(&node.program, read(input)?).await,
         "job_status" => node.lake.job_status(read(input)?),

@@ -21,7 +21,8 @@ use lake::{
 use metastore::Metastore;
 use objects::Buckets;
 use query::{Engine, EngineOptions};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
 
@@ -356,8 +357,8 @@ async fn run_in_child(
     let (job, run_id) = (spec.job.name.clone(), spec.run_id.clone());
     lake.run_started(&job, &run_id)?;
     let folder = lake.run_folder(&run_id);
-    let result = tokio::select! {
-        result = child_result(program, &folder, spec) => result,
+    let result: Result<EtlResult> = tokio::select! {
+        result = in_child(Command::new(program), "etl", &folder, &spec.staging, spec) => result,
         () = stop => return lake.stop_run(&job, &run_id),
     };
     match result {
@@ -371,14 +372,20 @@ async fn run_in_child(
 
 /// Runs the child and reads its answer. It is killed when this is dropped, and ends by itself
 /// when this process does.
-async fn child_result(program: &Path, folder: &Path, spec: &EtlSpec) -> Result<EtlResult> {
+pub(crate) async fn in_child<R: DeserializeOwned>(
+    mut command: Command,
+    kind: &str,
+    folder: &Path,
+    staging: &Path,
+    spec: &impl Serialize,
+) -> Result<R> {
     let path = folder.join("spec.json");
     let text = serde_json::to_vec(spec).map_err(|e| Error::internal(e.to_string()))?;
-    std::fs::create_dir_all(&spec.staging)
+    std::fs::create_dir_all(staging)
         .and_then(|()| std::fs::write(&path, text))
         .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
-    let mut child = Command::new(program)
-        .args(["worker", "etl", "--spec"])
+    let mut child = command
+        .args(["worker", kind, "--spec"])
         .arg(&path)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -450,7 +457,7 @@ fn bucket_and_prefix(path: &str) -> Result<(String, String)> {
 }
 
 /// `[DATABASE.]TABLE`.
-fn database_and_table(name: &str) -> (String, String) {
+pub(crate) fn database_and_table(name: &str) -> (String, String) {
     match name.split_once('.') {
         Some((database, table)) => (database.to_owned(), table.to_owned()),
         None => (DATABASE.to_owned(), name.to_owned()),

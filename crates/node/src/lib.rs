@@ -23,6 +23,7 @@ mod settings;
 mod steps;
 mod token;
 mod trial;
+mod upkeep;
 mod web;
 mod why;
 
@@ -259,6 +260,7 @@ impl Node {
         let web = self.web(&broker, destinations)?;
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
+        let upkeep = tokio::spawn(upkeep::worker(Arc::downgrade(self), stopped.clone()));
         let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
         let tasks = vec![
             ("mqtt", plain),
@@ -266,6 +268,7 @@ impl Node {
             ("mqtt over websocket", websocket),
             ("api", api),
             ("schedules", scheduler),
+            ("upkeep", upkeep),
             ("housekeeping", keeper),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -30,6 +30,8 @@ pub struct Settings {
     pub objects: Objects,
     /// Queries and jobs.
     pub query: Query,
+    /// Upkeep of tables.
+    pub lake: Lake,
     /// Endpoints.
     pub serving: Serving,
     /// The AWS protocols.
@@ -195,6 +197,45 @@ impl Default for Query {
     }
 }
 
+/// Upkeep of tables: small files, retention, what was retired.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lake {
+    /// Whether small files are put together unasked, while the machine is quiet.
+    pub compact: bool,
+    /// How long the worker rests between two turns.
+    pub upkeep_secs: u64,
+    /// A folder is compacted unasked once it has so many small files.
+    pub compact_files_min: usize,
+    /// Files younger than this are left alone.
+    pub compact_age_secs_min: u64,
+    /// Files smaller than this are small.
+    pub small_file_bytes: u64,
+    /// What files put together come to, about.
+    pub target_file_bytes: u64,
+    /// How long files that gave way to others, or were beyond their table's retention, can still
+    /// be read by their keys and AS OF an earlier commit. At least the longest query.
+    pub retired_secs: u64,
+}
+
+impl Default for Lake {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Lake {
+            compact: true,
+            upkeep_secs: 300,
+            compact_files_min: 64,
+            compact_age_secs_min: 15 * 60,
+            small_file_bytes: 32 * MIB,
+            target_file_bytes: 128 * MIB,
+            retired_secs: 4 * 60 * 60,
+        }
+    }
+}
+
+/// A query takes half an hour at most, and must find the files that it began with.
+const RETIRED_SECS_MIN: u64 = 31 * 60;
+
 /// Limits of endpoints.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -254,6 +295,23 @@ impl Settings {
                 "aws.account_id {account:?}: an account is twelve digits, for instance \
                  \"123456789012\""
             )));
+        }
+        let lake = &self.lake;
+        if lake.retired_secs < RETIRED_SECS_MIN {
+            return Err(Error::invalid(format!(
+                "lake.retired_secs {}: a query may take half an hour and must find its files; use \
+                 {RETIRED_SECS_MIN} or more",
+                lake.retired_secs
+            )));
+        }
+        let zero = [
+            ("upkeep_secs", lake.upkeep_secs),
+            ("target_file_bytes", lake.target_file_bytes),
+            ("small_file_bytes", lake.small_file_bytes),
+            ("compact_files_min", lake.compact_files_min as u64),
+        ];
+        if let Some((name, _)) = zero.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("lake.{name} must be above 0")));
         }
         egress::Egress::new(&self.rules.http_allowed)?;
         crate::remotes::check(self)?;

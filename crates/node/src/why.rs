@@ -117,7 +117,7 @@ fn offset_of(node: &Node, id: &str) -> Result<Offset> {
 fn passed(node: &Node, offset: Offset) -> Result<Value> {
     let mut streams = Vec::new();
     for row in node.streams.list()? {
-        let objects = node.streams.objects_around(row.name(), offset)?;
+        let objects = now_in(node, node.streams.objects_around(row.name(), offset)?)?;
         if !objects.is_empty() {
             streams.push(json!({"stream": row.name(), "state": "delivered", "objects": objects}));
         }
@@ -172,10 +172,33 @@ fn disabled(node: &Node, offset: Offset) -> Vec<Value> {
     shown
 }
 
+/// Objects by the names they have now: small ones are joined into larger ones.
+fn now_in(node: &Node, objects: Vec<String>) -> Result<Vec<String>> {
+    let mut now = Vec::with_capacity(objects.len());
+    for object in objects {
+        let place = object.strip_prefix("s3://").and_then(|place| place.split_once('/'));
+        let Some((bucket, key)) = place else {
+            now.push(object);
+            continue;
+        };
+        let mut key = key.to_owned();
+        // What was joined may have been joined again.
+        while let Some(into) = node.lake.lake.joined_into(bucket, &key)? {
+            key = into;
+        }
+        let joined = format!("s3://{bucket}/{key}");
+        if !now.contains(&joined) {
+            now.push(joined);
+        }
+    }
+    Ok(now)
+}
+
 fn fates(node: &Node, offset: Offset, record: &[u8], view: &View) -> Result<Vec<Value>> {
     let mut fates = Vec::new();
     for row in node.streams.list()? {
-        if let Some(fate) = node.streams.fate(row.name(), offset, record, view)? {
+        if let Some(mut fate) = node.streams.fate(row.name(), offset, record, view)? {
+            fate.objects = now_in(node, fate.objects)?;
             fates.push(json!(fate));
         }
     }

@@ -128,7 +128,7 @@ impl Buckets {
         draft.file.sync_all().map_err(|e| Error::io("sync an object", e))?;
         let meta = draft.file.metadata().map_err(|e| Error::io("measure an object", e))?;
         let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
-        check(&|| self.find(bucket, key))?;
+        check(&|| Ok(self.open_here(bucket, key)?.map(|(_, found)| found)))?;
         // A bucket removed meanwhile must not come back as a folder.
         self.bucket_folder(bucket)?;
         let before = std::fs::symlink_metadata(&target).ok();
@@ -140,9 +140,24 @@ impl Buckets {
         Ok(meta_of(key.to_owned(), &meta))
     }
 
-    /// The object's file to read from, and what is known of it.
+    /// The object's file to read from, and what is known of it; a retired object's too.
     pub fn open_object(&self, bucket: &str, key: &str) -> Result<Option<(File, Found)>> {
+        match self.open_here(bucket, key)? {
+            Some(found) => Ok(Some(found)),
+            None => match self.retired_path(bucket, key) {
+                Some(path) => self.open_file(&path, key),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The object that has the key now.
+    fn open_here(&self, bucket: &str, key: &str) -> Result<Option<(File, Found)>> {
         let path = self.file_of(bucket, key)?;
+        self.open_file(&path, key)
+    }
+
+    fn open_file(&self, path: &Path, key: &str) -> Result<Option<(File, Found)>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(cause) if durable::is_absent(&cause) => return Ok(None),
@@ -169,7 +184,7 @@ impl Buckets {
         change: impl FnOnce(&Found) -> Result<Vec<u8>, E>,
     ) -> Result<Option<()>, E> {
         let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((file, found)) = self.open_object(bucket, key)? else { return Ok(None) };
+        let Some((file, found)) = self.open_here(bucket, key)? else { return Ok(None) };
         let bytes = change(&found)?;
         self.attributes().write(&file, &bytes)?;
         file.sync_all().map_err(|e| Error::io("sync an object", e))?;
@@ -185,7 +200,7 @@ impl Buckets {
     ) -> Result<bool, E> {
         let path = self.file_of(bucket, key)?;
         let _held = self.locks.of(bucket, key).lock().unwrap_or_else(PoisonError::into_inner);
-        check(&|| self.find(bucket, key))?;
+        check(&|| Ok(self.open_here(bucket, key)?.map(|(_, found)| found)))?;
         let before = std::fs::symlink_metadata(&path).ok();
         let removed = durable::remove(&path)?;
         if let Some(before) = before.filter(|_| removed) {

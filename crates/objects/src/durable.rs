@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use base::{Error, ErrorKind, Result};
@@ -144,13 +144,22 @@ impl ObjectStore for DurableLocal {
         locations: BoxStream<'static, object_store::Result<Key>>,
     ) -> BoxStream<'static, object_store::Result<Key>> {
         let paths = self.inner.clone();
-        self.inner
-            .delete_stream(locations)
+        locations
             .and_then(move |key| {
-                let synced = paths.path_to_filesystem(&key).and_then(|path| {
-                    path.parent().map_or(Ok(()), sync_folder_or_gone).map_err(generic)
-                });
-                futures::future::ready(synced.map(|()| key))
+                let path = paths.path_to_filesystem(&key);
+                async move {
+                    let path = path?;
+                    let removed = tokio::task::spawn_blocking(move || remove(&path))
+                        .await
+                        .map_err(|source| object_store::Error::JoinError { source })?;
+                    match removed.map_err(generic)? {
+                        true => Ok(key),
+                        false => Err(object_store::Error::NotFound {
+                            path: key.to_string(),
+                            source: "there is no such object".into(),
+                        }),
+                    }
+                }
             })
             .boxed()
     }
@@ -290,6 +299,18 @@ fn over() -> object_store::Error {
     generic(Error::invalid("the upload is completed or aborted already"))
 }
 
+/// Whoever changes a folder's entries holds it shared until they are stable; whoever exchanges
+/// folders holds it alone. One for the process, since an exchange takes a moment.
+static FOLDERS: RwLock<()> = RwLock::new(());
+
+pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
+    FOLDERS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    FOLDERS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How often a publish starts anew because somebody removed or made a folder meanwhile.
 const PUBLISH_TRIES: u32 = 5;
 
@@ -313,6 +334,7 @@ pub(crate) fn publish(staged: &Path, target: &Path) -> Result<()> {
 /// objects once and are empty now are in nobody's way.
 pub(crate) fn into_place(target: &Path, place: impl Fn() -> std::io::Result<()>) -> Result<()> {
     let folder = parent(target)?;
+    let _shared = shared();
     let mut tries = 0;
     loop {
         tries += 1;
@@ -350,6 +372,7 @@ fn publish_new(staged: &Path, target: &Path) -> Result<()> {
 
 /// Removes a file durably; whether there was one.
 pub(crate) fn remove(path: &Path) -> Result<bool> {
+    let _shared = shared();
     match std::fs::remove_file(path) {
         Ok(()) => sync_folder(parent(path)?).map(|()| true),
         Err(cause) if is_absent(&cause) || path.is_dir() => Ok(false),
@@ -397,14 +420,6 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|file| file.sync_all())
         .map_err(|e| Error::io(format!("sync folder {}", folder.display()), e))
-}
-
-/// As [`sync_folder`], where the folder itself may have been removed with its last object.
-fn sync_folder_or_gone(folder: &Path) -> Result<()> {
-    match sync_folder(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 fn parent(path: &Path) -> Result<&Path> {

@@ -14,11 +14,13 @@
 //! * `Ok` from a put, publish or delete means stable storage: the file was synced before its
 //!   name existed, and every folder whose entries changed was synced after.
 //! * No key reaches outside its bucket.
+//! * Objects may be replaced by others at once, in one folder (`generations`).
 //! * Bytes that are not those that were stored are not handed out for them (`sums`).
 
 mod attributes;
 mod drafts;
 mod durable;
+mod generations;
 mod names;
 mod pages;
 mod remote;
@@ -38,6 +40,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 pub use drafts::{Draft, Found, Look};
 pub use durable::DurableLocal;
+pub use generations::{Retired, Swap};
 pub use pages::{Entry, Listing, Page};
 pub use remote::Remote;
 pub use sums::{Sound, SumTotals};
@@ -48,6 +51,7 @@ pub struct Buckets {
     root: Arc<PathBuf>,
     locks: Arc<drafts::Locks>,
     sums: sums::Sums,
+    generations: Arc<generations::Generations>,
     /// The buckets that lie elsewhere, by the names they have here.
     remotes: Arc<BTreeMap<String, Remote>>,
 }
@@ -99,6 +103,7 @@ impl Buckets {
         Ok(Buckets {
             root: Arc::new(root.to_owned()),
             locks: drafts::Locks::new(),
+            generations: Arc::new(generations::Generations::load(&root.join(drafts::SIDE))?),
             sums: sums::Sums::new(root.join(drafts::SIDE).join(drafts::SUMS)),
             remotes: Arc::new(remotes),
         })
@@ -158,6 +163,7 @@ impl Buckets {
                 return Err(refused("an object came meanwhile"));
             }
             durable::sync_folder(&this.root)?;
+            this.generations.forget_bucket(&name);
             match std::fs::remove_dir_all(this.side(&name)) {
                 Err(cause) if !durable::is_absent(&cause) => {
                     Err(Error::io("remove what belonged to a bucket", cause))
@@ -215,12 +221,14 @@ impl Buckets {
         }
         let path = self.local_path(bucket, key)?;
         let (sums, name) = (self.sums.clone(), format!("{bucket}/{key}"));
+        let (this, bucket, key) = (self.clone(), bucket.to_owned(), key.to_owned());
         blocking(move || {
             let failed = |cause: std::io::Error| match durable::is_absent(&cause) {
                 true => Error::not_found(format!("read {name}: no such object")),
                 false => Error::io(format!("read {name}"), cause),
             };
-            let mut file = std::fs::File::open(path).map_err(failed)?;
+            let (_, file) = this.open_readable(path, &bucket, &key);
+            let mut file = file.map_err(failed)?;
             if file.metadata().map_err(failed)?.is_dir() {
                 return Err(Error::not_found(format!("read {name}: no such object")));
             }
@@ -238,7 +246,15 @@ impl Buckets {
             return remote.get_range(bucket, key, range).await;
         }
         let (store, path) = self.place(bucket, key)?;
-        store.get_range(&path, range).await.map_err(|e| failed("read", bucket, key, e))
+        let own = store.get_range(&path, range.clone()).await;
+        match (own, self.retired_path(bucket, key)) {
+            (Err(object_store::Error::NotFound { .. }), Some(retired)) => {
+                let place = format!("read {bucket}/{key}");
+                blocking(move || read_range(&retired, &range).map_err(|e| Error::io(place, e)))
+                    .await
+            }
+            (own, _) => own.map_err(|e| failed("read", bucket, key, e)),
+        }
     }
 
     /// What is known of the object without reading it.
@@ -247,8 +263,15 @@ impl Buckets {
             return remote.head(bucket, key).await;
         }
         let (store, path) = self.place(bucket, key)?;
-        let meta = store.head(&path).await.map_err(|e| failed("find", bucket, key, e))?;
-        Ok(meta_of(meta))
+        match (store.head(&path).await, self.retired_path(bucket, key)) {
+            (Err(object_store::Error::NotFound { .. }), Some(retired)) => {
+                let meta = retired
+                    .symlink_metadata()
+                    .map_err(|e| Error::io(format!("find {bucket}/{key}"), e))?;
+                Ok(drafts::meta_of(key.to_owned(), &meta))
+            }
+            (found, _) => found.map(meta_of).map_err(|e| failed("find", bucket, key, e)),
+        }
     }
 
     /// Removes the object; whether there was one.
@@ -262,6 +285,10 @@ impl Buckets {
 
     /// The objects whose key starts with `prefix` (any string, as in S3), by key.
     pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        if !self.remotes.contains_key(bucket) {
+            let (this, bucket, prefix) = (self.clone(), bucket.to_owned(), prefix.to_owned());
+            return blocking(move || this.plain_objects(&bucket, &prefix)).await;
+        }
         let store = self.store(bucket)?;
         // object_store lists whole folders; the rest of the prefix is compared here.
         let folder = prefix.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
@@ -305,6 +332,25 @@ impl Buckets {
         }
     }
 
+    /// An object's file at `path`, or where it was retired to.
+    fn open_readable(
+        &self,
+        path: PathBuf,
+        bucket: &str,
+        key: &str,
+    ) -> (PathBuf, std::io::Result<std::fs::File>) {
+        match std::fs::File::open(&path) {
+            Err(cause) if durable::is_absent(&cause) => match self.retired_path(bucket, key) {
+                Some(retired) => {
+                    let opened = std::fs::File::open(&retired);
+                    (retired, opened)
+                }
+                None => (path, Err(cause)),
+            },
+            opened => (path, opened),
+        }
+    }
+
     fn local(&self, bucket: &str) -> Result<DurableLocal> {
         names::check_bucket(bucket)?;
         self.expect_here(bucket)?;
@@ -321,6 +367,15 @@ impl Buckets {
         let path = names::check_key(key)?;
         Ok((self.local(bucket)?, path))
     }
+}
+
+fn read_range(path: &Path, range: &Range<u64>) -> std::io::Result<Bytes> {
+    use std::io::{Read, Seek};
+    let mut file = std::fs::File::open(path)?;
+    file.seek(std::io::SeekFrom::Start(range.start))?;
+    let mut bytes = Vec::new();
+    file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
+    Ok(Bytes::from(bytes))
 }
 
 fn meta_of(meta: object_store::ObjectMeta) -> ObjectMeta {
@@ -376,6 +431,11 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::internal(format!("file work ended: {e}")))?
+}
+
+/// The etag that an object with this file has.
+pub fn etag_of(meta: &std::fs::Metadata) -> String {
+    attributes::identity(meta)
 }
 
 /// Refuses what is no bucket's name.

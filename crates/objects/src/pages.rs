@@ -1,5 +1,6 @@
 //! Listing a bucket page by page in the order of keys, without reading more than it needs.
 
+use std::collections::HashSet;
 use std::fs::DirEntry;
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base::{Error, Result};
 
 use crate::drafts::{Found, meta_of, odd_key};
-use crate::{Buckets, durable, names};
+use crate::{Buckets, ObjectMeta, durable, names};
 
 /// What to list.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Listing {
     pub after: String,
     /// At most so many.
     pub max: usize,
+    /// The [`Page::generation`] of the page before.
+    pub as_of: Option<u64>,
 }
 
 impl Listing {
@@ -57,20 +60,50 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Whether there are more after the last.
     pub more: bool,
+    /// The generation that it shows: a later page of the same listing is to show the same.
+    pub generation: u64,
 }
 
 impl Buckets {
     /// A page of a bucket's objects. Blocks on files.
     pub fn page(&self, bucket: &str, listing: &Listing) -> Result<Page> {
-        let folder = self.bucket_folder(bucket)?;
         let mut odd = self.odd_keys(bucket)?;
         odd.sort();
+        let page = self.walk(bucket, listing, odd.into_iter(), false)?;
+        if let Some(last) = page.entries.last().filter(|_| page.more) {
+            self.generations.ended(bucket, &listing.prefix, last.name(), page.generation);
+        }
+        Ok(page)
+    }
+
+    /// All objects below `prefix` whose keys are paths, without what fronts keep with them.
+    pub(crate) fn plain_objects(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        let listing = Listing { prefix: prefix.into(), max: usize::MAX, ..Listing::default() };
+        let page = self.walk(bucket, &listing, std::iter::empty(), true)?;
+        let object = |entry| match entry {
+            Entry::Object(found) => Some(found.meta),
+            Entry::Prefix(_) => None,
+        };
+        Ok(page.entries.into_iter().filter_map(object).collect())
+    }
+
+    fn walk(
+        &self,
+        bucket: &str,
+        listing: &Listing,
+        odd: impl Iterator<Item = (String, PathBuf)>,
+        plain: bool,
+    ) -> Result<Page> {
+        let folder = self.bucket_folder(bucket)?;
+        let generation = self.generations.of(bucket, listing);
         let mut walk = Walk {
             buckets: self,
+            bucket,
             listing,
-            page: Page::default(),
-            odd: odd.into_iter().peekable(),
+            page: Page { generation, ..Page::default() },
+            odd: odd.peekable(),
             rolled: listing.rolled(),
+            plain,
         };
         if listing.max > 0 {
             let full = walk.folder(&folder, "")? || walk.odd_before(None)?;
@@ -107,27 +140,36 @@ fn entries(folder: &Path) -> Result<Vec<DirEntry>> {
 
 struct Walk<'a, O: Iterator<Item = (String, PathBuf)>> {
     buckets: &'a Buckets,
+    bucket: &'a str,
     listing: &'a Listing,
     page: Page,
     odd: Peekable<O>,
     /// The prefix all following keys of which are in the page already.
     rolled: Option<String>,
+    /// Whether nobody asks for what fronts keep with an object. Links are followed then.
+    plain: bool,
 }
 
 impl<O: Iterator<Item = (String, PathBuf)>> Walk<'_, O> {
     /// Goes through a folder whose keys start with `above`; `true` if the page is full and
     /// something is left over.
     fn folder(&mut self, folder: &Path, above: &str) -> Result<bool> {
-        let mut found = Vec::new();
+        let (mut found, mut files) = (Vec::new(), HashSet::new());
         for entry in entries(folder)? {
-            let Ok(kind) = entry.file_type() else { continue };
+            let Ok(mut kind) = entry.file_type() else { continue };
             let Ok(name) = entry.file_name().into_string() else { continue };
+            if kind.is_symlink() && self.plain {
+                let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
+                kind = meta.file_type();
+            }
             if kind.is_dir() {
                 found.push((format!("{above}{name}/"), true));
             } else if kind.is_file() && !names::is_reserved(&name) {
-                found.push((format!("{above}{name}"), false));
+                files.insert(format!("{above}{name}"));
             }
         }
+        self.buckets.generations.undo(self.bucket, above, self.page.generation, &mut files);
+        found.extend(files.into_iter().map(|key| (key, false)));
         found.retain(|(key, is_folder)| self.may_hold(key, *is_folder));
         // With its slash a folder stands where its keys do.
         found.sort();
@@ -172,7 +214,7 @@ impl<O: Iterator<Item = (String, PathBuf)>> Walk<'_, O> {
     }
 
     fn take(&mut self, key: &str, path: &Path) -> Result<bool> {
-        let Listing { prefix, delimiter, after, max } = self.listing;
+        let Listing { prefix, delimiter, after, max, .. } = self.listing;
         let full = self.page.entries.len() >= *max;
         let rest = key.get(prefix.len()..).unwrap_or_default();
         let end = delimiter.as_deref().filter(|d| !d.is_empty()).and_then(|delimiter| {
@@ -188,10 +230,28 @@ impl<O: Iterator<Item = (String, PathBuf)>> Walk<'_, O> {
             }
             return Ok(full);
         }
+        // Retired since the listing began: it is shown as it was, and read by its key.
+        let retired;
+        let mut path = path;
+        let seen = |path: &Path| match self.plain {
+            true => std::fs::metadata(path),
+            false => std::fs::symlink_metadata(path),
+        };
+        let mut meta = seen(path);
+        if meta.is_err()
+            && let Some(found) = self.buckets.retired_path(self.bucket, key)
+        {
+            retired = found;
+            path = &retired;
+            meta = seen(path);
+        }
         // Removed while we listed: it is no longer there.
-        let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(false) };
+        let Ok(meta) = meta else { return Ok(false) };
         if !full {
-            let attributes = self.buckets.attributes().read_path(path, &meta);
+            let attributes = match self.plain {
+                true => None,
+                false => self.buckets.attributes().read_path(path, &meta),
+            };
             let meta = meta_of(key.to_owned(), &meta);
             self.page.entries.push(Entry::Object(Found { meta, attributes }));
         }

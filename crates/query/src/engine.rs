@@ -15,6 +15,7 @@ use datafusion::catalog::memory::MemorySchemaProvider;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -22,11 +23,12 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use lake::{
-    Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions,
+    AsOf, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions,
     Table, TableFile, Tail, UNNAMED, View,
 };
 use tokio::sync::Semaphore;
 
+use crate::as_of::{self, Part};
 use crate::dialect::Unnamed;
 use crate::error::explain;
 use crate::functions::{self, Stop, StopOnDrop};
@@ -35,6 +37,7 @@ use crate::lateral;
 use crate::meter::Meter;
 use crate::pool::{Pool, gave_up};
 use crate::read::{Picked, damage};
+use crate::reach::Reach;
 use crate::settle;
 use crate::statement::{self, CATALOG, Request, Show, Spelling, TableName};
 use crate::tables::{LakeTable, Reading};
@@ -109,6 +112,8 @@ impl Engine {
             options.spill_bytes_max,
         )?;
         Aside::sweep(&options.spill_folder);
+        let files: Arc<dyn object_store::ObjectStore> = Arc::new(Reach::new(lake.clone()));
+        environment.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), files);
         let pool = Pool::new(options.partitions)?;
         let turns = Semaphore::new(options.queries_max.max(1));
         Ok(Engine { inner: Arc::new(Inner { lake, options, environment, turns }), pool })
@@ -174,8 +179,9 @@ impl Inner {
                 sink.rows(batch)?;
                 Ok(Scanned::default())
             }
-            Request::Query { statement, tables, unnamed } => {
-                self.query(*statement, &tables, &unnamed, database, sink).await
+            Request::Query { statement, tables, unnamed, moments } => {
+                let asked = Asked { tables: &tables, unnamed: &unnamed, moments: &moments, database };
+                self.query(*statement, asked, sink).await
             }
         }
     }
@@ -183,15 +189,12 @@ impl Inner {
     async fn query(
         &self,
         statement: Statement,
-        tables: &[TableName],
-        unnamed: &Unnamed,
-        database: &str,
+        asked: Asked<'_>,
         sink: &mut dyn RowSink,
     ) -> Result<Scanned> {
         let mut damaged = Arc::new(BTreeSet::new());
         loop {
             let meter = Arc::new(Meter::default());
-            let asked = Asked { tables, unnamed, database };
             let run = self.attempt(statement.clone(), asked, &meter, &damaged, sink);
             match run.await {
                 Ok(scanned) => return Ok(scanned),
@@ -227,7 +230,9 @@ impl Inner {
         for function in functions::all(&stop.0) {
             session.register_udf(function);
         }
-        let mut loading = Loading { meter, damaged, aside: &aside, file_count: 0, depth: 0 };
+        let moments = asked.moments.to_vec();
+        let mut loading =
+            Loading { meter, damaged, aside: &aside, moments, file_count: 0, depth: 0 };
         let plan =
             self.plan(&session, statement, asked.tables, asked.database, &mut loading).await?;
         let state = session.state();
@@ -277,6 +282,14 @@ impl Inner {
         let mut spelling = Spelling::default();
         for name in tables {
             let within = name.database.as_deref().unwrap_or(database);
+            // A view and the statement around it may name the same table.
+            if let Some(known) = catalog.schema(within)
+                && let Some(known) = known.table(&name.name).await.map_err(explain)?
+            {
+                let schema = known.schema();
+                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                continue;
+            }
             if within == INFORMATION_SCHEMA {
                 let provider = information::table(&self.lake, &name.name)?;
                 register(&*catalog, within, &name.name, provider)?;
@@ -289,8 +302,17 @@ impl Inner {
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
-            let (table, files) = self.table_and_files(name, database, loading.aside).await?;
-            spelling.add(&table.name, table.all_columns().map(|column| column.name.as_str()));
+            let (own, part) = as_of::part(&name.name)?;
+            let table = self.lake.catalog().get_table(within, own)?;
+            if matches!(part, Part::History | Part::Snapshots | Part::Files | Part::Partitions) {
+                let provider = as_of::known(&self.lake, &table, part).await?;
+                let schema = provider.schema();
+                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                register(&*catalog, within, &name.name, provider)?;
+                continue;
+            }
+            let (table, files) = self.files(session, table, part, loading).await?;
+            spelling.add(&name.name, table.all_columns().map(|column| column.name.as_str()));
             loading.file_count += files.len();
             if loading.file_count > self.options.files_max {
                 return Err(Error::new(
@@ -302,7 +324,7 @@ impl Inner {
                 LakeTable::new(&table, files, Arc::clone(loading.meter), Reading::Query)?
                     .verified_by(&self.lake)
                     .sparing(loading.damaged);
-            register(&*catalog, &table.database, &table.name, Arc::new(provider))?;
+            register(&*catalog, within, &name.name, Arc::new(provider))?;
         }
         Ok(spelling)
     }
@@ -324,11 +346,11 @@ impl Inner {
             ));
         }
         let of_view = |error: Error| error.context(format_args!("view {:?}", view.name));
-        let Request::Query { statement, tables, .. } =
-            statement::parse(&view.sql).map_err(of_view)?
-        else {
+        let parsed = statement::parse_within(&view.sql, loading.moments.len());
+        let Request::Query { statement, tables, moments, .. } = parsed.map_err(of_view)? else {
             return Err(Error::invalid(format!("view {:?} is no SELECT", view.name)));
         };
+        loading.moments.extend(moments);
         loading.depth += 1;
         let plan = self.plan(session, *statement, &tables, &view.database, loading);
         let plan = Box::pin(plan).await.map_err(of_view)?;
@@ -336,30 +358,39 @@ impl Inner {
         Ok(Arc::new(ViewTable::new(plan, Some(view.sql.clone()))))
     }
 
-    /// The table that a statement names, under the name it gives, and its files.
-    async fn table_and_files(
+    /// A table as it was at a moment, and its files then.
+    async fn files(
         &self,
-        name: &TableName,
-        database: &str,
-        aside: &Aside,
+        session: &SessionContext,
+        table: Table,
+        part: Part,
+        loading: &Loading<'_>,
     ) -> Result<(Table, Vec<TableFile>)> {
-        let Some(plain) = name.name.strip_suffix(LIVE) else {
-            let table = self.table(name, database)?;
-            let files = self.lake.candidates(&table).await?;
-            return Ok((table, files));
-        };
-        let plain = TableName { name: plain.to_owned(), ..name.clone() };
-        let table = self.table(&plain, database)?;
-        let Some(tail) = &self.options.tail else {
-            return Err(Error::unsupported(format!(
-                "table {:?}: there is no log here that {LIVE} could read; leave it out",
-                name.name
-            )));
-        };
-        let folder = aside.folder(&format!("{}.{}", table.database, table.name))?;
-        let bytes_max = self.options.tail_bytes_max;
-        let files = self.lake.live_files(&table, Arc::clone(tail), &folder, bytes_max).await?;
-        Ok((Table { name: name.name.clone(), ..table }, files))
+        match part {
+            Part::Version(number) => self.lake.files_as_of(&table, AsOf::Version(number)).await,
+            Part::Moment(at) => {
+                let expression = loading.moments.get(at).map(String::as_str).unwrap_or_default();
+                let moment = as_of::moment(session, expression).await?;
+                self.lake.files_as_of(&table, moment).await
+            }
+            Part::Live => {
+                let Some(tail) = &self.options.tail else {
+                    return Err(Error::unsupported(format!(
+                        "table {:?}: there is no log here that {LIVE} could read; leave it out",
+                        table.name
+                    )));
+                };
+                let folder =
+                    loading.aside.folder(&format!("{}.{}", table.database, table.name))?;
+                let (tail, bytes_max) = (Arc::clone(tail), self.options.tail_bytes_max);
+                let files = self.lake.live_files(&table, tail, &folder, bytes_max).await?;
+                Ok((table, files))
+            }
+            Part::Now | Part::History | Part::Snapshots | Part::Files | Part::Partitions => {
+                let files = self.lake.candidates(&table).await?;
+                Ok((table, files))
+            }
+        }
     }
 
     fn table(&self, name: &TableName, database: &str) -> Result<Table> {
@@ -425,6 +456,7 @@ impl Inner {
 struct Asked<'a> {
     tables: &'a [TableName],
     unnamed: &'a Unnamed,
+    moments: &'a [String],
     database: &'a str,
 }
 
@@ -480,6 +512,8 @@ struct Loading<'a> {
     /// Files that another reader fails at.
     damaged: &'a Arc<BTreeSet<PathBuf>>,
     aside: &'a Aside,
+    /// The times as of which tables are read, by number.
+    moments: Vec<String>,
     file_count: usize,
     /// Views within views.
     depth: usize,
@@ -560,10 +594,6 @@ fn register(
             schema
         }
     };
-    // A view and the statement around it may name the same table.
-    if schema.table_exist(name) {
-        return Ok(());
-    }
     schema.register_table(name.to_owned(), provider).map_err(explain)?;
     Ok(())
 }

@@ -14,6 +14,7 @@
 //!   connection or overflow into one. A panic in a decoder or operator fails its query.
 //! * Dropping the future of a query stops it.
 
+mod as_of;
 mod dialect;
 mod engine;
 mod error;
@@ -24,6 +25,7 @@ mod keep_first;
 mod lateral;
 mod meter;
 mod pool;
+mod reach;
 mod read;
 mod session;
 mod settle;

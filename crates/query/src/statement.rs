@@ -45,6 +45,8 @@ pub(crate) enum Request {
         tables: Vec<TableName>,
         /// The columns that it gives no name.
         unnamed: dialect::Unnamed,
+        /// Expressions that give the times as of which it reads some of them.
+        moments: Vec<String>,
     },
     /// Something that the catalog knows.
     Show(Show),
@@ -74,6 +76,11 @@ pub(crate) struct TableName {
 
 /// Reads a statement and refuses what is not let in.
 pub(crate) fn parse(sql: &str) -> Result<Request> {
+    parse_within(sql, 0)
+}
+
+/// As [`parse`], for a statement within one that has so many moments already.
+pub(crate) fn parse_within(sql: &str, moments_before: usize) -> Result<Request> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(Error::invalid(format!(
             "the statement has {} bytes; at most {SQL_BYTES_MAX} are read",
@@ -84,9 +91,10 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
     if let Some(show) = show_partitions(sql) {
         return show.map(Request::Show);
     }
+    let (sql, moments) = crate::as_of::rewrite(sql, moments_before)?;
     let dialect = GenericDialect {};
-    let typed = dialect::types(sql);
-    let mut statements = DFParserBuilder::new(typed.as_deref().unwrap_or(sql))
+    let typed = dialect::types(&sql);
+    let mut statements = DFParserBuilder::new(typed.as_deref().unwrap_or(&sql))
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()
@@ -113,7 +121,7 @@ pub(crate) fn parse(sql: &str) -> Result<Request> {
         })
         .collect();
     let tables = tables?.into_iter().collect();
-    Ok(Request::Query { statement: Box::new(statement), tables, unnamed })
+    Ok(Request::Query { statement: Box::new(statement), tables, unnamed, moments })
 }
 
 fn refused(what: &str) -> Error {

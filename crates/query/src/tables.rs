@@ -30,6 +30,7 @@ use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
 use crate::meter::Meter;
+use crate::reach;
 use crate::read::{Layout, Picked, read_file};
 
 /// Batches that a reader may be ahead of the query.
@@ -161,7 +162,7 @@ impl LakeTable {
         };
         let stream = |files: Vec<TableFile>| -> Arc<dyn PartitionStream> {
             let (picked, meter) = (picked.clone(), Arc::clone(&self.meter));
-            Arc::new(FilesStream { files: files.into(), picked, meter })
+            Arc::new(FilesStream { files: files.into(), picked, meter, lake: self.lake.clone() })
         };
         let streams = groups.into_iter().map(stream).collect();
         Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, [], false, limit)?))
@@ -202,6 +203,11 @@ impl LakeTable {
     }
 
     fn partitioned(&self, file: &TableFile) -> Result<PartitionedFile, DataFusionError> {
+        let moved = match file.path.exists() {
+            true => None,
+            false => self.lake.as_ref().and_then(|lake| reach::located(lake, file)),
+        };
+        let file = moved.as_ref().unwrap_or(file);
         let meta = file.path.metadata().map_err(|cause| {
             wrap(base::Error::io(format!("opening {}/{}", file.bucket, file.key), cause))
         })?;
@@ -296,6 +302,7 @@ struct FilesStream {
     files: Arc<[TableFile]>,
     picked: Picked,
     meter: Arc<Meter>,
+    lake: Option<Lake>,
 }
 
 impl PartitionStream for FilesStream {
@@ -308,12 +315,19 @@ impl PartitionStream for FilesStream {
         let mut stream = RecordBatchReceiverStream::builder(schema, BATCHES_AHEAD);
         let sender = stream.tx();
         let (files, picked) = (Arc::clone(&self.files), self.picked.clone());
-        let meter = Arc::clone(&self.meter);
+        let (meter, lake) = (Arc::clone(&self.meter), self.lake.clone());
         stream.spawn_blocking(move || {
             // A reader that is gone wants no more, which is how a query is cancelled.
             let mut send = |batch| sender.blocking_send(Ok(batch)).is_ok();
             for file in files.iter() {
-                if !read_file(file, &picked, &meter, &mut send).map_err(wrap)? {
+                let mut read = read_file(file, &picked, &meter, &mut send);
+                // It was moved out of sight after the query was planned; nothing was read yet.
+                if read.as_ref().is_err_and(|error| error.kind() == base::ErrorKind::NotFound)
+                    && let Some(file) = lake.as_ref().and_then(|lake| reach::located(lake, file))
+                {
+                    read = read_file(&file, &picked, &meter, &mut send);
+                }
+                if !read.map_err(wrap)? {
                     break;
                 }
             }

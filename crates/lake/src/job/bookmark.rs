@@ -3,7 +3,7 @@
 //! An object is the same if its etag is; or, should the etag differ (a folder restored from a
 //! backup has new ones), if its size and checksum are. A backup must not double a table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -12,7 +12,7 @@ use base::{Error, Result};
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use crate::TableFile;
+use crate::{Job, Lake, Node, TableFile};
 
 /// An object that a source node of a job has read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,8 +97,136 @@ pub(super) fn mark(
     Ok(())
 }
 
+/// A source node of a job, which has read some objects and not others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Reader {
+    pub(crate) job: String,
+    pub(crate) node: String,
+}
+
+/// What the bookmark says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Was {
+    Unread,
+    Read,
+    /// Its etag is another: the next run finds out whether its bytes are.
+    Unsure,
+}
+
+/// The source nodes of all jobs with a bookmark, as their graphs are now.
+pub(crate) fn present_readers(transaction: &Transaction<'_>) -> Result<Vec<Reader>> {
+    let jobs = transaction.list::<Job>()?.into_iter().map(|(_, found)| found.row);
+    Ok(jobs.flat_map(|job| sources(&job)).collect())
+}
+
+fn sources(job: &Job) -> Vec<Reader> {
+    let source = |node: &Node| match node {
+        Node::Source { id, .. } => Some(Reader { job: job.name.clone(), node: id.clone() }),
+        _ => None,
+    };
+    job.nodes.iter().filter_map(source).collect()
+}
+
+/// As [`present_readers`], with the nodes that graphs once had and bookmarks still know.
+pub(crate) fn readers(store: &Metastore) -> Result<Vec<Reader>> {
+    let mut readers = BTreeSet::new();
+    for (_, job) in store.list::<Job>()? {
+        readers.extend(sources(&job));
+        for (row, _) in store.list_prefix::<Bookmark>(&format!("{}/", job.name))? {
+            // Neither a job's name nor a node's id has a slash.
+            if let Some(node) = row.split('/').nth(1) {
+                readers.insert(Reader { job: job.name.clone(), node: node.to_owned() });
+            }
+        }
+    }
+    Ok(readers.into_iter().collect())
+}
+
+/// The source nodes of jobs with a bookmark that read a table.
+pub(crate) fn readers_of(store: &Metastore, database: &str, table: &str) -> Result<Vec<Reader>> {
+    let mut readers = Vec::new();
+    for (_, job) in store.list::<Job>()? {
+        for node in job.nodes.iter().filter(|_| job.bookmark) {
+            if let Node::Source { id, database: of, table: name } = node
+                && of == database
+                && name == table
+            {
+                readers.push(Reader { job: job.name.clone(), node: id.clone() });
+            }
+        }
+    }
+    Ok(readers)
+}
+
+impl Lake {
+    /// Which of `readers` have read an object; `None` if one's bookmark is in doubt.
+    pub(crate) fn read_by(
+        &self,
+        readers: &[Reader],
+        bucket: &str,
+        key: &str,
+        etag: &str,
+    ) -> Result<Option<BTreeSet<Reader>>> {
+        let mut read = BTreeSet::new();
+        for reader in readers {
+            let row = bookmark_key(&reader.job, &reader.node, bucket, key);
+            match self.store().get::<Bookmark>(&row)? {
+                None => {}
+                Some(found) if found.etag == etag => {
+                    read.insert(reader.clone());
+                }
+                Some(_) => return Ok(None),
+            }
+        }
+        Ok(Some(read))
+    }
+}
+
+/// Whether a source node has read an object.
+pub(crate) fn was_read(
+    transaction: &Transaction<'_>,
+    reader: &Reader,
+    bucket: &str,
+    key: &str,
+    etag: &str,
+) -> Result<Was> {
+    let row = bookmark_key(&reader.job, &reader.node, bucket, key);
+    Ok(match transaction.get::<Bookmark>(&row)? {
+        None => Was::Unread,
+        Some(read) if read.etag == etag => Was::Read,
+        Some(_) => Was::Unsure,
+    })
+}
+
+/// Says that a source node has read an object, since it has read what the object was made of.
+pub(crate) fn mark_read(
+    transaction: &mut Transaction<'_>,
+    reader: &Reader,
+    (bucket, key): &(&str, String),
+    (etag, bytes, crc32c): (&str, u64, u32),
+    by: &str,
+) -> Result<()> {
+    let read = Bookmark { etag: etag.to_owned(), bytes, crc32c, run_id: by.to_owned() };
+    transaction.put(&bookmark_key(&reader.job, &reader.node, bucket, key), &read).map(drop)
+}
+
+/// Forgets that a source node has read an object that is no more.
+pub(crate) fn unmark(
+    transaction: &mut Transaction<'_>,
+    reader: &Reader,
+    bucket: &str,
+    key: &str,
+    etag: &str,
+) -> Result<()> {
+    let row = bookmark_key(&reader.job, &reader.node, bucket, key);
+    if transaction.get::<Bookmark>(&row)?.is_some_and(|read| read.etag == etag) {
+        transaction.delete::<Bookmark>(&row)?;
+    }
+    Ok(())
+}
+
 /// The CRC-32C of a file.
-pub(super) fn checksum(path: &Path) -> Result<u32> {
+pub(crate) fn checksum(path: &Path) -> Result<u32> {
     let failed = |cause| Error::io(format_args!("failed to read {}", path.display()), cause);
     let mut file = File::open(path).map_err(failed)?;
     let mut buffer = vec![0; 256 * 1024];

@@ -23,11 +23,12 @@ use serde::{Deserialize, Serialize};
 use super::bookmark::{self, Input};
 use super::plan::{RunPlan, TargetOf, check_same_place, error_prefix, target_of};
 use super::run::{Active, JobRun, RunState, free, run_key, unfinished};
-use crate::catalog::{add_partitions, create_table, no_database, rows_of, table_key, update_table};
+use crate::catalog::{add_partitions, create_table, no_database, table_key, update_table};
+use crate::commits::{self, CommitKind, NewCommit};
 use crate::lake::blocking;
 use crate::{
-    Column, Database, EtlResult, FileSource, Format, Lake, Partition, SetAsideWriter, StagedFile,
-    Table, WrittenFile, check_columns, partition_folder,
+    Column, Database, EtlResult, FileSource, Format, Lake, Partition, RecoveredSwaps,
+    SetAsideWriter, StagedFile, Table, WrittenFile, check_columns, partition_folder,
 };
 
 /// A run that will be finished, come what may.
@@ -71,6 +72,8 @@ pub struct Recovered {
     pub stuck: Vec<(String, String)>,
     /// Staging folders that were removed.
     pub swept: u64,
+    /// Compactions and retentions that were under way.
+    pub swaps: RecoveredSwaps,
 }
 
 impl Lake {
@@ -257,7 +260,7 @@ impl Lake {
     /// crash ended, and sweeps the staging folders.
     pub async fn recover(&self) -> Result<Recovered> {
         self.reset_crawlers()?;
-        let mut recovered = Recovered::default();
+        let mut recovered = Recovered { swaps: self.recover_swaps().await?, ..Default::default() };
         for (run_id, _) in self.store().list::<PreparedRun>()? {
             match self.resume(&run_id).await {
                 Ok(run) => recovered.finished.push(run),
@@ -286,7 +289,7 @@ impl Lake {
 
     /// Removes what is left of a run's folder. Failing at that costs disk space until the next
     /// start and nothing else.
-    pub(super) fn sweep_run(&self, run_id: &str) {
+    pub(crate) fn sweep_run(&self, run_id: &str) {
         let folder = self.run_folder(run_id);
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -302,7 +305,9 @@ impl Lake {
         let mut swept = 0;
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let run_id = name.to_str().filter(|name| name.starts_with("jr_"));
+            let run_id = name.to_str().filter(|name| {
+                name.starts_with("jr_") || name.starts_with(crate::compact::ID_START)
+            });
             if let Some(run_id) = run_id.filter(|run_id| !recovered.is_stuck(run_id)) {
                 self.sweep_run(run_id);
                 swept += 1;
@@ -314,7 +319,8 @@ impl Lake {
 
 impl Recovered {
     fn is_stuck(&self, run_id: &str) -> bool {
-        self.stuck.iter().any(|(stuck, _)| stuck == run_id)
+        let mut stuck = self.stuck.iter().chain(&self.swaps.stuck);
+        stuck.any(|(stuck, _)| stuck == run_id)
     }
 }
 
@@ -390,16 +396,25 @@ fn commit(
         let partitions = prepared.files.iter().map(partition).collect();
         add_partitions(transaction, &table, partitions, now)?;
     }
-    let rows = rows_of(&table.database, &table.name);
-    for file in &prepared.files {
-        let written = WrittenFile {
-            key: file.key.clone(),
-            bytes: file.bytes,
-            rows: file.rows,
-            partition_values: file.partition_values.clone(),
-            run_id: prepared.run_id.clone(),
+    let written = |file: &Publish| WrittenFile {
+        key: file.key.clone(),
+        bytes: file.bytes,
+        rows: file.rows,
+        partition_values: file.partition_values.clone(),
+        run_id: prepared.run_id.clone(),
+        commit_added: 0,
+        commit_removed: None,
+    };
+    if !prepared.files.is_empty() {
+        let new = NewCommit {
+            kind: CommitKind::Append,
+            by: &prepared.run_id,
+            why: "",
+            at: now,
+            added: prepared.files.iter().map(written).collect(),
+            removed: Vec::new(),
         };
-        transaction.create(&format!("{rows}{}", file.key), &written)?;
+        commits::commit(transaction, &table, new)?;
     }
     if prepared.bookmark {
         bookmark::mark(transaction, &prepared.job, &prepared.run_id, &prepared.inputs)?;
@@ -511,7 +526,7 @@ fn sync_staged(staging: &Path, file: &StagedFile) -> Result<()> {
 
 /// Syncs the staging folder with all folders in it, the run's folder and the one above: the
 /// names of the staged files must survive as their bytes do.
-fn sync_folders(staging: &Path) -> Result<()> {
+pub(crate) fn sync_folders(staging: &Path) -> Result<()> {
     let failed = |cause| Error::io(format_args!("failed to read {}", staging.display()), cause);
     let mut waiting = vec![staging.to_owned()];
     while let Some(folder) = waiting.pop() {

@@ -1,9 +1,10 @@
 //! What a run is to read, and whether it may.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use base::{Error, ErrorKind, Result};
-use metastore::Row;
+use metastore::{Row, Transaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -14,6 +15,11 @@ use crate::{EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, Ta
 
 /// Input objects that one run reads at most; the rest is left to the next run.
 pub const INPUTS_PER_RUN_MAX: usize = 20_000;
+
+/// How often a run is planned anew because files that it was to read are being swapped, and how
+/// long it waits each time. A swap takes a fraction of a second.
+const PLAN_TRIES: u32 = 100;
+const PLAN_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// Altered objects that a run names; beyond that it counts.
 const ALTERED_NAMED_MAX: usize = 100;
@@ -98,10 +104,25 @@ impl Lake {
         let run = JobRun::new(run_id, &job.name, self.clock().now());
         self.store().transact(|transaction| take(transaction, &run))?;
         let name = job.name.clone();
-        let planned = match self.find_work(job).await {
-            Ok(work) => self.store_plan(&run.run_id, work, options),
-            Err(error) => Err(error),
-        };
+        let mut planned = Ok(None);
+        for _ in 0..PLAN_TRIES {
+            planned = match self.find_work(job.clone()).await {
+                Ok(work) => self.store_plan(&run.run_id, work, options),
+                Err(error) => Err(error),
+            };
+            if !matches!(planned, Ok(None)) {
+                break;
+            }
+            tokio::time::sleep(PLAN_PAUSE).await;
+        }
+        let planned = planned.and_then(|planned| {
+            planned.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Conflict,
+                    format!("objects that job {name:?} is to read are being swapped; run it again"),
+                )
+            })
+        });
         planned.or_else(|error| {
             self.fail_run(&name, &run.run_id, &error.to_string())?;
             Err(error)
@@ -172,7 +193,13 @@ impl Lake {
         }
     }
 
-    fn store_plan(&self, run_id: &str, work: Work, options: &RunOptions) -> Result<Planned> {
+    /// `None` if an object was swapped since it was listed, or is about to be.
+    fn store_plan(
+        &self,
+        run_id: &str,
+        work: Work,
+        options: &RunOptions,
+    ) -> Result<Option<Planned>> {
         let Work { job, sources, inputs, refreshed, left, mut altered } = work;
         altered.sort();
         let altered_count = altered.len() as u64;
@@ -186,7 +213,15 @@ impl Lake {
             })?;
         }
         let plan = RunPlan { job: job.clone(), inputs };
+        let objects = plan
+            .inputs
+            .iter()
+            .map(|input| (input.bucket.clone(), input.key.clone(), input.etag.clone()));
+        let objects: Vec<_> = objects.collect();
         let run = self.store().transact(|transaction| {
+            if crate::swap::is_moving(transaction, &objects)? {
+                return Ok(None);
+            }
             for (key, row) in &refreshed {
                 transaction.put(key, row)?;
             }
@@ -203,8 +238,9 @@ impl Lake {
                 transaction.put(run_id, &plan)?;
             }
             transaction.put(&run_key(&job.name, run_id), &run)?;
-            Ok(run)
+            Ok(Some(run))
         })?;
+        let Some(run) = run else { return Ok(None) };
         let spec = (!nothing).then(|| EtlSpec {
             run_id: run_id.to_owned(),
             job,
@@ -214,7 +250,7 @@ impl Lake {
             memory_bytes: options.memory_bytes,
             started_at: run.started_at,
         });
-        Ok(Planned { run, spec })
+        Ok(Some(Planned { run, spec }))
     }
 
     /// The folder of a run: its staging folder lies in it, and whoever runs its process may
@@ -226,6 +262,20 @@ impl Lake {
     pub(super) fn staging(&self, run_id: &str) -> PathBuf {
         self.run_folder(run_id).join("staging")
     }
+}
+
+/// A run that is not over and reads one of these objects.
+pub(crate) fn inputs_of_runs(
+    transaction: &Transaction<'_>,
+    bucket: &str,
+    keys: &HashSet<String>,
+) -> Result<Option<String>> {
+    for (run_id, plan) in transaction.list::<RunPlan>()? {
+        if plan.inputs.iter().any(|input| input.bucket == bucket && keys.contains(&input.key)) {
+            return Ok(Some(run_id));
+        }
+    }
+    Ok(None)
 }
 
 /// The files as inputs; checksums only where a bookmark will need them.

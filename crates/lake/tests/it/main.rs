@@ -7,4 +7,5 @@ mod crawl;
 mod graph;
 mod policies;
 mod run;
+mod swap;
 mod world;

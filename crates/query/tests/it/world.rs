@@ -17,6 +17,7 @@ use query::{Engine, EngineOptions};
 
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) clock: Arc<ManualClock>,
     pub(crate) lake: Lake,
     pub(crate) engine: Engine,
 }
@@ -32,12 +33,12 @@ impl World {
         let store = Metastore::in_memory().unwrap();
         let buckets = Buckets::open(&folder.path().join("lake")).unwrap();
         buckets.create_bucket("bkt").unwrap();
-        let lake = Lake::open(store, buckets, &folder.path().join("jobs"), clock).unwrap();
+        let lake = Lake::open(store, buckets, &folder.path().join("jobs"), clock.clone()).unwrap();
         lake.catalog().create_database("air", "").unwrap();
         let mut options = EngineOptions::new(folder.path().join("spill"));
         change(&mut options);
         let engine = Engine::new(lake.clone(), options).unwrap();
-        World { folder, lake, engine }
+        World { folder, clock, lake, engine }
     }
 
     pub(crate) async fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) {
