@@ -3,10 +3,11 @@
 //! The bytes decide and not the name: a delivery stream may write gzip under any name, and
 //! a name that promises a packing we cannot read is refused only if the bytes agree.
 
-use std::io::{BufReader, Chain, Cursor, Read};
+use std::io::{self, BufReader, Chain, Cursor, Read, Write};
 
 use base::{Error, Result};
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 
 /// Bytes looked at to tell a packing.
 const MAGIC_BYTES: usize = 6;
@@ -96,12 +97,69 @@ fn first_bytes(input: &mut impl Read) -> Result<Vec<u8>> {
     Ok(start)
 }
 
+/// Packs what is written to it.
+pub enum Encoder<W: Write> {
+    /// Not at all.
+    Plain(W),
+    /// RFC 1952.
+    Gzip(GzEncoder<W>),
+    /// Zstandard, level 3.
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// Packs into `output`.
+    ///
+    /// # Errors
+    /// [`base::ErrorKind::Unsupported`] for a packing that is not written.
+    pub fn new(output: W, packing: Compression) -> Result<Self> {
+        match packing {
+            Compression::None => Ok(Encoder::Plain(output)),
+            Compression::Gzip => {
+                Ok(Encoder::Gzip(GzEncoder::new(output, flate2::Compression::default())))
+            }
+            Compression::Zstd => zstd::stream::write::Encoder::new(output, 3)
+                .map(Encoder::Zstd)
+                .map_err(|cause| Error::io("starting a zstd encoder", cause)),
+            other => Err(Error::unsupported(format!(
+                "{other:?} objects are not written: use none, gzip or zstd"
+            ))),
+        }
+    }
+
+    /// Writes what is left; the output again.
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Encoder::Plain(output) => Ok(output),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Encoder::Plain(output) => output.write(bytes),
+            Encoder::Gzip(encoder) => encoder.write(bytes),
+            Encoder::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Encoder::Plain(output) => output.flush(),
+            Encoder::Gzip(encoder) => encoder.flush(),
+            Encoder::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use base::ErrorKind;
-    use flate2::write::GzEncoder;
 
     use super::*;
 

@@ -13,4 +13,4 @@ pub mod hive;
 pub mod json;
 pub mod parquet;
 
-pub use compression::{Compression, decode};
+pub use compression::{Compression, Encoder, decode};

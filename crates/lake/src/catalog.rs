@@ -170,7 +170,8 @@ impl Table {
             Error::invalid(format!("table {:?} of {:?}: {why}", self.name, self.database))
         };
         check_name("table", &self.name)?;
-        if self.format == Format::Csv {
+        // What a job writes is for others to read.
+        if self.format == Format::Csv && self.source != FileSource::Committed {
             return Err(Error::unsupported(format!(
                 "table {:?}: CSV objects are not read yet; use JSON or Parquet",
                 self.name

@@ -206,6 +206,7 @@ impl LakeRoom {
             input: "transform".into(),
             bucket,
             prefix,
+            format: lake::TargetFormat::Parquet,
             compression,
             partition_keys: input.partition_by,
             database,
@@ -216,6 +217,7 @@ impl LakeRoom {
             nodes: vec![source, transform, target],
             bookmark: true,
             error_prefix: None,
+            max_retries: 0,
         };
         self.lake.create_job(&job)?;
         Ok(json!({"name": job.name}))

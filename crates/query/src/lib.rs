@@ -20,6 +20,7 @@ mod etl;
 mod functions;
 mod keep_first;
 mod meter;
+mod operator;
 mod pool;
 mod read;
 mod session;

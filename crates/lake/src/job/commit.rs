@@ -26,7 +26,7 @@ use super::run::{Active, JobRun, RunState, free, run_key, unfinished};
 use crate::catalog::{add_partitions, create_table, no_database, rows_of, table_key, update_table};
 use crate::lake::blocking;
 use crate::{
-    Column, Database, EtlResult, FileSource, Format, Lake, Partition, SetAsideWriter, StagedFile,
+    Column, Database, EtlResult, FileSource, Lake, Partition, SetAsideWriter, StagedFile,
     Table, WrittenFile, check_columns, partition_folder,
 };
 
@@ -154,12 +154,13 @@ impl Lake {
         let mut table = Table::new(
             (target.database, target.table),
             (target.bucket, target.prefix),
-            Format::Parquet,
+            target.format,
         );
         table.source = FileSource::Committed;
         table.columns = result.columns.clone();
         table.partition_keys = result.partition_keys.clone();
-        table.parameters.insert("classification".into(), "parquet".into());
+        let classification = target.format.as_str();
+        table.parameters.insert("classification".into(), classification.into());
         table.parameters.insert("typeOfData".into(), "file".into());
         table.parameters.insert("writtenBy".into(), plan.job.name.clone());
 
@@ -172,7 +173,11 @@ impl Lake {
             let folder = partition_folder(pairs);
             files.push(Publish {
                 staged: file.path.clone(),
-                key: format!("{}{folder}part-{run_id}-{index:05}.parquet", target.prefix),
+                key: format!(
+                    "{}{folder}part-{run_id}-{index:05}{}",
+                    target.prefix,
+                    ending(&file.path)
+                ),
                 bytes: file.bytes,
                 rows: file.rows,
                 partition_values: file.partition_values.clone(),
@@ -343,6 +348,7 @@ fn check_fits(found: &Table, wanted: &Table) -> Result<()> {
         database: &wanted.database,
         table: &wanted.name,
         partition_keys: &keys,
+        format: wanted.format,
     };
     check_same_place(found, &target)
 }
@@ -363,6 +369,12 @@ pub(crate) fn refuse_while_written(
         }
     }
     Ok(())
+}
+
+/// What says the kind of a file: `.parquet`, `.jsonl.gz`.
+fn ending(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.find('.').map_or("", |dot| &name[dot..])
 }
 
 fn lost(run_id: &str, key: &str) -> Error {
