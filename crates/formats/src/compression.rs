@@ -8,10 +8,11 @@
 //! * An object unpacks to at most [`UNPACKED_FREE_BYTES`] or [`UNPACKED_TIMES_MAX`] times its
 //!   size, whichever is more; beyond that it is damaged, or meant to harm.
 
-use std::io::{BufReader, Cursor, Error as IoError, ErrorKind as Io, Read, Seek, SeekFrom};
+use std::io::{BufReader, Cursor, Error as IoError, ErrorKind as Io, Read, Seek, SeekFrom, Write};
 
 use base::{Error, ErrorKind, Result};
 use flate2::read::{DeflateDecoder, MultiGzDecoder};
+use flate2::write::GzEncoder;
 use zip::{CompressionMethod, ZipArchive};
 
 /// Bytes looked at to tell a packing.
@@ -390,12 +391,66 @@ impl<R: Read + Seek> Read for Archive<R> {
     }
 }
 
+/// Packs what is written to it.
+pub enum Encoder<W: Write> {
+    /// Not at all.
+    Plain(W),
+    /// RFC 1952.
+    Gzip(GzEncoder<W>),
+    /// Zstandard, level 3.
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// Packs into `output`.
+    ///
+    /// # Errors
+    /// [`base::ErrorKind::Unsupported`] for a packing that is not written.
+    pub fn new(output: W, packing: Compression) -> Result<Self> {
+        match packing {
+            Compression::None => Ok(Encoder::Plain(output)),
+            Compression::Gzip => {
+                Ok(Encoder::Gzip(GzEncoder::new(output, flate2::Compression::default())))
+            }
+            Compression::Zstd => zstd::stream::write::Encoder::new(output, 3)
+                .map(Encoder::Zstd)
+                .map_err(|cause| Error::io("starting a zstd encoder", cause)),
+            other => Err(Error::unsupported(format!(
+                "{other:?} objects are not written: use none, gzip or zstd"
+            ))),
+        }
+    }
+
+    /// Writes what is left; the output again.
+    pub fn finish(self) -> std::io::Result<W> {
+        match self {
+            Encoder::Plain(output) => Ok(output),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Encoder::Plain(output) => output.write(bytes),
+            Encoder::Gzip(encoder) => encoder.write(bytes),
+            Encoder::Zstd(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Encoder::Plain(output) => output.flush(),
+            Encoder::Gzip(encoder) => encoder.flush(),
+            Encoder::Zstd(encoder) => encoder.flush(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use flate2::write::GzEncoder;
-
     use super::*;
 
     fn read(bytes: &[u8]) -> Vec<u8> {

@@ -14,4 +14,4 @@ pub mod hive;
 pub mod json;
 pub mod parquet;
 
-pub use compression::{Compression, decode, decode_object};
+pub use compression::{Compression, Encoder, decode, decode_object};

@@ -9,9 +9,12 @@
 //! ```
 
 mod bookmark;
+mod check;
 mod commit;
 pub(crate) mod graph;
+pub(crate) mod node;
 mod plan;
+pub mod quality;
 mod run;
 
 pub(crate) use bookmark::{

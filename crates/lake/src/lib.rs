@@ -49,7 +49,12 @@ pub use crawl::{
 };
 pub use engine::{QueryEngine, QueryResult, RowSink, Scanned, SqlOptions, UNNAMED};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
-pub use job::graph::{Job, Mapping, NoValue, Node, TargetCompression};
+pub use job::graph::Job;
+pub use job::node::{
+    Aggregate, Choice, ChoiceAction, Derived, Function, JoinKey, JoinKind, Keep, Mapping, NoValue,
+    Node, OutlierMethod, QualityOutput, QuarantineRule, Range, TargetCompression, TargetFormat,
+};
+pub use job::quality;
 pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
 pub use lake::{Lake, TableFile, partition_values};
 pub use live::{LIVE, Tail};

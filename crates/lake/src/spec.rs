@@ -84,15 +84,15 @@ pub struct StagedFile {
 /// A record that could not be read as a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetAside {
-    /// The object it lies in.
+    /// The bucket of the object it lies in; empty for a row that a node set aside.
     pub bucket: String,
-    /// The object's key.
+    /// The object's key, or the node.
     pub key: String,
-    /// Offset of its first byte in the unpacked object.
+    /// Offset of its first byte in the unpacked object, or the row's place at the node.
     pub position: u64,
     /// What is wrong with it.
     pub reason: String,
-    /// Its bytes in base64.
+    /// Its bytes in base64; a row is a JSON object.
     pub raw_base64: String,
 }
 

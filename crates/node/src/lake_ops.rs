@@ -252,6 +252,7 @@ impl LakeRoom {
             input: "transform".into(),
             bucket,
             prefix,
+            format: lake::TargetFormat::Parquet,
             compression,
             partition_keys: input.partition_by,
             database,
@@ -262,6 +263,7 @@ impl LakeRoom {
             nodes: vec![source, transform, target],
             bookmark: true,
             error_prefix: None,
+            max_retries: 0,
         };
         self.lake.create_job(&job)?;
         Ok(json!({"name": job.name}))

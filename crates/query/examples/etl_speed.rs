@@ -62,12 +62,13 @@ fn job(name: &str, last: &str, middle: Vec<Node>, compression: TargetCompression
         input: last.into(),
         bucket: "bkt".into(),
         prefix: format!("{name}/"),
+        format: lake::TargetFormat::Parquet,
         compression,
         partition_keys: Vec::new(),
         database: "air".into(),
         table: name.into(),
     });
-    Job { name: name.into(), nodes, bookmark: true, error_prefix: None }
+    Job { name: name.into(), nodes, bookmark: true, error_prefix: None, max_retries: 0 }
 }
 
 fn report(what: &str, bytes: usize, started: f64, rows: u64, out: u64) {

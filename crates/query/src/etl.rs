@@ -3,7 +3,17 @@
 //! Rows keep the order of the input (files by key, rows by place) through every node but a
 //! query that says otherwise. Nothing is published here: see the `lake` crate's commit.
 
+mod aggregate;
+mod asof;
+mod combine;
+mod export;
+mod folders;
 mod lower;
+mod marks;
+mod quality;
+mod series;
+mod shape;
+mod text;
 mod write;
 
 use std::sync::Arc;
@@ -39,6 +49,28 @@ pub async fn run(spec: &EtlSpec) -> Result<EtlResult> {
     Pool::new(THREADS)?.run(async move { run_here(&spec).await }).await
 }
 
+/// The files of the target, staged.
+async fn write_target(graph: &lower::Graph<'_>, spec: &EtlSpec, node: &Node) -> Result<EtlResult> {
+    match node {
+        Node::Target { input, partition_keys, compression, format, .. } => {
+            let (session, plan) = graph.take(input)?;
+            let plan = session.state().create_physical_plan(&plan).await.map_err(explain)?;
+            let schema = settle::schema(&plan.schema());
+            let mut writer =
+                text::TableWriter::new(spec, &schema, partition_keys, (*format, *compression))?;
+            let mut stream = execute_stream(plan, session.task_ctx()).map_err(explain)?;
+            while let Some(batch) = stream.next().await {
+                writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
+            }
+            drop(stream);
+            writer.close()
+        }
+        Node::ExportDeepAr { .. } => export::deepar(graph, spec, node).await,
+        Node::ExportCsv { .. } => export::csv(graph, spec, node).await,
+        other => Err(base::Error::internal(format!("node {:?} is no target", other.id()))),
+    }
+}
+
 async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
     let nodes = spec.job.check()?;
     let spill = spec.staging.join(SPILL_FOLDER);
@@ -47,21 +79,12 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
     let meter = Arc::new(Meter::keeping(SetAsideWriter::create(&spec.staging, &spec.run_id)?));
     let mut graph = lower::Graph::new(spec, &environment, &meter);
     for node in nodes {
-        let Node::Target { input, partition_keys, compression, .. } = node else {
-            graph.add(node).await.map_err(|e| e.context(format!("node {:?}", node.id())))?;
+        let in_node = |error: base::Error| error.context(format!("node {:?}", node.id()));
+        if !node.is_target() {
+            graph.add(node).await.map_err(in_node)?;
             continue;
-        };
-        let (session, plan) = graph.take(input)?;
-        let plan = session.state().create_physical_plan(&plan).await.map_err(explain)?;
-        let schema = settle::schema(&plan.schema());
-        let mut writer = write::PartitionWriter::new(spec, &schema, partition_keys, *compression)
-            .map_err(|e| e.context(format!("node {:?}", node.id())))?;
-        let mut stream = execute_stream(plan, session.task_ctx()).map_err(explain)?;
-        while let Some(batch) = stream.next().await {
-            writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
         }
-        drop(stream);
-        let mut result = writer.close()?;
+        let mut result = write_target(&graph, spec, node).await.map_err(in_node)?;
         let totals = meter.finish()?;
         result.rows_in = totals.rows;
         result.bytes_in = totals.bytes;

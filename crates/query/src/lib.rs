@@ -24,6 +24,7 @@ mod information;
 mod keep_first;
 mod lateral;
 mod meter;
+mod operator;
 mod pool;
 mod reach;
 mod read;

@@ -81,8 +81,23 @@ impl Meter {
         reason: &str,
         raw: &[u8],
     ) -> Result<()> {
+        self.keep((&file.bucket, &file.key), position, reason, raw)
+    }
+
+    /// A row was set aside by a node: its place among the rows that the node saw, and the row.
+    pub(crate) fn quarantine(&self, node: &str, place: u64, reason: &str, row: &[u8]) -> Result<()> {
+        self.keep(("", node), place, reason, row)
+    }
+
+    fn keep(
+        &self,
+        (bucket, key): (&str, &str),
+        position: u64,
+        reason: &str,
+        raw: &[u8],
+    ) -> Result<()> {
         let mut account = self.account();
-        let known = account.of(file);
+        let known = account.files.entry((bucket.to_owned(), key.to_owned())).or_default();
         if position < known.next {
             return Ok(());
         }
@@ -90,8 +105,8 @@ impl Meter {
         account.set_aside += 1;
         let Some(keep) = &mut account.keep else { return Ok(()) };
         let record = SetAside {
-            bucket: file.bucket.clone(),
-            key: file.key.clone(),
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
             position,
             reason: reason.to_owned(),
             raw_base64: rules::base64::encode(raw),

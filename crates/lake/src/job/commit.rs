@@ -18,6 +18,7 @@ use std::path::{Component, Path};
 use arrow::datatypes::{Field, Schema};
 use base::{Error, ErrorKind, Result, Timestamp};
 use metastore::{Row, Transaction};
+use formats::csv::Header;
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::{self, Input};
@@ -27,8 +28,8 @@ use crate::catalog::{add_partitions, create_table, no_database, table_key, updat
 use crate::commits::{self, CommitKind, NewCommit};
 use crate::lake::blocking;
 use crate::{
-    Column, Database, EtlResult, FileSource, Format, Lake, Partition, RecoveredSwaps,
-    SetAsideWriter, StagedFile, Table, WrittenFile, check_columns, partition_folder,
+    Column, Database, EtlResult, FileSource, Lake, Partition, RecoveredSwaps, SetAsideWriter,
+    StagedFile, Table, WrittenFile, check_columns, partition_folder,
 };
 
 /// A run that will be finished, come what may.
@@ -157,12 +158,16 @@ impl Lake {
         let mut table = Table::new(
             (target.database, target.table),
             (target.bucket, target.prefix),
-            Format::Parquet,
+            target.format,
         );
         table.source = FileSource::Committed;
+        if let (Some(csv), true) = (&mut table.csv, target.header) {
+            csv.header = Header::Names;
+        }
         table.columns = result.columns.clone();
         table.partition_keys = result.partition_keys.clone();
-        table.parameters.insert("classification".into(), "parquet".into());
+        let classification = target.format.as_str();
+        table.parameters.insert("classification".into(), classification.into());
         table.parameters.insert("typeOfData".into(), "file".into());
         table.parameters.insert("writtenBy".into(), plan.job.name.clone());
 
@@ -175,7 +180,11 @@ impl Lake {
             let folder = partition_folder(pairs);
             files.push(Publish {
                 staged: file.path.clone(),
-                key: format!("{}{folder}part-{run_id}-{index:05}.parquet", target.prefix),
+                key: format!(
+                    "{}{folder}part-{run_id}-{index:05}{}",
+                    target.prefix,
+                    ending(&file.path)
+                ),
                 bytes: file.bytes,
                 rows: file.rows,
                 partition_values: file.partition_values.clone(),
@@ -349,6 +358,8 @@ fn check_fits(found: &Table, wanted: &Table) -> Result<()> {
         database: &wanted.database,
         table: &wanted.name,
         partition_keys: &keys,
+        format: wanted.format,
+        header: wanted.csv.as_ref().is_some_and(|csv| csv.header == Header::Names),
     };
     check_same_place(found, &target)
 }
@@ -369,6 +380,12 @@ pub(crate) fn refuse_while_written(
         }
     }
     Ok(())
+}
+
+/// What says the kind of a file: `.parquet`, `.jsonl.gz`.
+fn ending(path: &str) -> &str {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.find('.').map_or("", |dot| &name[dot..])
 }
 
 fn lost(run_id: &str, key: &str) -> Error {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use base::{Error, ErrorKind, Result};
 use metastore::{Row, Transaction};
@@ -11,7 +12,9 @@ use uuid::Uuid;
 use super::bookmark::{self, Input};
 use super::run::{JobRun, RunState, free, run_key, take, unfinished};
 use crate::lake::blocking;
-use crate::{EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, escape};
+use crate::{
+    EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat, escape,
+};
 
 /// Input objects that one run reads at most; the rest is left to the next run.
 pub const INPUTS_PER_RUN_MAX: usize = 20_000;
@@ -67,12 +70,34 @@ pub(super) struct TargetOf<'a> {
     pub(super) database: &'a str,
     pub(super) table: &'a str,
     pub(super) partition_keys: &'a [String],
+    pub(super) format: Format,
+    /// Whether the first line of its files of CSV has the names of the columns.
+    pub(super) header: bool,
 }
+
+/// The folders of an export: each run makes its own, so that what a model learned from stays.
+static DEEPAR_KEYS: LazyLock<Vec<String>> =
+    LazyLock::new(|| vec!["export".to_owned(), "channel".to_owned()]);
+static CSV_KEYS: LazyLock<Vec<String>> = LazyLock::new(|| vec!["export".to_owned()]);
 
 pub(super) fn target_of(job: &Job) -> Result<TargetOf<'_>> {
     match job.target()? {
-        Node::Target { bucket, prefix, database, table, partition_keys, .. } => {
-            Ok(TargetOf { bucket, prefix, database, table, partition_keys })
+        Node::Target { bucket, prefix, database, table, partition_keys, format, .. } => {
+            let format = match format {
+                TargetFormat::Parquet => Format::Parquet,
+                TargetFormat::Json => Format::Json,
+                TargetFormat::Csv => Format::Csv,
+            };
+            let header = format == Format::Csv;
+            Ok(TargetOf { bucket, prefix, database, table, partition_keys, format, header })
+        }
+        Node::ExportDeepAr { bucket, prefix, database, table, .. } => {
+            let (partition_keys, format) = (&DEEPAR_KEYS, Format::Json);
+            Ok(TargetOf { bucket, prefix, database, table, partition_keys, format, header: false })
+        }
+        Node::ExportCsv { bucket, prefix, database, table, .. } => {
+            let (partition_keys, format) = (&CSV_KEYS, Format::Csv);
+            Ok(TargetOf { bucket, prefix, database, table, partition_keys, format, header: false })
         }
         other => Err(Error::internal(format!("node {:?} is no target", other.id()))),
     }
@@ -321,8 +346,11 @@ pub(super) fn check_same_place(table: &Table, target: &TargetOf<'_>) -> Result<(
         let name = format!("{}.{}", table.database, table.name);
         Err(Error::new(ErrorKind::Conflict, format!("table {name:?} {why}; choose another table")))
     };
-    if table.source != FileSource::Committed || table.format != Format::Parquet {
+    if table.source != FileSource::Committed {
         return conflict("exists and is not written by jobs".into());
+    }
+    if table.format != target.format {
+        return conflict(format!("has {} files", table.format.as_str()));
     }
     if table.bucket != target.bucket || table.prefix != target.prefix {
         return conflict(format!("lies at {}/{}", table.bucket, table.prefix));

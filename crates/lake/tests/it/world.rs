@@ -109,6 +109,7 @@ pub(crate) fn job() -> Job {
                 input: "map".into(),
                 bucket: "bkt".into(),
                 prefix: "curated/".into(),
+                format: lake::TargetFormat::Parquet,
                 compression: TargetCompression::Zstd,
                 partition_keys: vec![],
                 database: "air".into(),
@@ -119,6 +120,7 @@ pub(crate) fn job() -> Job {
         ],
         bookmark: true,
         error_prefix: None,
+        max_retries: 0,
     }
 }
 

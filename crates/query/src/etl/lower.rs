@@ -13,11 +13,16 @@ use datafusion::functions::core::expr_fn::get_field;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, lit, try_cast, when};
 use datafusion::prelude::SessionContext;
-use lake::{EtlSpec, Mapping, NoValue, Node};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+use lake::{Derived, EtlSpec, Mapping, NoValue, Node};
+
+use super::{combine, marks, series, shape};
 
 use crate::error::explain;
-use crate::keep_first::KeepFirst;
 use crate::meter::Meter;
+use crate::operator::Operator;
 use crate::session::session;
 use crate::statement::{self, Request, Spelling};
 use crate::tables::{LakeTable, Reading};
@@ -34,6 +39,8 @@ pub(super) struct Graph<'a> {
     environment: &'a Arc<RuntimeEnv>,
     meter: &'a Arc<Meter>,
     done: BTreeMap<String, DataFrame>,
+    /// The columns of the first collection of each split.
+    splits: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Graph<'a> {
@@ -42,10 +49,10 @@ impl<'a> Graph<'a> {
         environment: &'a Arc<RuntimeEnv>,
         meter: &'a Arc<Meter>,
     ) -> Self {
-        Graph { spec, environment, meter, done: BTreeMap::new() }
+        Graph { spec, environment, meter, done: BTreeMap::new(), splits: BTreeMap::new() }
     }
 
-    fn session(&self) -> Result<SessionContext> {
+    pub(super) fn session(&self) -> Result<SessionContext> {
         session(self.environment, NO_DATABASE, PARTITIONS)
     }
 
@@ -75,14 +82,124 @@ impl<'a> Graph<'a> {
                 rows.select(left).map_err(explain)?
             }
             Node::RenameField { input, from, to, .. } => rename(self.rows(input)?, from, to)?,
+            Node::Filter { input, condition, .. } => {
+                let query = format!("SELECT * FROM input WHERE {}", expression(condition)?);
+                self.query_over(input, &query).await?
+            }
+            Node::DeriveColumns { input, columns, .. } => {
+                let query = derived(&self.rows(input)?, columns)?;
+                self.query_over(input, &query).await?
+            }
             Node::DropDuplicates { input, columns, .. } => {
-                self.drop_duplicates(self.rows(input)?, columns)?
+                let rows = self.rows(input)?;
+                let picked = match columns.is_empty() {
+                    true => (0..rows.schema().fields().len()).collect(),
+                    false => series::places(&rows, columns)?,
+                };
+                self.keep_first(rows, picked)?
             }
             Node::DropNullFields { input, also, .. } => {
                 self.drop_null_fields(self.rows(input)?, also).await?
             }
+            Node::ResolveChoice { input, choices, .. } => {
+                shape::resolve_choice(self.rows(input)?, choices)?
+            }
+            Node::Flatten { input, columns, separator, .. } => {
+                shape::flatten(self.rows(input)?, columns, separator)?
+            }
+            Node::Explode { input, column, keep_empty, .. } => {
+                shape::explode(self.rows(input)?, column, *keep_empty)?
+            }
+            Node::Pivot { input, group_by, column, values, value, function, .. } => {
+                self.pivot(self.rows(input)?, group_by, (column, value), (values, *function))?
+            }
+            Node::Unpivot { input, columns, name_to, value_to, .. } => {
+                self.unpivot(self.rows(input)?, columns, name_to, value_to)?
+            }
+            Node::Aggregate { input, group_by, aggregates, .. } => {
+                self.aggregate(self.rows(input)?, group_by, aggregates)?
+            }
+            Node::Join { left, right, kind, on, .. } => {
+                combine::join(self.rows(left)?, self.rows(right)?, *kind, on)?
+            }
+            Node::AsOfJoin { left, right, by, time, tolerance_seconds, .. } => {
+                let sides = (self.rows(left)?, self.rows(right)?);
+                self.asof_join(sides, by, time, *tolerance_seconds)?
+            }
+            Node::Union { inputs, distinct, .. } => {
+                let inputs: Result<Vec<DataFrame>> =
+                    inputs.iter().map(|input| self.rows(input)).collect();
+                self.union(inputs?, *distinct)?
+            }
+            Node::Intersect { left, right, .. } => {
+                self.set_operation(self.rows(left)?, self.rows(right)?, true)?
+            }
+            Node::Except { left, right, .. } => {
+                self.set_operation(self.rows(left)?, self.rows(right)?, false)?
+            }
+            Node::Merge { source, staging, keys, .. } => {
+                self.merge(self.rows(source)?, self.rows(staging)?, keys)?
+            }
+            // The rows themselves; what is picked of them says which columns.
+            Node::SplitFields { id, input, fields } => {
+                let rows = self.rows(input)?;
+                series::places(&rows, fields)?;
+                self.splits.insert(id.clone(), fields.clone());
+                rows
+            }
+            Node::SelectFromCollection { input, index, .. } => {
+                let rows = self.rows(input)?;
+                let first = self.splits.get(input).cloned().unwrap_or_default();
+                let rest: Vec<String> = names(&rows).filter(|one| !first.contains(one)).collect();
+                let picked = if *index == 0 { first } else { rest };
+                if picked.is_empty() {
+                    return Err(Error::invalid("no column would be left"));
+                }
+                rows.select(picked.iter().map(column).collect::<Vec<_>>()).map_err(explain)?
+            }
+            Node::Sample { input, fraction, seed, .. } => {
+                self.sample(self.rows(input)?, *fraction, *seed)?
+            }
+            Node::Limit { input, rows, .. } => {
+                self.rows(input)?.limit(0, Some(*rows)).map_err(explain)?
+            }
             Node::Sql { inputs, query, .. } => self.sql(inputs, query).await?,
-            Node::Target { .. } => return Err(Error::internal("a target has no rows")),
+            Node::Resample { input, by, time, freq, aggregates, .. } => {
+                self.resample(self.rows(input)?, (by, time), *freq, aggregates)?
+            }
+            Node::FillGaps { input, by, time, freq, .. } => {
+                self.fill_gaps(self.rows(input)?, by, time, *freq)?
+            }
+            Node::DropDuplicatesByTime { input, by, time, keep, .. } => {
+                self.drop_duplicates_by_time(self.rows(input)?, by, time, *keep)?
+            }
+            Node::MarkRange { input, ranges, mark, reason, .. } => {
+                self.mark_range(self.rows(input)?, ranges, (mark, reason))?
+            }
+            Node::MarkOutliers {
+                input,
+                by,
+                time,
+                column,
+                method,
+                window,
+                threshold,
+                mark,
+                reason,
+                ..
+            } => {
+                let threshold = threshold.unwrap_or_else(|| method.threshold());
+                let judge = marks::Judge { method: *method, window: *window, threshold };
+                let rows = self.rows(input)?;
+                self.mark_outliers(rows, (by, time), column, judge, (mark, reason))?
+            }
+            Node::EvaluateDataQuality { input, ruleset, output, stop, .. } => {
+                self.evaluate_quality(self.rows(input)?, ruleset, *output, *stop).await?
+            }
+            Node::Quarantine { id, input, rules } => self.quarantine(id, input, rules).await?,
+            Node::Target { .. } | Node::ExportDeepAr { .. } | Node::ExportCsv { .. } => {
+                return Err(Error::internal("a target has no rows"));
+            }
         };
         self.done.insert(node.id().to_owned(), rows);
         Ok(())
@@ -94,7 +211,7 @@ impl<'a> Graph<'a> {
         Ok((SessionContext::new_with_state(state), plan))
     }
 
-    fn rows(&self, id: &str) -> Result<DataFrame> {
+    pub(super) fn rows(&self, id: &str) -> Result<DataFrame> {
         let rows = self.done.get(id).cloned();
         rows.ok_or_else(|| {
             Error::internal(format!("node {id:?} was not lowered before its reader"))
@@ -111,18 +228,22 @@ impl<'a> Graph<'a> {
         self.session()?.read_table(Arc::new(table)).map_err(explain)
     }
 
-    fn drop_duplicates(&self, rows: DataFrame, columns: &[String]) -> Result<DataFrame> {
-        for name in columns {
-            column_of(&rows, name)?;
-        }
-        let all: Vec<String> = names(&rows).collect();
-        let picked = |(at, name): (usize, &String)| {
-            (columns.is_empty() || columns.contains(name)).then_some(at)
-        };
-        let picked = all.iter().enumerate().filter_map(picked).collect();
-        let (_, plan) = rows.into_parts();
-        let table = KeepFirst::new(plan, picked);
-        self.session()?.read_table(Arc::new(table)).map_err(explain)
+    /// The rows of an operator of ours.
+    pub(super) fn table(&self, operator: Operator) -> Result<DataFrame> {
+        self.session()?.read_table(Arc::new(operator)).map_err(explain)
+    }
+
+    pub(super) fn meter(&self) -> &Arc<Meter> {
+        self.meter
+    }
+
+    pub(super) fn job(&self) -> &str {
+        &self.spec.job.name
+    }
+
+    /// A query over one node, which it calls `input`.
+    pub(super) async fn query_over(&self, id: &str, query: &str) -> Result<DataFrame> {
+        self.sql(&BTreeMap::from([("input".to_owned(), id.to_owned())]), query).await
     }
 
     /// The columns that have a value in some row: found by reading the rows once before.
@@ -171,17 +292,17 @@ impl<'a> Graph<'a> {
     }
 }
 
-fn names(rows: &DataFrame) -> impl Iterator<Item = String> + use<> {
+pub(super) fn names(rows: &DataFrame) -> impl Iterator<Item = String> + use<> {
     let names: Vec<String> = rows.schema().fields().iter().map(|f| f.name().clone()).collect();
     names.into_iter()
 }
 
 /// A column by its exact name; SQL's rules for case and dots do not apply to a graph's fields.
-fn column(name: impl Into<String>) -> Expr {
+pub(super) fn column(name: impl Into<String>) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-fn column_of(rows: &DataFrame, name: &str) -> Result<Expr> {
+pub(super) fn column_of(rows: &DataFrame, name: &str) -> Result<Expr> {
     if rows.schema().fields().iter().any(|field| field.name() == name) {
         return Ok(column(name));
     }
@@ -205,6 +326,43 @@ fn value_of(rows: &DataFrame, name: &str, also: &[NoValue]) -> Result<Expr> {
         value = when(same, lit(ScalarValue::Null)).otherwise(value).map_err(explain)?;
     }
     Ok(value)
+}
+
+/// An SQL expression by itself, as a part of a query to be made.
+pub(super) fn expression(text: &str) -> Result<String> {
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|cause| unread(text, cause))?;
+    let parsed = parser.parse_expr().map_err(|cause| unread(text, cause))?;
+    match parser.peek_token().token {
+        Token::EOF => Ok(format!("({parsed})")),
+        more => Err(Error::invalid(format!("expression {text:?}: {more} after its end"))),
+    }
+}
+
+fn unread(text: &str, cause: ParserError) -> Error {
+    Error::invalid(format!("expression {text:?} cannot be read: {cause}"))
+}
+
+/// A name as a query has it, whatever is in it.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The query that puts computed columns in their place, or behind.
+fn derived(rows: &DataFrame, columns: &[Derived]) -> Result<String> {
+    let made = |one: &Derived| Ok(format!("{} AS {}", expression(&one.expression)?, quoted(&one.name)));
+    let mut items = Vec::new();
+    for name in names(rows) {
+        items.push(match columns.iter().find(|one| one.name == name) {
+            Some(one) => made(one)?,
+            None => quoted(&name),
+        });
+    }
+    let known: Vec<String> = names(rows).collect();
+    for one in columns.iter().filter(|one| !known.contains(&one.name)) {
+        items.push(made(one)?);
+    }
+    Ok(format!("SELECT {} FROM input", items.join(", ")))
 }
 
 fn rename(rows: DataFrame, from: &str, to: &str) -> Result<DataFrame> {

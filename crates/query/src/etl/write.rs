@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{Schema, SchemaRef};
 use base::{Error, Result};
 use formats::parquet::{Codec, Rolling, WriterOptions, Written};
-use lake::{Column, EtlResult, EtlSpec, NULL_PARTITION, StagedFile, TargetCompression};
+use lake::{Column, EtlResult, EtlSpec, StagedFile, TargetCompression};
+
+use super::folders;
 
 /// Files open at a time.
 const OPEN_MAX: usize = 128;
@@ -95,6 +97,9 @@ impl PartitionWriter {
         let codec = match compression {
             TargetCompression::Zstd => Codec::Zstd,
             TargetCompression::Snappy => Codec::Snappy,
+            TargetCompression::Gzip | TargetCompression::None => {
+                return Err(Error::unsupported("Parquet is packed by zstd or snappy"));
+            }
         };
         let metadata = vec![
             ("forebay.job".to_owned(), spec.job.name.clone()),
@@ -132,7 +137,7 @@ impl PartitionWriter {
             self.write_to(Vec::new(), &rows)?;
         } else {
             let mut parts = Vec::new();
-            for (values, rows) in self.split(batch)? {
+            for (values, rows) in folders::split(batch, &self.keys)? {
                 let rows = take_record_batch(batch, &UInt32Array::from(rows)).map_err(|cause| {
                     Error::internal(format!("rows of a partition are not there: {cause}"))
                 })?;
@@ -143,32 +148,6 @@ impl PartitionWriter {
             }
         }
         self.give_memory_back()
-    }
-
-    /// The rows of each partition in a batch.
-    fn split(&self, batch: &RecordBatch) -> Result<BTreeMap<Vec<String>, Vec<u32>>> {
-        let texts: Vec<StringArray> = self
-            .keys
-            .iter()
-            .map(|&key| {
-                let text = cast(batch.column(key), &DataType::Utf8).map_err(|cause| {
-                    let name = batch.schema_ref().field(key).name();
-                    Error::invalid(format!("column {name:?} cannot be a folder: {cause}"))
-                })?;
-                Ok(text.as_string::<i32>().clone())
-            })
-            .collect::<Result<_>>()?;
-        let mut parts: BTreeMap<Vec<String>, Vec<u32>> = BTreeMap::new();
-        for row in 0..batch.num_rows() {
-            let value = |text: &StringArray| match text.is_null(row) || text.value(row).is_empty() {
-                true => NULL_PARTITION.to_owned(),
-                false => text.value(row).to_owned(),
-            };
-            let at = u32::try_from(row)
-                .map_err(|_too_many| Error::internal("a batch of more than 2^32 rows"))?;
-            parts.entry(texts.iter().map(value).collect()).or_default().push(at);
-        }
-        Ok(parts)
     }
 
     fn write_to(&mut self, values: Vec<String>, rows: &RecordBatch) -> Result<()> {

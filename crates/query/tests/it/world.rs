@@ -114,12 +114,13 @@ pub(crate) fn job(table: &str, middle: Vec<Node>, last: &str, partition_keys: &[
         input: last.into(),
         bucket: "bkt".into(),
         prefix: "curated/".into(),
+        format: lake::TargetFormat::Parquet,
         compression: TargetCompression::Zstd,
         partition_keys: partition_keys.iter().map(|key| (*key).to_owned()).collect(),
         database: "air".into(),
         table: "curated".into(),
     });
-    Job { name: "job".into(), nodes, bookmark: true, error_prefix: None }
+    Job { name: "job".into(), nodes, bookmark: true, error_prefix: None, max_retries: 0 }
 }
 
 pub(crate) fn gzip(text: &str) -> Vec<u8> {

@@ -463,6 +463,7 @@ fn target(given: &Given<'_>, target: Target) -> Result<Node, Fault> {
         input: given.only_input(target.inputs)?,
         bucket: bucket.to_owned(),
         prefix,
+        format: lake::TargetFormat::Parquet,
         compression,
         partition_keys,
         database,

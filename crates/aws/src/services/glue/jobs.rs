@@ -136,6 +136,7 @@ impl Definition {
             nodes: graph::nodes(&self.code_gen_configuration_nodes)?,
             bookmark: bookmark(&self.default_arguments)?,
             error_prefix: None,
+            max_retries: 0,
         };
         Ok(job)
     }
