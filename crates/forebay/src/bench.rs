@@ -12,6 +12,7 @@ use crate::models;
 use crate::output::Printer;
 
 mod delivery;
+mod etl;
 mod ingest;
 
 /// Runs one bench.
@@ -20,7 +21,7 @@ pub(crate) async fn run(command: Bench, printer: Printer) -> Result<()> {
         Bench::Ingest(args) => ingest::run(&args, printer).await,
         Bench::Infer(args) => infer(&args, printer),
         Bench::Delivery(args) => delivery::run(&args, printer).await,
-        Bench::Etl => not_yet("bench etl"),
+        Bench::Etl(args) => etl::run(&args, printer).await,
         Bench::Train => not_yet("bench train"),
     }
 }

@@ -4,6 +4,8 @@
 //! query that says otherwise. Nothing is published here: see the `lake` crate's commit.
 
 mod lower;
+mod order;
+mod sort;
 mod write;
 
 use std::sync::Arc;
@@ -56,12 +58,26 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
         let schema = settle::schema(&plan.schema());
         let mut writer = write::PartitionWriter::new(spec, &schema, partition_keys, *compression)
             .map_err(|e| e.context(format!("node {:?}", node.id())))?;
-        let mut stream = execute_stream(plan, session.task_ctx()).map_err(explain)?;
-        while let Some(batch) = stream.next().await {
-            writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
-        }
-        drop(stream);
-        let mut result = writer.close()?;
+        let context = session.task_ctx();
+        let mut result = match sort::of(&plan) {
+            Some((input, keys)) => {
+                let mut sorter = sort::Sorter::new(writer, &keys, spec.memory_bytes, &context);
+                let mut stream = execute_stream(input, Arc::clone(&context)).map_err(explain)?;
+                while let Some(batch) = stream.next().await {
+                    sorter.add(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
+                }
+                drop(stream);
+                sorter.close().await?
+            }
+            None => {
+                let mut stream = execute_stream(plan, context).map_err(explain)?;
+                while let Some(batch) = stream.next().await {
+                    writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
+                }
+                drop(stream);
+                writer.close()?
+            }
+        };
         let totals = meter.finish()?;
         result.rows_in = totals.rows;
         result.bytes_in = totals.bytes;

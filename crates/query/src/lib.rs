@@ -22,6 +22,7 @@ mod keep_first;
 mod meter;
 mod pool;
 mod read;
+mod runs;
 mod session;
 mod settle;
 mod statement;
