@@ -51,6 +51,18 @@ pub fn rss_bytes_of(pid: u32) -> u64 {
     status_bytes(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
+/// The most resident memory another process ever had, zero once it has ended.
+pub fn peak_rss_bytes_of(pid: u32) -> u64 {
+    status_bytes(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+/// Whether another process has ended. Until its parent waits for it, its CPU seconds can be
+/// read, and are all that it took.
+pub fn has_ended(pid: u32) -> bool {
+    let state = stat_fields(&format!("/proc/{pid}/stat"));
+    state.is_none_or(|fields| matches!(fields.first().map(String::as_str), Some("Z" | "X")))
+}
+
 /// Resident memory of this process and its children now.
 pub fn rss_bytes_with_children() -> u64 {
     rss_bytes() + children().map(|child| rss_bytes_of(child.pid)).sum::<u64>()

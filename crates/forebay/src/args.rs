@@ -534,8 +534,8 @@ pub(crate) enum Bench {
     Delivery(BenchDelivery),
     /// A lake of many small objects: crawled, queried, converted, queried again.
     Lake(BenchLake),
-    /// JSON to Parquet; not supported yet.
-    Etl,
+    /// JSON to sorted, partitioned Parquet and queries on it, side by side with other tools.
+    Etl(BenchEtl),
     /// Training; not supported yet (see `forebay train --json`).
     Train,
     /// Inference of one model.
@@ -590,6 +590,31 @@ pub(crate) struct BenchDelivery {
     /// The rule's statement; it must take every message.
     #[arg(long, default_value = "SELECT * FROM 'air/+/readings'")]
     pub(crate) sql: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchEtl {
+    /// Bytes of readings to make, about.
+    #[arg(long, default_value_t = 500_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000_000))]
+    pub(crate) bytes: u64,
+    /// Of what is random about them.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Conversions of each tool but PySpark, which has one; the cheapest counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Times that each query is asked, after once to warm up.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) repetitions: u32,
+    /// A Python with DuckDB, Polars or PySpark to run beside; what it lacks is said to be absent.
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) peers: Option<PathBuf>,
+    /// Tools to leave out: duckdb, polars, pyspark.
+    #[arg(long, value_name = "TOOL", value_parser = ["duckdb", "polars", "pyspark"])]
+    pub(crate) without: Vec<String>,
+    /// Where the peers of the project's own tests are.
+    #[arg(long, env = "FOREBAY_TEST_TOOLS", hide = true)]
+    pub(crate) test_tools: Option<PathBuf>,
 }
 
 /// A load of `bench delivery`.

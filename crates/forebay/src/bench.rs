@@ -13,6 +13,7 @@ use crate::models;
 use crate::output::Printer;
 
 mod delivery;
+mod etl;
 mod ingest;
 mod lake;
 
@@ -23,7 +24,7 @@ pub(crate) async fn run(command: Bench, data_dir: Option<&Path>, printer: Printe
         Bench::Infer(args) => infer(&args, printer),
         Bench::Delivery(args) => delivery::run(&args, printer).await,
         Bench::Lake(args) => lake::run(&args, data_dir, printer).await,
-        Bench::Etl => not_yet("bench etl"),
+        Bench::Etl(args) => etl::run(&args, printer).await,
         Bench::Train => not_yet("bench train"),
     }
 }

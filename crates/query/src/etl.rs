@@ -10,9 +10,11 @@ mod export;
 mod folders;
 mod lower;
 mod marks;
+mod order;
 mod quality;
 mod series;
 mod shape;
+mod sort;
 mod text;
 mod write;
 
@@ -56,9 +58,24 @@ async fn write_target(graph: &lower::Graph<'_>, spec: &EtlSpec, node: &Node) -> 
             let (session, plan) = graph.take(input)?;
             let plan = session.state().create_physical_plan(&plan).await.map_err(explain)?;
             let schema = settle::schema(&plan.schema());
-            let mut writer =
+            let context = session.task_ctx();
+            let writer =
                 text::TableWriter::new(spec, &schema, partition_keys, (*format, *compression))?;
-            let mut stream = execute_stream(plan, session.task_ctx()).map_err(explain)?;
+            let (mut writer, plan) = match (writer, sort::of(&plan)) {
+                // Sorted partition by partition, so that each is a small sort.
+                (text::TableWriter::Parquet(writer), Some((input, keys))) => {
+                    let mut sorter =
+                        sort::Sorter::new(writer, &keys, spec.memory_bytes, &context);
+                    let mut stream = execute_stream(input, Arc::clone(&context)).map_err(explain)?;
+                    while let Some(batch) = stream.next().await {
+                        sorter.add(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
+                    }
+                    drop(stream);
+                    return sorter.close().await;
+                }
+                (writer, _) => (writer, plan),
+            };
+            let mut stream = execute_stream(plan, context).map_err(explain)?;
             while let Some(batch) = stream.next().await {
                 writer.write(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
             }

@@ -28,6 +28,7 @@ mod operator;
 mod pool;
 mod reach;
 mod read;
+mod runs;
 mod session;
 mod settle;
 mod statement;

@@ -72,6 +72,11 @@ pub(crate) fn session(
         state.deregister_udf(name).map_err(crate::error::explain)?;
         state.deregister_udtf(name).map_err(crate::error::explain)?;
     }
+    for name in crate::runs::DEAR {
+        let function = state.udf(name).map_err(crate::error::explain)?;
+        let quick = crate::runs::OnRuns::around(function);
+        state.register_udf(Arc::new(quick)).map_err(crate::error::explain)?;
+    }
     for function in crate::functions::all(&Stop::default()) {
         state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
     }

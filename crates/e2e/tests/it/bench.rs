@@ -1,4 +1,4 @@
-//! `forebay bench delivery`: every load runs, and its figures are of work that was done.
+//! `forebay bench delivery` and `forebay bench etl`: figures are of work that was done.
 
 use std::time::Duration;
 
@@ -54,5 +54,42 @@ fn d1_long_delivery_keeps_its_memory_flat_over_ten_minutes() {
         let mebibyte = f64::from(1 << 20);
         assert!(of("rss_bytes_end") < of("rss_bytes_start") + 8.0 * mebibyte, "{figures}");
         assert!(of("rss_bytes_per_minute") < mebibyte, "{figures}");
+    }
+}
+
+#[test]
+fn the_bench_of_etl_converts_asks_and_agrees_with_duckdb() {
+    let mut command = std::process::Command::new(e2e::binary());
+    command.args(["bench", "etl", "--json", "--bytes", "5000000", "--rounds", "1"]);
+    command.args(["--repetitions", "2", "--without", "polars", "--without", "pyspark"]);
+    let python = e2e::python("the bench of ETL beside DuckDB");
+    let peers = python.as_ref().map(|python| python.to_str().unwrap());
+    command.env_remove("FOREBAY_TEST_TOOLS");
+    command.args(peers.iter().flat_map(|python| ["--peers", python]));
+    let output = e2e::run_within(&mut command, Duration::from_secs(180));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let bytes = figures["readings"]["bytes"].as_f64().unwrap();
+    assert!((4e6..6e6).contains(&bytes), "{figures}");
+    let tools = if peers.is_some() { &["forebay", "duckdb"][..] } else { &["forebay"] };
+    for tool in tools {
+        let of = |member: &str| figures["convert"][tool][member].as_f64().unwrap();
+        for member in ["cpu_seconds", "mb_per_cpu_second", "out_bytes", "peak_rss_bytes"] {
+            assert!(of(member) > 0.0, "{tool} {member}: {figures}");
+        }
+        assert!((24.0..=25.0).contains(&of("files")), "{figures}");
+        assert!(of("start_cpu_seconds") < of("cpu_seconds") + 0.02, "{figures}");
+        assert!(of("out_bytes") < bytes / 5.0, "{figures}");
+    }
+    let queries = figures["queries"].as_object().unwrap();
+    assert_eq!(queries.len(), 5);
+    for (name, query) in queries {
+        assert!(query["rows"].as_f64().unwrap() > 0.0, "{name}: {figures}");
+        assert_eq!(query["ratio"].is_null(), peers.is_none(), "{name}: {figures}");
+    }
+    if peers.is_none() {
+        let why = figures["convert"]["duckdb"]["absent"].as_str().unwrap();
+        assert!(why.contains("--peers"), "{why}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::{Array, AsArray};
 use base::ErrorKind;
 use lake::{Format, Mapping, NoValue, Node};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -368,4 +369,79 @@ async fn memory_is_bounded_and_a_sort_spills() {
     let (_, rows) = committed(&world).await;
     assert!(rows.is_sorted());
     assert_eq!(rows.len(), 200_000);
+}
+
+/// Rows by partition and sort keys that often agree, with nulls; `n` is the place.
+fn unsorted(rows: u64) -> String {
+    let mut state = 7_u64;
+    let mut random = move |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (state >> 33) % bound
+    };
+    (0..rows)
+        .map(|n| {
+            let day = match random(40) {
+                0 => String::new(),
+                1 => "\"day\":\"\",".to_owned(),
+                // One partition is far larger than the others.
+                2..8 => format!("\"day\":\"d{}\",", random(20)),
+                _ => "\"day\":\"large\",".to_owned(),
+            };
+            let site = match random(9) {
+                0 => String::new(),
+                site => format!("\"site\":\"site {}\",", site % 4),
+            };
+            format!("{{{day}{site}\"v\":{},\"n\":{n}}}\n", random(5))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_sort_by_partition_is_the_sort_of_all_and_keeps_ties_whatever_is_spilled() {
+    let mut of_all_memories = Vec::new();
+    for memory in [256, 8, 3] {
+        let world = World::new();
+        world.declare("t", Format::Json, "day string; site string; v int; n bigint", "");
+        world.put("raw/t/x", unsorted(150_000)).await;
+        let sort = Node::Sql {
+            id: "sort".into(),
+            inputs: BTreeMap::from([("t".to_owned(), "source".to_owned())]),
+            query: "SELECT n, day, site, v FROM t ORDER BY day DESC, site, v DESC NULLS LAST"
+                .into(),
+        };
+        let job = job("t", vec![sort], "sort", &["day"]);
+        world.lake.create_job(&job).unwrap();
+        let planned = world.lake.start_run("job", &Default::default()).await.unwrap();
+        let mut spec = planned.spec.unwrap();
+        spec.memory_bytes = memory << 20;
+        let result = query::run_etl(&spec).await.unwrap();
+        assert_eq!(result.rows_out, 150_000);
+        let mut order = Vec::new();
+        for file in &result.files {
+            let path = spec.staging.join(&file.path);
+            let reader = formats::parquet::Reader::open(&path).unwrap();
+            let mut last = None;
+            for batch in reader.batches(None, 8192).unwrap() {
+                let batch = batch.unwrap();
+                let (n, site, v) = (batch.column(0), batch.column(1), batch.column(2));
+                for row in 0..batch.num_rows() {
+                    let site = site.as_string::<i32>();
+                    let site = (!site.is_null(row)).then(|| site.value(row).to_owned());
+                    let v = v.as_primitive::<arrow::datatypes::Int32Type>().value(row);
+                    let n = n.as_primitive::<arrow::datatypes::Int64Type>().value(row);
+                    // Nulls come last where SQL's default puts them.
+                    let key = (site.is_none(), site, -v, n);
+                    assert!(last.as_ref() < Some(&key), "{last:?} before {key:?}");
+                    order.push((file.partition_values[0].clone(), n));
+                    last = Some(key);
+                }
+            }
+        }
+        assert!(!spec.staging.join("spill").exists());
+        of_all_memories.push(order);
+        world.lake.finish_run("job", &spec.run_id, &result).await.unwrap();
+        let sums = "SELECT count(*), sum(n), count(DISTINCT day) FROM curated";
+        assert_eq!(world.rows(sums).await, ["150000|11249925000|21"]);
+    }
+    assert!(of_all_memories.windows(2).all(|two| two[0] == two[1]), "memory changes the rows");
 }
