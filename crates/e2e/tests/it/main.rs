@@ -17,6 +17,7 @@ mod metrics;
 mod models;
 mod peers;
 mod pipeline;
+mod readers;
 mod remote;
 mod resend;
 mod retained;
