@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 mod bench;
 mod faults;
+mod s3_tests;
 mod tally;
 mod tools;
 
@@ -20,6 +21,8 @@ cargo xtask faults        the fault battery, short, and the table of what it mea
 cargo xtask long [NAME]   the long tests: 100 kills, 100 power cuts and their controls, ending
                           with the same table; NAME filters them
 cargo xtask bench s3      S3 beside s3s-fs, which it installs
+cargo xtask s3-tests [FOLDER]
+                          ceph's s3-tests, of which FOLDER is a checkout, against a fresh server
 cargo xtask check         format and lints only";
 
 fn main() -> ExitCode {
@@ -31,6 +34,8 @@ fn main() -> ExitCode {
         ["faults"] => battery(&faults::MODULES, &[]),
         ["long", filter @ ..] => battery(filter, &["--ignored", "--test-threads=1"]),
         ["bench", "s3"] => bench::s3(&root()).map(|()| true),
+        ["s3-tests"] => s3_tests::check(&root(), None),
+        ["s3-tests", folder] => s3_tests::check(&root(), Some(folder)),
         ["check"] => check().map(|()| true),
         ["setup"] => tools::install(&root()).map(|tools| {
             tools.report();

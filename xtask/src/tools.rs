@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 /// A virtual environment: its folder in `.test-tools`, what is pinned into it, and the newest
 /// Python that these versions run on.
-struct Environment {
-    folder: &'static str,
-    pins: &'static str,
-    newest_minor: u32,
+pub(crate) struct Environment {
+    pub(crate) folder: &'static str,
+    pub(crate) pins: &'static str,
+    pub(crate) newest_minor: u32,
 }
 
 /// The clients of today in one environment, and the SageMaker SDK of the article's time with
@@ -99,7 +99,7 @@ pub(crate) fn install(root: &Path) -> Result<Tools> {
 
 /// Makes one virtual environment. All versions are pinned, dependencies too, so nothing has
 /// to be resolved.
-fn python(wanted: &Environment, folder: &Path) -> Result<()> {
+pub(crate) fn python(wanted: &Environment, folder: &Path) -> Result<()> {
     let python = folder.join("bin/python");
     let stamp = folder.join("pins.txt");
     if python.exists() && std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted.pins) {

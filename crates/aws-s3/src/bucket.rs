@@ -162,7 +162,7 @@ pub(crate) async fn versioning(
 fn owner_controls(rooms: &Rooms) -> Vec<Grant> {
     vec![Grant {
         grantee: Some(Grantee {
-            display_name: None,
+            display_name: rooms.owner().display_name,
             email_address: None,
             id: Some(rooms.settings.account_id.clone()),
             type_: Type::from_static(Type::CANONICAL_USER),
@@ -285,7 +285,8 @@ pub(crate) async fn list(
         },
     )
     .await?;
-    let text = |text: Option<String>| text.map(|text| encoded(&text, url));
+    let text =
+        |text: Option<String>| text.filter(|text| !text.is_empty()).map(|text| encoded(&text, url));
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
         prefix: Some(encoded(&input.prefix.unwrap_or_default(), url)),
@@ -347,7 +348,8 @@ pub(crate) async fn list_v2(
     )
     .await?;
     let count = listed.objects.len() + listed.prefixes.len();
-    let text = |text: Option<String>| text.map(|text| encoded(&text, url));
+    let text =
+        |text: Option<String>| text.filter(|text| !text.is_empty()).map(|text| encoded(&text, url));
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),
         prefix: Some(encoded(&input.prefix.unwrap_or_default(), url)),
@@ -362,5 +364,65 @@ pub(crate) async fn list_v2(
         encoding_type: input.encoding_type,
         start_after: text(input.start_after),
         request_charged: None,
+    }))
+}
+
+/// Every object is its own only version, named `null` as in a bucket that never had versions.
+pub(crate) async fn list_versions(
+    rooms: &Rooms,
+    request: S3Request<ListObjectVersionsInput>,
+) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+    let input = request.input;
+    check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
+    refuse(&input.optional_object_attributes, "x-amz-optional-object-attributes", "no restores")?;
+    let url = wants_url(input.encoding_type.as_ref())?;
+    let key_marker = input.key_marker.clone().unwrap_or_default();
+    if key_marker.is_empty() && input.version_id_marker.as_ref().is_some_and(|id| !id.is_empty()) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "A version-id marker cannot be specified without a key marker."
+        ));
+    }
+    let listed = page(
+        rooms,
+        Asked {
+            bucket: input.bucket.clone(),
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone(),
+            after: key_marker.clone(),
+            max: input.max_keys,
+            url,
+            owner: true,
+        },
+    )
+    .await?;
+    let standard = ObjectVersionStorageClass::from_static(ObjectVersionStorageClass::STANDARD);
+    let versions = listed.objects.into_iter().map(|object| ObjectVersion {
+        e_tag: object.e_tag,
+        is_latest: Some(true),
+        key: object.key,
+        last_modified: object.last_modified,
+        owner: object.owner,
+        size: object.size,
+        storage_class: Some(standard.clone()),
+        version_id: Some("null".to_owned()),
+        ..Default::default()
+    });
+    let text =
+        |text: Option<String>| text.filter(|text| !text.is_empty()).map(|text| encoded(&text, url));
+    Ok(S3Response::new(ListObjectVersionsOutput {
+        versions: Some(versions.collect()),
+        name: Some(input.bucket),
+        prefix: Some(encoded(&input.prefix.unwrap_or_default(), url)),
+        key_marker: Some(encoded(&key_marker, url)),
+        version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
+        max_keys: Some(listed.max),
+        is_truncated: Some(listed.next.is_some()),
+        next_version_id_marker: listed.next.is_some().then(|| "null".to_owned()),
+        next_key_marker: text(listed.next),
+        common_prefixes: Some(listed.prefixes),
+        delimiter: text(input.delimiter),
+        encoding_type: input.encoding_type,
+        ..Default::default()
     }))
 }

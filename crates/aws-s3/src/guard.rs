@@ -12,7 +12,7 @@ use s3s::host::{S3Host, VirtualHost};
 use s3s::{HttpRequest, S3Error, S3Result, s3_error};
 
 use crate::Settings;
-use crate::fail::{bad_digest, unsupported};
+use crate::fail::bad_digest;
 use crate::receive::{Digests, hex};
 use crate::record::ALGORITHMS;
 
@@ -23,6 +23,8 @@ tokio::task_local! {
 
 /// What an XML body may have at most: 10,000 parts, or 1,000 keys of 1,024 bytes.
 const XML_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A browser's form is taken apart in memory.
+const FORM_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SKEW_SECONDS: u64 = 15 * 60;
 /// Seven days, as S3 allows.
 const EXPIRES_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
@@ -85,7 +87,13 @@ pub(crate) async fn admit(
     request: Request<Body>,
 ) -> S3Result<(HttpRequest, SecretKey)> {
     let (mut parts, body) = request.into_parts();
-    let signer = signer(&parts)?;
+    let (signer, body) = match is_form(&parts) {
+        true => {
+            let form = form_body(body).await?;
+            (form_signer(&form)?, Body::from(form))
+        }
+        false => (signer(&parts)?, body),
+    };
     as_version_2_signs(&mut parts);
     let secret = match keys.secret(&signer.access_key, signer.token.as_deref()) {
         Ok(secret) => SecretKey::from(secret.expose()),
@@ -145,10 +153,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn signer(parts: &Parts) -> S3Result<Signer> {
-    let form = text(&parts.headers, "content-type").unwrap_or_default();
-    if parts.method == Method::POST && form.starts_with("multipart/form-data") {
-        return Err(unsupported("PostObject", "an upload by a browser's form; use PutObject"));
-    }
     let authorization = parts.headers.get_all(http::header::AUTHORIZATION).iter().count();
     let in_query = has_query(parts, "X-Amz-Signature") || has_query(parts, "Signature");
     if authorization > 1 || (authorization == 1 && in_query) {
@@ -172,6 +176,54 @@ fn signer(parts: &Parts) -> S3Result<Signer> {
         Err(denied("Access Denied"))
     } else {
         Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"))
+    }
+}
+
+/// An upload by a browser's form, which is signed by its policy.
+fn is_form(parts: &Parts) -> bool {
+    let kind = text(&parts.headers, "content-type").unwrap_or_default();
+    parts.method == Method::POST && kind.starts_with("multipart/form-data")
+}
+
+async fn form_body(body: Body) -> S3Result<bytes::Bytes> {
+    axum::body::to_bytes(body, FORM_BYTES_MAX).await.map_err(|_cause| {
+        s3_error!(
+            EntityTooLarge,
+            "Your proposed upload exceeds what a form may have here, {FORM_BYTES_MAX} bytes: use \
+             PutObject, presigned for a browser"
+        )
+    })
+}
+
+/// Whose form it claims to be. Whether it is, its signature tells later.
+fn form_signer(form: &[u8]) -> S3Result<Signer> {
+    let access_key = match form_field(form, "x-amz-credential") {
+        Some(credential) => scoped(&credential).ok_or_else(|| {
+            s3_error!(InvalidArgument, "x-amz-credential is no KEY/YYYYMMDD/REGION/s3/aws4_request")
+        })?,
+        None => form_field(form, "awsaccesskeyid").ok_or_else(|| denied("Access Denied"))?,
+    };
+    Ok(Signer { access_key, token: form_field(form, "x-amz-security-token") })
+}
+
+/// The value of a form's field before its file; names are compared without regard to case.
+fn form_field(form: &[u8], name: &str) -> Option<String> {
+    const NAME: &[u8] = b"name=\"";
+    let mut rest = form;
+    loop {
+        let at = rest.windows(NAME.len()).position(|window| window == NAME)?;
+        rest = rest.get(at + NAME.len()..)?;
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        let found = rest.get(..end)?;
+        if found.eq_ignore_ascii_case(b"file") {
+            return None;
+        }
+        if found.eq_ignore_ascii_case(name.as_bytes()) {
+            let start = rest.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+            let value = rest.get(start..)?;
+            let end = value.windows(2).position(|window| window == b"\r\n")?;
+            return String::from_utf8(value.get(..end)?.to_vec()).ok();
+        }
     }
 }
 
@@ -270,7 +322,7 @@ fn old_by_header(parts: &Parts, rest: &str) -> S3Result<Signer> {
 /// Whether the body is XML and not an object: everything but putting bytes under a key.
 fn is_xml(parts: &Parts) -> bool {
     match parts.method {
-        Method::POST => true,
+        Method::POST => !is_form(parts),
         Method::PUT => {
             let sub = [
                 "tagging",

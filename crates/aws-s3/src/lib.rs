@@ -10,6 +10,7 @@
 //! Bodies stream both ways; an answered write is on stable storage. The lake's own objects
 //! and the user's are the same objects.
 
+mod attributes;
 mod base64;
 mod bucket;
 mod coverage;
@@ -33,6 +34,7 @@ use objects::Buckets;
 use s3s::service::{S3Service, S3ServiceBuilder};
 
 pub use coverage::OPERATIONS;
+pub use multipart::IDLE_DAYS_MAX as UPLOAD_IDLE_DAYS_MAX;
 pub use remote::{Credentials, CredentialsOf, Patience, RemoteSettings, remote};
 
 /// What S3 answers about the place it runs in.
@@ -65,6 +67,7 @@ impl SecretKeys for Keys {
 #[derive(Clone)]
 pub struct S3Front {
     service: S3Service,
+    rooms: service::Rooms,
     keys: Arc<dyn SecretKeys>,
 }
 
@@ -72,11 +75,21 @@ impl S3Front {
     /// A front over `buckets` for whom `keys` knows.
     pub fn new(keys: Arc<dyn SecretKeys>, buckets: Buckets, settings: Settings) -> Self {
         let settings = Arc::new(settings);
-        let rooms = service::Rooms { buckets, settings: settings.clone() };
-        let mut builder = S3ServiceBuilder::new(rooms);
+        let uploads = multipart::Locks::new();
+        let rooms = service::Rooms { buckets, settings: settings.clone(), uploads };
+        let mut builder = S3ServiceBuilder::new(rooms.clone());
         builder.set_auth(guard::Admitted);
         builder.set_host(guard::Hosts(settings));
-        S3Front { service: builder.build(), keys }
+        S3Front { service: builder.build(), rooms, keys }
+    }
+
+    /// Removes uploads in parts that rested for [`UPLOAD_IDLE_DAYS_MAX`] days before `now`; how
+    /// many. Blocks on files.
+    ///
+    /// # Errors
+    /// What kept the parts from being removed; it may be tried again.
+    pub fn sweep_uploads(&self, now: base::Timestamp) -> base::Result<usize> {
+        multipart::sweep(&self.rooms, now)
     }
 
     /// Answers one request. Bodies stream both ways.

@@ -6,11 +6,18 @@
 //! ```
 //!
 //! Completing copies the parts into one file, publishes it, and only then removes them: a
-//! crash in between leaves the upload to be completed again.
+//! crash in between leaves the upload to be completed again. The object remembers the upload it
+//! came from, so that a client whose answer was lost may ask again and is told the same. What
+//! nobody completes or aborts is swept once nothing was added for [`IDLE_DAYS_MAX`] days.
+//!
+//! Whatever ends an upload or adds to it holds the upload's lock: of a part, a completion and an
+//! abort at the same time, each sees the others' work whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -32,7 +39,31 @@ use crate::tags;
 const PART_MAX: i32 = 10_000;
 /// What every part but the last must have.
 const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
+const UPLOADS: &str = "uploads";
 const FILE: &str = "upload.json";
+/// How long an upload may rest before its parts are removed.
+pub const IDLE_DAYS_MAX: u64 = 7;
+const LOCKS: usize = 256;
+
+/// One at a time adds to an upload or ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Locks(Arc<[Mutex<()>]>);
+
+impl Locks {
+    pub(crate) fn new() -> Self {
+        Locks((0..LOCKS).map(|_| Mutex::new(())).collect())
+    }
+
+    /// Ids are random, so their bytes are spread already.
+    fn hold(&self, folder: &Path) -> MutexGuard<'_, ()> {
+        let id = folder.file_name().map(std::ffi::OsStr::as_encoded_bytes).unwrap_or_default();
+        let stripe = id
+            .iter()
+            .take(8)
+            .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        self.0[stripe % LOCKS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// An upload as it was begun.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -46,7 +77,7 @@ struct Upload {
 }
 
 fn folder(rooms: &Rooms, bucket: &str) -> Result<PathBuf, Fail> {
-    Ok(rooms.buckets.side_folder(bucket)?.join("uploads"))
+    Ok(rooms.buckets.side_folder(bucket)?.join(UPLOADS))
 }
 
 /// The folder of an upload, and what was asked.
@@ -185,6 +216,7 @@ pub(crate) async fn upload(
     set_sums!(output, record.sums);
     let (this, draft) = (rooms.clone(), received.draft);
     blocking(move || {
+        let _held = this.uploads.hold(&folder);
         // An upload that ended meanwhile must not come back as a folder.
         read(&folder).ok_or_else(no_such_upload)?;
         Ok(this.buckets.publish_side(&draft, &folder.join(name), &record.bytes())?)
@@ -221,6 +253,8 @@ pub(crate) async fn upload_copy(
         let algorithms: Vec<String> = begun.algorithm.into_iter().collect();
         let (draft, md5, sums) = copy_bytes(&this, file, range, &algorithms)?;
         let record = Record { etag: hex(&md5), sums, ..Record::default() };
+        let _held = this.uploads.hold(&folder);
+        read(&folder).ok_or_else(no_such_upload)?;
         this.buckets.publish_side(&draft, &folder.join(name), &record.bytes())?;
         Ok(record)
     })
@@ -328,6 +362,7 @@ fn chosen(
 fn join(
     rooms: &Rooms,
     begun: &Upload,
+    id: &str,
     mut parts: Vec<Part>,
 ) -> Result<(objects::Draft, Record), Fail> {
     let algorithm = begun.algorithm.as_deref();
@@ -372,6 +407,13 @@ fn join(
         tags: begun.tags.clone(),
         sums,
         parts: parts.iter().map(|part| part.bytes).collect(),
+        part_sums: match algorithm {
+            Some(algorithm) => {
+                parts.iter().filter_map(|part| part.record.sums.get(algorithm)).collect()
+            }
+            None => Vec::new(),
+        },
+        upload: id.to_owned(),
     };
     Ok((draft, record))
 }
@@ -392,7 +434,17 @@ pub(crate) async fn complete(
     let location = format!("http://{}/{}/{}", host.unwrap_or_default(), input.bucket, input.key);
     let (this, bucket, key) = (rooms.clone(), input.bucket.clone(), input.key.clone());
     let record = blocking(move || {
-        let (folder, begun) = find(&this, &bucket, &key, &input.upload_id)?;
+        let id = &input.upload_id;
+        let _held = this.uploads.hold(Path::new(id));
+        let (folder, begun) = match find(&this, &bucket, &key, id) {
+            Ok(found) => found,
+            Err(absent) => return completed(&this, &bucket, &key, id)?.ok_or(absent),
+        };
+        // A crash came between the object and the end of the upload.
+        if let Some(record) = completed(&this, &bucket, &key, id)? {
+            discard(&folder)?;
+            return Ok(record);
+        }
         let asked = input.multipart_upload.as_ref().and_then(|m| m.parts.clone());
         let parts = chosen(&this, &folder, &begun, &asked.unwrap_or_default())?;
         let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
@@ -408,7 +460,7 @@ pub(crate) async fn complete(
         {
             return Err(s3_error!(InvalidRequest, "x-amz-checksum-type is not what the upload began with").into());
         }
-        let (draft, record) = join(&this, &begun, parts)?;
+        let (draft, record) = join(&this, &begun, id, parts)?;
         for (algorithm, told) in &sums_of!(input).values {
             // The number of parts may be left out.
             let ours = record.sums.get(algorithm).unwrap_or_default();
@@ -434,6 +486,38 @@ pub(crate) async fn complete(
     };
     set_sums!(output, record.sums);
     Ok(S3Response::new(output))
+}
+
+/// The object that an upload became, as long as it is there.
+fn completed(rooms: &Rooms, bucket: &str, key: &str, id: &str) -> Result<Option<Record>, Fail> {
+    let found = rooms.buckets.find(bucket, key)?;
+    Ok(found.map(|found| Record::of(&found)).filter(|record| !id.is_empty() && record.upload == id))
+}
+
+/// Removes what nobody completed or aborted and nothing was added to for [`IDLE_DAYS_MAX`] days
+/// before `now`; how many uploads that were.
+pub(crate) fn sweep(rooms: &Rooms, now: base::Timestamp) -> base::Result<usize> {
+    let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now.millis()).unwrap_or_default());
+    let idle = Duration::from_secs(IDLE_DAYS_MAX * 24 * 60 * 60);
+    let mut swept = 0;
+    for bucket in rooms.buckets.list_buckets()? {
+        // Removed since, or it lies elsewhere: then it has no uploads here.
+        let Ok(side) = rooms.buckets.side_folder(&bucket) else { continue };
+        let Ok(uploads) = std::fs::read_dir(side.join(UPLOADS)) else { continue };
+        for upload in uploads.flatten() {
+            let folder = upload.path();
+            let _held = rooms.uploads.hold(&folder);
+            // A folder changes whenever a part is put into it.
+            let changed = std::fs::metadata(&folder).and_then(|meta| meta.modified());
+            let Ok(changed) = changed else { continue };
+            if now.duration_since(changed).is_ok_and(|since| since > idle) {
+                discard(&folder).map_err(|Fail(cause)| base::Error::internal(cause.to_string()))?;
+                tracing::info!(bucket, ?folder, "swept an upload that nobody completed");
+                swept += 1;
+            }
+        }
+    }
+    Ok(swept)
 }
 
 /// Ends an upload: first what names it, so that a crash leaves none half there.
@@ -464,6 +548,7 @@ pub(crate) async fn abort(
     )?;
     let this = rooms.clone();
     blocking(move || {
+        let _held = this.uploads.hold(Path::new(&input.upload_id));
         let (folder, _) = find(&this, &input.bucket, &input.key, &input.upload_id)?;
         discard(&folder)
     })
@@ -512,7 +597,7 @@ pub(crate) async fn list_parts(
     })
     .await?;
     let owner = rooms.owner();
-    let initiator = Initiator { display_name: None, id: owner.id.clone() };
+    let initiator = Initiator { display_name: owner.display_name.clone(), id: owner.id.clone() };
     Ok(S3Response::new(ListPartsOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
@@ -591,7 +676,10 @@ pub(crate) async fn list_uploads(
                     checksum_type: upload.algorithm.as_ref().map(|_| checksum_type(upload.full)),
                     checksum_algorithm: upload.algorithm.map(ChecksumAlgorithm::from),
                     initiated: Some(begun),
-                    initiator: Some(Initiator { display_name: None, id: owner.id.clone() }),
+                    initiator: Some(Initiator {
+                        display_name: owner.display_name.clone(),
+                        id: owner.id.clone(),
+                    }),
                     key: Some(encoded(&key, url)),
                     owner: Some(owner.clone()),
                     storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),

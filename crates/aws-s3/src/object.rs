@@ -94,7 +94,7 @@ fn wire_metadata(record: &Record) -> Option<Metadata> {
     (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect())
 }
 
-fn length_i64(bytes: u64) -> Option<i64> {
+pub(crate) fn length_i64(bytes: u64) -> Option<i64> {
     i64::try_from(bytes).ok()
 }
 
@@ -235,7 +235,7 @@ pub(crate) async fn put(
     rooms.need_bucket(&bucket)?;
     let received = receive(&rooms.buckets, input.body.take(), announced).await?;
     let Received { draft, bytes, md5, sums } = received;
-    let record = Record { etag: md5, headers, tags, sums, parts: Vec::new() };
+    let record = Record { etag: md5, headers, tags, sums, ..Record::default() };
     let mut output = PutObjectOutput {
         e_tag: Some(record.etag()),
         checksum_type: record.sums.kind(),
@@ -560,7 +560,7 @@ pub(crate) async fn copy(
     let this = rooms.clone();
     let (record, meta) = blocking(move || {
         let (draft, md5, sums) = copy_bytes(&this, file, 0..found.meta.bytes, &algorithms)?;
-        let record = Record { etag: hex(&md5), headers, tags, sums, parts: Vec::new() };
+        let record = Record { etag: hex(&md5), headers, tags, sums, ..Record::default() };
         let meta =
             this.buckets.publish::<Fail>(draft, &bucket, &key, &record.bytes(), |_| Ok(()))?;
         Ok((record, meta))
@@ -708,47 +708,6 @@ fn delete_one(rooms: &Rooms, bucket: &str, object: &ObjectIdentifier) -> Result<
         }
     })?;
     Ok(())
-}
-
-pub(crate) async fn attributes(
-    rooms: &Rooms,
-    request: S3Request<GetObjectAttributesInput>,
-) -> S3Result<S3Response<GetObjectAttributesOutput>> {
-    let input = request.input;
-    check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
-    check_version(&input.version_id)?;
-    refuse_customer_key!(input);
-    let (_, found, record) = open(rooms, &input.bucket, &input.key).await?;
-    let mut output = GetObjectAttributesOutput {
-        last_modified: Some(wire_time(found.meta.modified_at)),
-        ..Default::default()
-    };
-    let asked = input.object_attributes.iter().flat_map(|names| names.as_str().split(','));
-    for asked in asked {
-        match asked.trim() {
-            "ETag" => output.e_tag = Some(record.etag()),
-            "ObjectSize" => output.object_size = length_i64(found.meta.bytes),
-            "StorageClass" => {
-                output.storage_class = Some(StorageClass::from_static(StorageClass::STANDARD));
-            }
-            "Checksum" if !record.sums.is_empty() => output.checksum = Some(record.sums.wire()),
-            "Checksum" => {}
-            "ObjectParts" if !record.parts.is_empty() => {
-                output.object_parts = Some(GetObjectAttributesParts {
-                    total_parts_count: i32::try_from(record.parts.len()).ok(),
-                    ..Default::default()
-                });
-            }
-            "ObjectParts" => {}
-            other => {
-                return Err(s3_error!(
-                    InvalidArgument,
-                    "Invalid attribute name specified: {other}"
-                ));
-            }
-        }
-    }
-    Ok(S3Response::new(output))
 }
 
 /// Tells a missing bucket from a missing key.

@@ -22,6 +22,12 @@ pub(crate) struct Record {
     /// The sizes of the parts, if it was uploaded in parts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) parts: Vec<u64>,
+    /// The parts' own checksums, if they have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) part_sums: Vec<String>,
+    /// The upload it came from, if it was uploaded in parts.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) upload: String,
 }
 
 /// The headers that are given back as they came.

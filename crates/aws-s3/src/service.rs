@@ -6,13 +6,17 @@ use objects::Buckets;
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
-use crate::{Settings, bucket, fail, multipart, object, tags};
+use crate::{Settings, attributes, bucket, fail, multipart, object, tags};
+
+/// The account's owner, as IAM calls the only user there is.
+const OWNER: &str = "root";
 
 /// What an operation works with.
 #[derive(Clone)]
 pub(crate) struct Rooms {
     pub(crate) buckets: Buckets,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) uploads: multipart::Locks,
 }
 
 impl Rooms {
@@ -22,7 +26,7 @@ impl Rooms {
     }
 
     pub(crate) fn owner(&self) -> Owner {
-        Owner { display_name: None, id: Some(self.settings.account_id.clone()) }
+        Owner { display_name: Some(OWNER.to_owned()), id: Some(self.settings.account_id.clone()) }
     }
 }
 
@@ -53,13 +57,14 @@ operations! {
     get_object_acl GetObjectAclInput GetObjectAclOutput => bucket::object_acl;
     list_objects ListObjectsInput ListObjectsOutput => bucket::list;
     list_objects_v2 ListObjectsV2Input ListObjectsV2Output => bucket::list_v2;
+    list_object_versions ListObjectVersionsInput ListObjectVersionsOutput => bucket::list_versions;
     put_object PutObjectInput PutObjectOutput => object::put;
     get_object GetObjectInput GetObjectOutput => object::get;
     head_object HeadObjectInput HeadObjectOutput => object::head;
     copy_object CopyObjectInput CopyObjectOutput => object::copy;
     delete_object DeleteObjectInput DeleteObjectOutput => object::delete;
     delete_objects DeleteObjectsInput DeleteObjectsOutput => object::delete_many;
-    get_object_attributes GetObjectAttributesInput GetObjectAttributesOutput => object::attributes;
+    get_object_attributes GetObjectAttributesInput GetObjectAttributesOutput => attributes::get;
     get_object_tagging GetObjectTaggingInput GetObjectTaggingOutput => tags::get_object;
     put_object_tagging PutObjectTaggingInput PutObjectTaggingOutput => tags::put_object;
     delete_object_tagging DeleteObjectTaggingInput DeleteObjectTaggingOutput => tags::delete_object;

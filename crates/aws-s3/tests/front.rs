@@ -173,7 +173,10 @@ async fn objects_keep_what_they_were_given() {
     shop.ask(("PUT", "/lake/n"), &class, b"1").await.refused(400, "InvalidStorageClass");
     shop.ask(("GET", "/lake/n"), &[], b"").await.refused(404, "NoSuchKey");
     shop.ask(("GET", "/none/n"), &[], b"").await.refused(404, "NoSuchBucket");
-    shop.ask(("PUT", "/lake/d/k/sub"), &[], b"1").await.refused(400, "InvalidArgument");
+    // An object beneath another is one by itself.
+    shop.ask(("PUT", "/lake/d/k/sub"), &[], b"beneath").await.fine();
+    assert_eq!(shop.ask(("GET", "/lake/d/k/sub"), &[], b"").await.fine().body, "beneath");
+    assert_eq!(shop.ask(("GET", "/lake/d/k"), &[], b"").await.fine().body, "other");
 }
 
 #[tokio::test]
@@ -210,6 +213,172 @@ async fn an_upload_in_parts_becomes_one_object() {
     assert!(done.body.contains("-2"), "{}", done.body);
     assert_eq!(shop.buckets.get("lake", "big").await.unwrap().len(), first.len() + 3);
     shop.ask(("DELETE", &target), &[], b"").await.refused(404, "NoSuchUpload");
+}
+
+impl Shop {
+    /// Begins an upload under a key.
+    async fn begin(&self, key: &str) -> String {
+        let begun = self.ask(("POST", &format!("/lake/{key}?uploads=")), &[], b"").await.fine();
+        begun.body.split("<UploadId>").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    }
+
+    /// Puts one part and tells its line of the list that completes the upload.
+    async fn part(&self, (key, id): (&str, &str), number: u32, body: &[u8]) -> String {
+        let target = format!("/lake/{key}?partNumber={number}&uploadId={id}");
+        let part = self.ask(("PUT", &target), &[], body).await.fine();
+        let etag = part.headers["etag"].to_str().unwrap();
+        format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+    }
+
+    async fn complete(&self, (key, id): (&str, &str), list: &str) -> Answer {
+        let body = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+        self.ask(("POST", &format!("/lake/{key}?uploadId={id}")), &[], body.as_bytes()).await
+    }
+
+    async fn abort(&self, (key, id): (&str, &str)) -> Answer {
+        self.ask(("DELETE", &format!("/lake/{key}?uploadId={id}")), &[], b"").await
+    }
+
+    /// Files below the uploads of the bucket.
+    fn upload_files(&self) -> usize {
+        let uploads = self._folder.path().join(".s3/lake/uploads");
+        let Ok(folders) = std::fs::read_dir(uploads) else { return 0 };
+        folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
+    }
+}
+
+#[tokio::test]
+async fn o7_a_lost_part_is_named_and_a_second_completion_changes_nothing() {
+    let shop = shop();
+    let id = shop.begin("k").await;
+    let upload = ("k", id.as_str());
+    let first = vec![1; 5 * 1024 * 1024];
+    let one = shop.part(upload, 1, &first).await;
+    let two = shop.part(upload, 2, b"end").await;
+    let lost = two.replace(">2<", ">3<");
+    shop.complete(upload, &(one.clone() + &lost)).await.refused(400, "InvalidPart");
+    std::fs::remove_file(shop._folder.path().join(format!(".s3/lake/uploads/{id}/00002"))).unwrap();
+    shop.complete(upload, &(one.clone() + &two)).await.refused(400, "InvalidPart");
+    assert!(shop.buckets.list("lake", "").await.unwrap().is_empty(), "something became visible");
+    // The client sends it again, and completes; its answer is lost and it asks again.
+    let list = one + &shop.part(upload, 2, b"end").await;
+    let told = shop.complete(upload, &list).await.fine().body;
+    assert_eq!(shop.complete(upload, &list).await.fine().body, told);
+    assert_eq!(shop.upload_files(), 0);
+    // Not once the object is another: the upload is of the past.
+    shop.ask(("PUT", "/lake/k"), &[], b"newer").await.fine();
+    shop.complete(upload, &list).await.refused(404, "NoSuchUpload");
+    assert_eq!(&shop.buckets.get("lake", "k").await.unwrap()[..], b"newer");
+    let target = format!("/lake/k?partNumber=3&uploadId={id}");
+    shop.ask(("PUT", &target), &[], b"late").await.refused(404, "NoSuchUpload");
+    assert_eq!(shop.upload_files(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn o7_parts_completions_and_aborts_race_and_leave_all_or_nothing() {
+    let shop = shop();
+    let (mut objects, mut aborted) = (0, 0);
+    for round in 0..20_u8 {
+        let key = format!("race/{round}");
+        let id = shop.begin(&key).await;
+        let upload = (key.as_str(), id.as_str());
+        let body = vec![round; 300_000];
+        let list = shop.part(upload, 1, &body).await;
+        let late = format!("/lake/{key}?partNumber=2&uploadId={id}");
+        let ends = [shop.complete(upload, &list), shop.complete(upload, &list)];
+        let abort = async {
+            // Sooner and later, so that either may win.
+            tokio::time::sleep(std::time::Duration::from_micros(u64::from(round) * 300)).await;
+            shop.abort(upload).await
+        };
+        let late = shop.ask(("PUT", &late), &[], b"late");
+        let (ends, abort, late) = futures::join!(futures::future::join_all(ends), abort, late);
+        let completed = ends.iter().filter(|end| end.status.is_success()).count();
+        let gone = |answer: &Answer| answer.body.contains("<Code>NoSuchUpload</Code>");
+        assert!(ends.iter().all(|end| end.status.is_success() || gone(end)), "{}", ends[0].body);
+        assert!(late.status.is_success() || gone(&late), "{}", late.body);
+        match abort.status.is_success() {
+            true => {
+                assert_eq!(completed, 0, "an aborted upload became an object");
+                assert!(shop.buckets.head("lake", &key).await.is_err());
+                aborted += 1;
+            }
+            false => {
+                assert!(gone(&abort) && completed == 2, "{completed} {}", abort.body);
+                assert_eq!(shop.buckets.get("lake", &key).await.unwrap(), body);
+                objects += 1;
+            }
+        }
+        assert_eq!(shop.upload_files(), 0, "parts were left over");
+    }
+    assert_eq!(objects + aborted, 20);
+    println!("{objects} became objects, {aborted} were aborted");
+}
+
+#[tokio::test]
+async fn o7_parts_that_nobody_wants_are_swept_after_a_week_of_rest() {
+    let shop = shop();
+    let id = shop.begin("k").await;
+    let list = shop.part(("k", &id), 1, b"part").await;
+    // A part whose upload is gone, as a crash could leave it.
+    let orphan = shop._folder.path().join(".s3/lake/uploads/0123");
+    std::fs::create_dir(&orphan).unwrap();
+    std::fs::write(orphan.join("00001"), b"part").unwrap();
+    let day = 24 * 60 * 60 * 1_000;
+    let in_days = |days: i64| Timestamp(SystemClock.now().millis() + days * day);
+    assert_eq!(aws_s3::UPLOAD_IDLE_DAYS_MAX, 7);
+    assert_eq!(shop.front.sweep_uploads(in_days(6)).unwrap(), 0);
+    assert_eq!(shop.upload_files(), 3);
+    assert_eq!(shop.front.sweep_uploads(in_days(8)).unwrap(), 2);
+    assert_eq!(shop.upload_files(), 0);
+    shop.complete(("k", &id), &list).await.refused(404, "NoSuchUpload");
+    assert_eq!(shop.front.sweep_uploads(in_days(8)).unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn d2_a_lister_that_reads_what_it_finds_sees_only_whole_objects() {
+    let shop = Arc::new(shop());
+    // Each object is one byte, many times; its length says which.
+    let body = |n: usize| vec![u8::try_from(n % 251).unwrap(); 100_000 + n];
+    let writer = {
+        let shop = shop.clone();
+        tokio::spawn(async move {
+            for n in 0..60 {
+                let key = format!("o/{}", n % 4);
+                match n % 3 {
+                    0 => {
+                        drop(shop.ask(("PUT", &format!("/lake/{key}")), &[], &body(n)).await.fine())
+                    }
+                    1 => {
+                        let id = shop.begin(&key).await;
+                        let list = shop.part((&key, &id), 1, &body(n)).await;
+                        shop.complete((&key, &id), &list).await.fine();
+                    }
+                    _ => drop(shop.buckets.put("lake", &key, body(n).into()).await.unwrap()),
+                }
+            }
+        })
+    };
+    let (mut reads, mut most) = (0, 0);
+    while !writer.is_finished() {
+        let page = shop.ask(("GET", "/lake?list-type=2&prefix=o%2F"), &[], b"").await.fine().body;
+        let keys: Vec<&str> =
+            page.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap()).collect();
+        assert!(keys.len() >= most, "an object vanished while it was replaced");
+        most = keys.len();
+        for key in keys {
+            let target = format!("/lake/{key}");
+            let request = signed(("AKIATEST", None, SystemClock.now()), ("GET", &target), &[], b"");
+            let answer = shop.front.handle(request).await;
+            assert!(answer.status().is_success(), "{key}: {}", answer.status());
+            let told: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+            let read = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+            assert!(read == body(told - 100_000), "{key} is torn");
+            reads += 1;
+        }
+    }
+    writer.await.unwrap();
+    assert!(most == 4 && reads > 10, "{reads} reads of {most} objects prove nothing");
 }
 
 #[tokio::test]

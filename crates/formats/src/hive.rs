@@ -48,7 +48,9 @@ pub fn from_arrow(data_type: &DataType) -> Result<String> {
         | DataType::FixedSizeBinary(_) => "binary".into(),
         DataType::Date32 => "date".into(),
         DataType::Date64 | DataType::Timestamp(_, _) => "timestamp".into(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
         DataType::List(item)
         | DataType::LargeList(item)
         | DataType::ListView(item)

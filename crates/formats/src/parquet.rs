@@ -17,7 +17,7 @@ use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use ::parquet::basic::{Compression, ZstdLevel};
 use ::parquet::errors::ParquetError;
-use ::parquet::file::metadata::KeyValue;
+use ::parquet::file::metadata::{ColumnChunkMetaData, KeyValue, ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{SortOptions, sort_to_indices};
@@ -309,7 +309,9 @@ impl Reader {
     /// Opens the file and reads its footer.
     ///
     /// # Errors
-    /// I/O errors, [`ErrorKind::Corrupt`] if this is no whole Parquet file.
+    /// I/O errors, [`ErrorKind::Corrupt`] if this is no whole Parquet file,
+    /// [`ErrorKind::Unsupported`] if its pages are packed as none are here: said now, and not
+    /// where its rows would be missing.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path)
             .map_err(|cause| Error::io(format!("opening {}", path.display()), cause))?;
@@ -317,6 +319,7 @@ impl Reader {
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
                 .map_err(|cause| corrupt(path, cause))
         })?;
+        check_codecs(path, metadata.metadata())?;
         Ok(Reader { path: path.to_owned(), file, metadata })
     }
 
@@ -452,6 +455,25 @@ impl Iterator for Batches {
             }
             Ok(None) => None,
             Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// Refuses pages that nothing here unpacks.
+fn check_codecs(path: &Path, metadata: &ParquetMetaData) -> Result<()> {
+    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let codec = |column: &ColumnChunkMetaData| column.compression();
+    match columns.map(codec).find(|codec| {
+        !matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_))
+    }) {
+        None => Ok(()),
+        Some(codec) => {
+            let name = codec.to_string();
+            Err(Error::unsupported(format!(
+                "{} holds pages packed with {}; write it with zstd, snappy or none",
+                path.display(),
+                name.split('(').next().unwrap_or_default()
+            )))
         }
     }
 }

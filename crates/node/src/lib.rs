@@ -58,6 +58,8 @@ pub const ADDRESS_FILE: &str = "server.json";
 /// needs are forgotten.
 const TURN: Duration = Duration::from_secs(1);
 const TURNS_PER_PRUNING: u64 = 5;
+/// Uploads rest for days before they are swept, so it need not be soon.
+const TURNS_PER_SWEEP: u64 = 600;
 /// Where the rooms keep their files, below the data directory.
 const JOURNAL_FOLDER: &str = "journal";
 const LAKE_FOLDER: &str = "lake";
@@ -258,10 +260,11 @@ impl Node {
             })
         };
         let web = self.web(&broker, destinations)?;
+        let s3 = web.s3.clone();
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
         let upkeep = tokio::spawn(upkeep::worker(Arc::downgrade(self), stopped.clone()));
-        let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), stopped));
+        let keeper = tokio::spawn(housekeeping(Arc::downgrade(self), s3, stopped));
         let tasks = vec![
             ("mqtt", plain),
             ("mqtts", secure),
@@ -494,9 +497,13 @@ impl delivery::Publisher for Republished {
     }
 }
 
-/// Notices steps of the wall clock, and forgets rule versions that every stream has passed. The
-/// streams trim the log themselves.
-async fn housekeeping(node: std::sync::Weak<Node>, mut stopped: watch::Receiver<bool>) {
+/// Notices steps of the wall clock, forgets rule versions that every stream has passed, and sweeps
+/// uploads that nobody finished. The streams trim the log themselves.
+async fn housekeeping(
+    node: std::sync::Weak<Node>,
+    s3: S3Front,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut turns = 0_u64;
     loop {
         {
@@ -512,7 +519,11 @@ async fn housekeeping(node: std::sync::Weak<Node>, mut stopped: watch::Receiver<
             continue;
         }
         let Some(node) = node.upgrade() else { return };
-        let work = tokio::task::spawn_blocking(move || node.streams.prune_rules());
+        let sweeper = turns.is_multiple_of(TURNS_PER_SWEEP).then(|| s3.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            node.streams.prune_rules()?;
+            sweeper.map_or(Ok(0), |s3| s3.sweep_uploads(node.clock.now()))
+        });
         if let Ok(Err(error)) = work.await {
             tracing::error!(%error, "housekeeping failed; it is tried again");
         }

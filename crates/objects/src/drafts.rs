@@ -2,7 +2,8 @@
 //!
 //! Keys that are no path below their bucket (`a//b`, `../x`, `folder/`) are objects here as
 //! well: they lie in the bucket's side folder under an escaped name, so that nothing is
-//! refused that S3 accepts and no key reaches outside. Engines that read the bucket's folder
+//! refused that S3 accepts and no key reaches outside. There lies, too, what came second of `k`
+//! and `k/sub`, since a path cannot be a file and a folder. Engines that read the bucket's folder
 //! see the plain ones only.
 
 use std::fs::File;
@@ -12,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base::{Error, Result, Timestamp};
+use base::{Error, ErrorKind, Result, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::attributes::{Attributes, RECORD, identity};
@@ -131,8 +132,15 @@ impl Buckets {
         check(&|| Ok(self.open_here(bucket, key)?.map(|(_, found)| found)))?;
         // A bucket removed meanwhile must not come back as a folder.
         self.bucket_folder(bucket)?;
-        let before = std::fs::symlink_metadata(&target).ok();
-        durable::into_place(&target, || std::fs::rename(&draft.path, &target))?;
+        let before = std::fs::symlink_metadata(&target).ok().filter(std::fs::Metadata::is_file);
+        let rename_to = |target: &Path| std::fs::rename(&draft.path, target);
+        match durable::into_place(&target, || rename_to(&target)) {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                let target = self.odd_file(bucket, key)?;
+                durable::into_place(&target, || rename_to(&target))?;
+            }
+            other => other?,
+        }
         if let Some(before) = before {
             self.attributes().forget(&before)?;
             self.sums.forget(&before)?;
@@ -284,13 +292,21 @@ impl Buckets {
                      bytes, which the file system does not take"
                 )));
             }
-            return Ok(folder.join(key));
+            let plain = folder.join(key);
+            let odd = if plain.is_file() { None } else { self.odd_file(bucket, key).ok() };
+            return Ok(odd.filter(|odd| odd.is_file()).unwrap_or(plain));
         }
+        self.odd_file(bucket, key)
+    }
+
+    /// Where an object lies whose key is no path, or whose path is taken.
+    fn odd_file(&self, bucket: &str, key: &str) -> Result<PathBuf> {
         let name = utf8_percent_encode(key, &PLAIN).to_string();
         if name.len() > NAME_BYTES_MAX {
             return Err(Error::invalid(format!(
-                "object key: a key with empty, '.' or '..' components or a slash at either end \
-                 may be {NAME_BYTES_MAX} bytes long once escaped"
+                "object key: a key with empty, '.' or '..' components, a slash at either end, or \
+                 beside another that it begins with (k and k/sub), may be {NAME_BYTES_MAX} bytes \
+                 long once escaped"
             )));
         }
         Ok(self.odd_folder(bucket).join(name))
@@ -319,6 +335,35 @@ mod tests {
         let mut draft = buckets.draft().unwrap();
         draft.write(b"x").unwrap();
         buckets.publish::<Error>(draft, "lake", key, attributes, |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_key_may_be_an_object_and_others_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let buckets = Buckets::open(folder.path()).unwrap();
+        buckets.create_bucket("lake").unwrap();
+        let keys = || {
+            let page = buckets.page("lake", &Listing { max: 9, ..Listing::default() }).unwrap();
+            page.entries.iter().map(|entry| entry.name().to_owned()).collect::<Vec<_>>()
+        };
+        let seen = |key: &str| buckets.find("lake", key).unwrap().and_then(|f| f.attributes);
+        for key in ["k", "k/sub", "m/sub", "m", "k/sub/deep", "z"] {
+            put(&buckets, key, key.as_bytes());
+            assert_eq!(seen(key), Some(key.into()), "{key}");
+        }
+        assert_eq!(keys(), ["k", "k/sub", "k/sub/deep", "m", "m/sub", "z"]);
+        put(&buckets, "m", b"again");
+        assert_eq!((seen("m"), seen("m/sub")), (Some(b"again".into()), Some(b"m/sub".into())));
+        // One that lies aside stays there when its path is free again: it is one object.
+        assert!(buckets.remove::<Error>("lake", "k", |_| Ok(())).unwrap());
+        put(&buckets, "k/sub", b"third");
+        assert_eq!(seen("k/sub"), Some(b"third".into()));
+        assert_eq!(keys(), ["k/sub", "k/sub/deep", "m", "m/sub", "z"]);
+        for key in keys() {
+            assert!(buckets.remove::<Error>("lake", &key, |_| Ok(())).unwrap(), "{key}");
+            assert_eq!(seen(&key), None);
+        }
+        assert_eq!(keys(), Vec::<String>::new());
     }
 
     #[test]

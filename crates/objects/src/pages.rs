@@ -181,7 +181,12 @@ impl<O: Iterator<Item = (String, PathBuf)>> Walk<'_, O> {
             let path = folder.join(name.trim_end_matches('/'));
             let full = match is_folder {
                 true => self.folder(&path, &key)?,
-                false => self.odd_before(Some(&key))? || self.take(&key, &path)?,
+                false => {
+                    let full = self.odd_before(Some(&key))?;
+                    // An engine wrote the key, too: what lies in the bucket's folder counts.
+                    self.odd.next_if(|(odd, _)| *odd == key);
+                    full || self.take(&key, &path)?
+                }
             };
             if full {
                 return Ok(true);

@@ -23,8 +23,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use lake::{
-    AsOf, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions,
-    Table, TableFile, Tail, UNNAMED, View,
+    AsOf, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned,
+    SqlOptions, Table, TableFile, Tail, UNNAMED, View,
 };
 use tokio::sync::Semaphore;
 
@@ -36,8 +36,8 @@ use crate::information::{self, INFORMATION_SCHEMA};
 use crate::lateral;
 use crate::meter::Meter;
 use crate::pool::{Pool, gave_up};
-use crate::read::{Picked, damage};
 use crate::reach::Reach;
+use crate::read::{Picked, damage};
 use crate::settle;
 use crate::statement::{self, CATALOG, Request, Show, Spelling, TableName};
 use crate::tables::{LakeTable, Reading};
@@ -180,7 +180,8 @@ impl Inner {
                 Ok(Scanned::default())
             }
             Request::Query { statement, tables, unnamed, moments } => {
-                let asked = Asked { tables: &tables, unnamed: &unnamed, moments: &moments, database };
+                let asked =
+                    Asked { tables: &tables, unnamed: &unnamed, moments: &moments, database };
                 self.query(*statement, asked, sink).await
             }
         }
@@ -380,8 +381,7 @@ impl Inner {
                         table.name
                     )));
                 };
-                let folder =
-                    loading.aside.folder(&format!("{}.{}", table.database, table.name))?;
+                let folder = loading.aside.folder(&format!("{}.{}", table.database, table.name))?;
                 let (tail, bytes_max) = (Arc::clone(tail), self.options.tail_bytes_max);
                 let files = self.lake.live_files(&table, tail, &folder, bytes_max).await?;
                 Ok((table, files))

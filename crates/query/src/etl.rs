@@ -64,9 +64,9 @@ async fn write_target(graph: &lower::Graph<'_>, spec: &EtlSpec, node: &Node) -> 
             let (mut writer, plan) = match (writer, sort::of(&plan)) {
                 // Sorted partition by partition, so that each is a small sort.
                 (text::TableWriter::Parquet(writer), Some((input, keys))) => {
-                    let mut sorter =
-                        sort::Sorter::new(writer, &keys, spec.memory_bytes, &context);
-                    let mut stream = execute_stream(input, Arc::clone(&context)).map_err(explain)?;
+                    let mut sorter = sort::Sorter::new(writer, &keys, spec.memory_bytes, &context);
+                    let mut stream =
+                        execute_stream(input, Arc::clone(&context)).map_err(explain)?;
                     while let Some(batch) = stream.next().await {
                         sorter.add(&settle::batch(&batch.map_err(explain)?, &schema)?)?;
                     }

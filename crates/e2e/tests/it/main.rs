@@ -20,6 +20,7 @@ mod models;
 mod peers;
 mod pipeline;
 mod questions;
+mod readers;
 mod remote;
 mod resend;
 mod retained;

@@ -39,7 +39,12 @@ impl Shape {
 }
 
 fn fields_of<'a>(fields: impl IntoIterator<Item = &'a Arc<Field>>) -> Result<Vec<(String, Kind)>> {
-    fields.into_iter().map(|field| Ok((field.name().clone(), kind(field.data_type())?))).collect()
+    let of_field = |field: &Arc<Field>| {
+        let kind = kind(field.data_type());
+        let named = kind.map_err(|error| error.context(format!("column {:?}", field.name())));
+        Ok((field.name().clone(), named?))
+    };
+    fields.into_iter().map(of_field).collect()
 }
 
 fn kind(data_type: &DataType) -> Result<Kind> {

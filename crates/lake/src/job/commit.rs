@@ -17,8 +17,8 @@ use std::path::{Component, Path};
 
 use arrow::datatypes::{Field, Schema};
 use base::{Error, ErrorKind, Result, Timestamp};
-use metastore::{Row, Transaction};
 use formats::csv::Header;
+use metastore::{Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::bookmark::{self, Input};

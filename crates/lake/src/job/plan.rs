@@ -13,7 +13,8 @@ use super::bookmark::{self, Input};
 use super::run::{JobRun, RunState, free, run_key, take, unfinished};
 use crate::lake::blocking;
 use crate::{
-    EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat, escape,
+    EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat,
+    escape,
 };
 
 /// Input objects that one run reads at most; the rest is left to the next run.

@@ -331,7 +331,8 @@ fn value_of(rows: &DataFrame, name: &str, also: &[NoValue]) -> Result<Expr> {
 /// An SQL expression by itself, as a part of a query to be made.
 pub(super) fn expression(text: &str) -> Result<String> {
     let dialect = GenericDialect {};
-    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|cause| unread(text, cause))?;
+    let mut parser =
+        Parser::new(&dialect).try_with_sql(text).map_err(|cause| unread(text, cause))?;
     let parsed = parser.parse_expr().map_err(|cause| unread(text, cause))?;
     match parser.peek_token().token {
         Token::EOF => Ok(format!("({parsed})")),
@@ -350,7 +351,8 @@ pub(super) fn quoted(name: &str) -> String {
 
 /// The query that puts computed columns in their place, or behind.
 fn derived(rows: &DataFrame, columns: &[Derived]) -> Result<String> {
-    let made = |one: &Derived| Ok(format!("{} AS {}", expression(&one.expression)?, quoted(&one.name)));
+    let made =
+        |one: &Derived| Ok(format!("{} AS {}", expression(&one.expression)?, quoted(&one.name)));
     let mut items = Vec::new();
     for name in names(rows) {
         items.push(match columns.iter().find(|one| one.name == name) {

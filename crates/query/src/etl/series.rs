@@ -11,9 +11,7 @@ use arrow::array::{
     UInt64Array,
 };
 use arrow::compute::{cast, concat_batches, filter_record_batch, take};
-use arrow::datatypes::{
-    DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType,
-};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::row::{RowConverter, Rows, SortField};
 use base::{Error, ErrorKind, Result};
 use datafusion::dataframe::DataFrame;
@@ -132,8 +130,12 @@ pub(super) fn without_row(batch: &RecordBatch) -> Result<RecordBatch> {
 }
 
 pub(super) fn schema_of(rows: &DataFrame) -> SchemaRef {
-    let fields: Vec<Field> =
-        rows.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<Field> = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 

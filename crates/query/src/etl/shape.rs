@@ -166,11 +166,8 @@ impl Graph<'_> {
         let kinds: Vec<DataType> =
             turned.iter().map(|&at| schema.field(at).data_type().clone()).collect();
         let kind = common_type(&kinds).ok_or_else(|| {
-            let shown: Vec<String> = columns
-                .iter()
-                .zip(&kinds)
-                .map(|(name, kind)| format!("{name:?} {kind}"))
-                .collect();
+            let shown: Vec<String> =
+                columns.iter().zip(&kinds).map(|(name, kind)| format!("{name:?} {kind}")).collect();
             Error::invalid(format!("no type holds the values of {}", shown.join(", ")))
         })?;
         let kept: Vec<usize> =
