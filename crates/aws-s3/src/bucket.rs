@@ -390,6 +390,7 @@ pub(crate) async fn list_versions(
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             after: key_marker.clone(),
+            as_of: None,
             max: input.max_keys,
             url,
             owner: true,

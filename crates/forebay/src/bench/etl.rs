@@ -30,7 +30,7 @@ use base::{SystemClock, usage};
 use bytes::Bytes;
 use lake::{
     Crawler, EtlResult, Job, Lake, Mapping, Node as Step, QueryEngine, RunOptions, SqlOptions,
-    TargetCompression,
+    TargetCompression, TargetFormat,
 };
 use node::{DATABASE, Node, Settings};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -299,6 +299,7 @@ impl World {
                 input: "sort".into(),
                 bucket: BUCKET.into(),
                 prefix: TARGET.into(),
+                format: TargetFormat::Parquet,
                 compression: TargetCompression::Zstd,
                 partition_keys: vec!["hour".into()],
                 database: DATABASE.into(),
@@ -311,6 +312,7 @@ impl World {
             nodes,
             bookmark: false,
             error_prefix: None,
+            max_retries: 0,
         })?;
         Ok(())
     }
