@@ -22,6 +22,7 @@ mod resend;
 mod retained;
 mod sessions;
 mod shadows;
+mod sheets;
 mod storage;
 mod topics;
 mod trial;
