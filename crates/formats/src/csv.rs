@@ -283,6 +283,12 @@ impl<R: Read> Scan<R> {
                     }
                     places.push(found);
                 }
+                if places.iter().all(Option::is_none) && !self.columns.is_empty() {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the header {names:?} names no column of the table"),
+                    ));
+                }
                 places
             }
         };

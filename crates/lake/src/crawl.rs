@@ -29,7 +29,7 @@ pub use settings::{
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use base::{Error, ErrorKind, Result, Timestamp};
-use formats::csv::Header;
+use formats::csv::{Dialect, Header};
 use futures::{StreamExt, TryStreamExt};
 use metastore::{Metastore, Row};
 use objects::ObjectMeta;
@@ -72,8 +72,8 @@ impl Row for CrawledObject {
 
 /// Whether an object can be part of a table, as far as a crawl found out.
 pub(crate) enum Fit {
-    /// It has this format.
-    Format(Format),
+    /// It has this format, and CSV this dialect.
+    Format(Format, Option<Dialect>),
     /// It cannot.
     Never,
     /// It was altered, and what it held is not known.
@@ -88,7 +88,7 @@ pub(crate) fn known_fits(
 ) -> Result<HashMap<String, (String, Fit)>> {
     let rows = store.list_prefix::<FitRow>(&format!("{bucket}/{prefix}"))?;
     let fit = |look: FitLook| match look {
-        FitLook::Understood { format } => Fit::Format(format),
+        FitLook::Understood { format, csv } => Fit::Format(format, csv),
         FitLook::NotUnderstood {} => Fit::Never,
         FitLook::Altered {} => Fit::Altered,
     };
@@ -109,7 +109,11 @@ struct FitRow {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum FitLook {
-    Understood { format: Format },
+    Understood {
+        format: Format,
+        #[serde(default)]
+        csv: Option<Dialect>,
+    },
     NotUnderstood {},
     Altered {},
 }

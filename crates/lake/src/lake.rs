@@ -181,7 +181,12 @@ impl Lake {
             }
             let fits = match known.get(&object.key) {
                 Some((etag, fit)) if *etag == object.etag => match fit {
-                    Fit::Format(format) => *format == table.format,
+                    // Who declared the table said how to read it; what a crawler keeps has only
+                    // what reads like the rest.
+                    Fit::Format(format, csv) => {
+                        *format == table.format
+                            && (!crate::crawl::is_kept(table) || *csv == table.csv)
+                    }
                     // Who declares a table of text knows better than a guess at its columns.
                     Fit::Never => table.format == Format::Csv && !crate::crawl::is_kept(table),
                     // Whoever reads the table has to be told.

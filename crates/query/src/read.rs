@@ -234,7 +234,8 @@ fn read_text(
     meter: &Meter,
     hand_out: Sink<'_>,
 ) -> Result<(), Damage> {
-    let input = formats::decode_object(Counted { inner: open(file)?, meter }, &file.key)?;
+    let counted = Counted { inner: open(file)?, meter, at: 0, counted: 0 };
+    let input = formats::decode_object(counted, &file.key)?;
     let data = picked.data_columns();
     let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
     let mut scan = picked.layout.scan(Some(&data), input, options)?;
@@ -258,23 +259,39 @@ fn read_text(
     }
 }
 
-/// Counts bytes on their way from the disk.
+/// Counts bytes on their way from the disk, each once: the first ones are read twice, to tell the
+/// packing.
 struct Counted<'a> {
     inner: File,
     meter: &'a Meter,
+    at: u64,
+    /// Everything before this place is counted.
+    counted: u64,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         let count = self.inner.read(out)?;
-        self.meter.bytes(count as u64);
+        let before = self.at;
+        self.at += count as u64;
+        // An archive is read from its end, which leaves a gap.
+        let new = match before <= self.counted {
+            true => {
+                let from = self.counted;
+                self.counted = from.max(self.at);
+                self.counted - from
+            }
+            false => count as u64,
+        };
+        self.meter.bytes(new);
         Ok(count)
     }
 }
 
 impl Seek for Counted<'_> {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.inner.seek(to)
+        self.at = self.inner.seek(to)?;
+        Ok(self.at)
     }
 }
 

@@ -93,3 +93,22 @@ fn the_bench_of_etl_converts_asks_and_agrees_with_duckdb() {
         assert!(why.contains("--peers"), "{why}");
     }
 }
+
+#[test]
+fn the_bench_of_the_lake_measures_every_step() {
+    let mut command = std::process::Command::new(e2e::binary());
+    command.args(["bench", "lake", "--json", "--objects", "300", "--bytes", "3000000"]);
+    command.env_remove("FOREBAY_DATA_DIR");
+    let output = e2e::run_within(&mut command, Duration::from_secs(120));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for step in ["crawl", "crawl_again", "query_raw", "convert", "query_parquet"] {
+        assert!(figures["steps"][step]["rss_bytes_max"].as_f64().unwrap() > 0.0, "{step}: {text}");
+    }
+    assert!(figures["records"].as_u64().unwrap() > 10_000, "{text}");
+    let scanned = |step: &str| figures["steps"][step]["bytes_scanned"].as_u64().unwrap();
+    assert_eq!(scanned("query_raw"), figures["bytes"].as_u64().unwrap());
+    assert!(scanned("query_raw_hour") < scanned("query_raw") / 2, "{text}");
+    assert!(scanned("query_parquet") < scanned("query_raw") / 2, "{text}");
+}

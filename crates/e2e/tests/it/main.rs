@@ -26,6 +26,7 @@ mod resend;
 mod retained;
 mod sessions;
 mod shadows;
+mod sheets;
 mod storage;
 mod topics;
 mod trial;

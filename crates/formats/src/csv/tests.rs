@@ -97,6 +97,10 @@ fn columns_are_found_by_the_header_or_by_their_place() {
         assert!(read("a int; b int", &named, text).0.is_empty());
     }
     let schema = schema("a int; b int");
+    let foreign = &b"a,b\n1,2\n"[..];
+    let mut scan = Scan::new(&schema, None, foreign, &named, ScanOptions::default()).unwrap();
+    let error = scan.next_batch(&mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("names no column of the table"), "{error}");
     let text = &b"a;b;c\n1;2\n3;4\n"[..];
     let mut scan = Scan::new(&schema, None, text, &named, ScanOptions::default()).unwrap();
     let error = scan.next_batch(&mut |_| {}).unwrap_err();

@@ -680,3 +680,70 @@ fn queries_reach_the_engine_as_written_but_for_the_catalog() {
         assert!(statement::parse(sql).is_err(), "{sql}");
     }
 }
+
+#[tokio::test]
+async fn tables_of_delimited_text_are_declared_as_athenas_users_do() {
+    let world = world();
+    let at = "LOCATION 's3://results/sheets/'";
+    for (name, rest) in [
+        ("plain", at.to_owned()),
+        (
+            "tabs",
+            format!("ROW FORMAT DELIMITED FIELDS TERMINATED BY '\\t' STORED AS TEXTFILE {at}"),
+        ),
+        (
+            "escaped",
+            format!(
+                "ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' ESCAPED BY '\\\\' LINES TERMINATED \
+                 BY '\\n' NULL DEFINED AS 'NA' {at} TBLPROPERTIES ('skip.header.line.count'='1')"
+            ),
+        ),
+        (
+            "quoted",
+            format!(
+                "ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde' WITH \
+                 SERDEPROPERTIES ('separatorChar' = ';', 'quoteChar' = '\"') STORED AS TEXTFILE \
+                 {at} TBLPROPERTIES ('classification'='csv', 'skip.header.line.count'='2')"
+            ),
+        ),
+        (
+            "lazy",
+            format!(
+                "ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.lazy.LazySimpleSerDe' WITH \
+                 SERDEPROPERTIES ('field.delim' = '|', 'serialization.format' = '|') \
+                 STORED AS INPUTFORMAT 'org.apache.hadoop.mapred.TextInputFormat' OUTPUTFORMAT \
+                 'org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat' {at}"
+            ),
+        ),
+    ] {
+        lines(&world, &format!("CREATE EXTERNAL TABLE {name} (a int, b string) {rest}")).await;
+    }
+    let csv = |name: &str| {
+        let table = world.rooms.lake.catalog().get_table("factory", name).unwrap();
+        assert_eq!(table.format, lake::Format::Csv);
+        table.csv.unwrap()
+    };
+    assert_eq!((csv("plain").delimiter, csv("plain").quote), (1, None));
+    assert_eq!((csv("tabs").delimiter, csv("tabs").null.as_deref()), (b'\t', Some("\\N")));
+    let escaped = csv("escaped");
+    assert_eq!((escaped.escape, escaped.null.as_deref()), (Some(b'\\'), Some("NA")));
+    assert_eq!(escaped.header, formats::csv::Header::Skip(1));
+    let quoted = csv("quoted");
+    assert_eq!((quoted.delimiter, quoted.quote, quoted.escape), (b';', Some(b'"'), Some(b'\\')));
+    assert_eq!(quoted.header, formats::csv::Header::Skip(2));
+    assert_eq!(csv("lazy").delimiter, b'|');
+    let shown =
+        json!({"CatalogName": "AwsDataCatalog", "DatabaseName": "factory", "TableName": "quoted"});
+    let shown = ok(&world, "GetTableMetadata", shown).await;
+    let serde = &shown["TableMetadata"]["Parameters"]["serde.serialization.lib"];
+    assert_eq!(*serde, "org.apache.hadoop.hive.serde2.OpenCSVSerde");
+    let why = failure(
+        &world,
+        &format!(
+            "CREATE EXTERNAL TABLE x (a int) ROW FORMAT SERDE \
+             'org.apache.hadoop.hive.serde2.OpenCSVSerde' WITH SERDEPROPERTIES ('x' = 'y') {at}"
+        ),
+    )
+    .await;
+    assert!(why.contains("\"x\" = \"y\""), "{why}");
+}

@@ -851,3 +851,6 @@ fn metrics(rooms: &Rooms, crawler: &Crawler) -> Result<Value, Fault> {
         "TablesDeleted": sum(|crawl| crawl.tables_deprecated),
     }))
 }
+
+#[cfg(test)]
+mod tests;
