@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::Server;
+use e2e::aws::{Tools, User};
 
 use crate::pipeline;
 
@@ -184,6 +185,47 @@ const ENDLESS: &[&str] = &[
      WHERE json_extract_scalar(a.note || b.note || c.note, '$.a') = 'x'",
 ];
 
+/// From a second on the server does next to nothing.
+fn expect_rest(server: &Server, after_what: &str) {
+    std::thread::sleep(Duration::from_secs(1));
+    let before = server.cpu_time();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = server.cpu_time() - before;
+    println!("{used:?} of processor in 2 s, from a second after the end of: {after_what}");
+    assert!(used < Duration::from_millis(400), "{used:?} after the end of: {after_what}");
+}
+
+#[test]
+fn e4_a_query_that_is_stopped_over_the_api_uses_no_processor() {
+    let Some(tools) = Tools::find("StopQueryExecution") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let server = prepared(folder.path());
+    let user = User::new(&tools, &server, &folder.path().join("user"));
+    for sql in ENDLESS {
+        let started = user.aws(&[
+            "athena",
+            "start-query-execution",
+            "--query-string",
+            sql,
+            "--query-execution-context",
+            "Database=forebay",
+            "--result-configuration",
+            "OutputLocation=s3://lake/answers/",
+            "--output",
+            "text",
+        ]);
+        let id = started.trim();
+        let before = server.cpu_time();
+        e2e::wait_for("the query to work", Duration::from_secs(30), || {
+            server.cpu_time() - before > Duration::from_millis(500)
+        });
+        user.aws(&["athena", "stop-query-execution", "--query-execution-id", id]);
+        expect_rest(&server, sql);
+        let told = user.aws(&["athena", "get-query-execution", "--query-execution-id", id]);
+        assert!(told.contains("CANCELLED"), "{told}");
+    }
+}
+
 #[test]
 fn e4_a_query_nobody_waits_for_any_more_uses_no_processor() {
     let folder = tempfile::tempdir().unwrap();
@@ -202,12 +244,7 @@ fn e4_a_query_nobody_waits_for_any_more_uses_no_processor() {
         });
         client.kill().unwrap();
         client.wait().unwrap();
-        std::thread::sleep(Duration::from_secs(1));
-        let after = server.cpu_time();
-        std::thread::sleep(Duration::from_secs(2));
-        let used = server.cpu_time() - after;
-        println!("{used:?} of processor in 2 s, from a second after: {sql}");
-        assert!(used < Duration::from_millis(400), "{used:?} after it was dropped: {sql}");
+        expect_rest(&server, sql);
     }
     let rows = server.forebay(&["lake", "sql", "SELECT count(*) FROM raw_readings"]);
     assert_eq!(rows["rows"][0][0], 20_000);

@@ -33,6 +33,7 @@ fn answers_are_duckdbs(source: &str, expect: Option<&str>) {
     pipeline::create_job(&server);
     let run = server.forebay(&pipeline::RUN);
     assert_eq!(run["rows_out"].to_string(), sent.trim(), "{run}");
+    less_is_read_of_parquet(&server, sent.trim());
     let questions: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/beijing.sql");
     let said = e2e::run_python(
         &python,
@@ -58,6 +59,39 @@ fn answers_are_duckdbs(source: &str, expect: Option<&str>) {
         said["wrong"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(said["questions"].as_u64() >= Some(30), "{said}");
+}
+
+/// `lake compare` reads all rows in each format, and of a column no more than the format makes
+/// it read.
+fn less_is_read_of_parquet(server: &Server, rows: &str) {
+    let compared = server.forebay(&["lake", "compare", "raw_readings", "--max-mb", "1024"]);
+    assert_eq!(
+        (compared["rows"].to_string().as_str(), &compared["whole"]),
+        (rows, &Value::Bool(true))
+    );
+    let number = |format: usize, name: &str| compared["formats"][format][name].as_f64().unwrap();
+    for (format, name) in ["json", "csv", "parquet"].iter().enumerate() {
+        assert_eq!(compared["formats"][format]["format"], *name);
+        let cpu = number(format, "load_cpu_seconds");
+        println!(
+            "{name}: {} bytes, loaded in {cpu:.3} s of processor, {} bytes read for {}",
+            number(format, "bytes"),
+            number(format, "query_bytes"),
+            compared["column"]
+        );
+    }
+    // Text is read whole whatever is asked.
+    for format in [0, 1] {
+        let (all, read) = (number(format, "bytes"), number(format, "query_bytes"));
+        assert!((read - all).abs() <= all / 100.0 + 4096.0, "{compared}");
+    }
+    assert!(number(1, "bytes") < number(0, "bytes"), "{compared}");
+    assert!(number(2, "bytes") < number(1, "bytes"), "{compared}");
+    assert!(number(2, "query_bytes") < number(2, "bytes") / 2.0, "{compared}");
+    let few = server.forebay(&["lake", "compare", "forebay.readings", "--max-mb", "1"]);
+    assert!(few["rows"].as_u64() > Some(0), "{few}");
+    let (code, said) = e2e::refusal(&server.data_dir, &["lake", "compare", "nothing"]);
+    assert_eq!(code, 3, "{said}");
 }
 
 fn path_in(folder: &Path, name: &str) -> String {

@@ -288,6 +288,7 @@ impl<'a> Graph<'a> {
         }
         spelling.apply(&mut statement);
         let plan = session.state().statement_to_plan(*statement).await.map_err(explain)?;
+        let plan = crate::lateral::unnested(plan).map_err(explain)?;
         Ok(DataFrame::new(session.state(), plan))
     }
 }
