@@ -12,6 +12,7 @@
 //!   objects by their key. A file of sorted files is sorted in runs, one behind the other, and its
 //!   row groups' statistics tell them apart; merging the runs would cost memory for each.
 //! * Rows are counted in what was read and in what was written, and compared.
+//! * What was altered since it was written is left alone, and so keeps its checksum.
 //! * Files that are young, that a run reads or that somebody is about to put again are left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,22 +194,31 @@ impl Lake {
                 leave("its files belong to more than one partition");
                 continue;
             }
-            let mut inputs = Vec::new();
+            let mut small_files = Vec::new();
             for file in files {
                 let old = modified_at(&file.path)
                     .is_some_and(|at| at <= now.millis() - options.age_ms_min);
                 if file.bytes < options.small_file_bytes && old && !busy(&file.bucket, &file.key) {
-                    let written = known.get(&file.key);
-                    let order = written.map_or(0, |file| file.commit_added);
-                    let name = file.key[folder.len()..].to_owned();
-                    let rows = written.map(|file| file.rows);
-                    let TableFile { path, etag, bytes, .. } = file;
-                    inputs.push((order, CompactInput { name, path, etag, bytes, rows }));
+                    small_files.push(file);
                 }
             }
-            if inputs.len() < options.files_min.max(2) {
+            if small_files.len() < options.files_min.max(2) {
                 leave("its small files are young or in use");
                 continue;
+            }
+            // What was altered must not get a new checksum by being joined.
+            for (index, error) in self.verify(&small_files).await?.into_iter().rev() {
+                leave(&error.to_string());
+                small_files.remove(index);
+            }
+            let mut inputs = Vec::with_capacity(small_files.len());
+            for file in small_files {
+                let written = known.get(&file.key);
+                let order = written.map_or(0, |file| file.commit_added);
+                let name = file.key[folder.len()..].to_owned();
+                let rows = written.map(|file| file.rows);
+                let TableFile { path, etag, bytes, .. } = file;
+                inputs.push((order, CompactInput { name, path, etag, bytes, rows }));
             }
             inputs.sort_by(|(a, first), (b, second)| (a, &first.name).cmp(&(b, &second.name)));
             inputs.truncate(INPUTS_MAX);
