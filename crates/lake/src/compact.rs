@@ -19,7 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use base::{Error, ErrorKind, Result, Timestamp};
 use formats::Compression;
 use formats::parquet::{Codec, Reader as ParquetReader, Writer, WriterOptions};
@@ -489,7 +492,7 @@ struct Alike {
 
 #[derive(Clone, PartialEq)]
 enum Kind {
-    Parquet(arrow::datatypes::SchemaRef, Codec),
+    Parquet(SchemaRef, Codec),
     Json(Compression),
 }
 
@@ -544,12 +547,17 @@ fn ending(name: &str) -> String {
     name[at..].to_owned()
 }
 
+/// The columns of a file, without the notes that each run leaves in it.
+fn columns_of(reader: &ParquetReader) -> SchemaRef {
+    Arc::new(Schema::new(reader.schema().fields().clone()))
+}
+
 fn look_parquet(input: &CompactInput) -> Result<(Kind, u64)> {
     let reader = ParquetReader::open(&input.path)?;
     let codec = reader.codec().ok_or_else(|| {
         Error::unsupported("its pages are packed in more than one way, or in one we do not write")
     })?;
-    Ok((Kind::Parquet(reader.schema(), codec), reader.rows()))
+    Ok((Kind::Parquet(columns_of(&reader), codec), reader.rows()))
 }
 
 fn look_json(input: &CompactInput) -> Result<(Kind, u64)> {
@@ -590,13 +598,17 @@ impl<R: Read> Read for LastByte<R> {
 
 fn join_parquet(path: &Path, inputs: &[CompactInput], codec: Codec) -> Result<()> {
     let Some(first) = inputs.first() else { return Ok(()) };
-    let schema = ParquetReader::open(&first.path)?.schema();
+    let schema = columns_of(&ParquetReader::open(&first.path)?);
     let metadata = vec![("forebay.compacted".to_owned(), inputs.len().to_string())];
     let options = WriterOptions { codec, metadata, ..WriterOptions::default() };
-    let mut writer = Writer::create(path, schema, &options)?;
+    let mut writer = Writer::create(path, Arc::clone(&schema), &options)?;
     for input in inputs {
         for batch in ParquetReader::open(&input.path)?.batches(None, BATCH_ROWS)? {
-            writer.write(&batch?)?;
+            let columns = batch?.columns().to_vec();
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|cause| {
+                Error::internal(format!("{} has other columns: {cause}", input.path.display()))
+            })?;
+            writer.write(&batch)?;
         }
     }
     writer.close().map(drop)

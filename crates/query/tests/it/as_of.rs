@@ -71,7 +71,8 @@ async fn e2_a_table_is_read_as_of_a_commit_or_a_time_before_and_after_compaction
     assert_eq!(world.rows(snapshots).await, ["append|3|30|0", "replace|2|30|30"]);
     let files = "SELECT partition, record_count, file_format FROM \"curated$files\" ORDER BY 1";
     assert_eq!(world.rows(files).await, ["device=d0|15|PARQUET", "device=d1|15|PARQUET"]);
-    let partitions = "SELECT device, file_count, record_count FROM \"curated$partitions\" ORDER BY 1";
+    let partitions =
+        "SELECT device, file_count, record_count FROM \"curated$partitions\" ORDER BY 1";
     assert_eq!(world.rows(partitions).await, ["d0|1|15", "d1|1|15"]);
     for (sql, kind, said) in [
         ("SELECT * FROM curated FOR VERSION AS OF 9", ErrorKind::NotFound, "newest is 5"),
