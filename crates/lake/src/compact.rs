@@ -12,13 +12,17 @@
 //!   objects by their key. A file of sorted files is sorted in runs, one behind the other, and its
 //!   row groups' statistics tell them apart; merging the runs would cost memory for each.
 //! * Rows are counted in what was read and in what was written, and compared.
+//! * What was altered since it was written is left alone, and so keeps its checksum.
 //! * Files that are young, that a run reads or that somebody is about to put again are left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use base::{Error, ErrorKind, Result, Timestamp};
 use formats::Compression;
 use formats::parquet::{Codec, Reader as ParquetReader, Writer, WriterOptions};
@@ -193,22 +197,31 @@ impl Lake {
                 leave("its files belong to more than one partition");
                 continue;
             }
-            let mut inputs = Vec::new();
+            let mut small_files = Vec::new();
             for file in files {
                 let old = modified_at(&file.path)
                     .is_some_and(|at| at <= now.millis() - options.age_ms_min);
                 if file.bytes < options.small_file_bytes && old && !busy(&file.bucket, &file.key) {
-                    let written = known.get(&file.key);
-                    let order = written.map_or(0, |file| file.commit_added);
-                    let name = file.key[folder.len()..].to_owned();
-                    let rows = written.map(|file| file.rows);
-                    let TableFile { path, etag, bytes, .. } = file;
-                    inputs.push((order, CompactInput { name, path, etag, bytes, rows }));
+                    small_files.push(file);
                 }
             }
-            if inputs.len() < options.files_min.max(2) {
+            if small_files.len() < options.files_min.max(2) {
                 leave("its small files are young or in use");
                 continue;
+            }
+            // What was altered must not get a new checksum by being joined.
+            for (index, error) in self.verify(&small_files).await?.into_iter().rev() {
+                leave(&error.to_string());
+                small_files.remove(index);
+            }
+            let mut inputs = Vec::with_capacity(small_files.len());
+            for file in small_files {
+                let written = known.get(&file.key);
+                let order = written.map_or(0, |file| file.commit_added);
+                let name = file.key[folder.len()..].to_owned();
+                let rows = written.map(|file| file.rows);
+                let TableFile { path, etag, bytes, .. } = file;
+                inputs.push((order, CompactInput { name, path, etag, bytes, rows }));
             }
             inputs.sort_by(|(a, first), (b, second)| (a, &first.name).cmp(&(b, &second.name)));
             inputs.truncate(INPUTS_MAX);
@@ -479,7 +492,7 @@ struct Alike {
 
 #[derive(Clone, PartialEq)]
 enum Kind {
-    Parquet(arrow::datatypes::SchemaRef, Codec),
+    Parquet(SchemaRef, Codec),
     Json(Compression),
 }
 
@@ -534,12 +547,17 @@ fn ending(name: &str) -> String {
     name[at..].to_owned()
 }
 
+/// The columns of a file, without the notes that each run leaves in it.
+fn columns_of(reader: &ParquetReader) -> SchemaRef {
+    Arc::new(Schema::new(reader.schema().fields().clone()))
+}
+
 fn look_parquet(input: &CompactInput) -> Result<(Kind, u64)> {
     let reader = ParquetReader::open(&input.path)?;
     let codec = reader.codec().ok_or_else(|| {
         Error::unsupported("its pages are packed in more than one way, or in one we do not write")
     })?;
-    Ok((Kind::Parquet(reader.schema(), codec), reader.rows()))
+    Ok((Kind::Parquet(columns_of(&reader), codec), reader.rows()))
 }
 
 fn look_json(input: &CompactInput) -> Result<(Kind, u64)> {
@@ -580,13 +598,17 @@ impl<R: Read> Read for LastByte<R> {
 
 fn join_parquet(path: &Path, inputs: &[CompactInput], codec: Codec) -> Result<()> {
     let Some(first) = inputs.first() else { return Ok(()) };
-    let schema = ParquetReader::open(&first.path)?.schema();
+    let schema = columns_of(&ParquetReader::open(&first.path)?);
     let metadata = vec![("forebay.compacted".to_owned(), inputs.len().to_string())];
     let options = WriterOptions { codec, metadata, ..WriterOptions::default() };
-    let mut writer = Writer::create(path, schema, &options)?;
+    let mut writer = Writer::create(path, Arc::clone(&schema), &options)?;
     for input in inputs {
         for batch in ParquetReader::open(&input.path)?.batches(None, BATCH_ROWS)? {
-            writer.write(&batch?)?;
+            let columns = batch?.columns().to_vec();
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|cause| {
+                Error::internal(format!("{} has other columns: {cause}", input.path.display()))
+            })?;
+            writer.write(&batch)?;
         }
     }
     writer.close().map(drop)

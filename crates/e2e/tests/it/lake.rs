@@ -247,6 +247,9 @@ fn settled(server: &Server, ledgers: &[Ledger]) -> account::Account {
         server.forebay(&["lake", "sql", "SELECT count(*), count(DISTINCT seq) FROM raw_readings"]);
     assert_eq!(raw["rows"][0][0].as_u64(), Some(account.rows), "the raw objects");
     assert_eq!(raw["rows"][0][1].as_u64(), Some(account.rows), "the raw objects");
+    // Compaction has done its work: each device's partition is one file.
+    let files = server.forebay(&["lake", "sql", "SELECT count(*) FROM \"readings$files\""]);
+    assert!(files["rows"][0][0].as_u64() <= Some(2), "{files}");
     account
 }
 

@@ -1,6 +1,7 @@
 //! E1, E2 and D2 of compaction, retention and AS OF: whatever is asked of a table while its files
 //! give way to others, and wherever that is killed, the rows are the same.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -231,6 +232,14 @@ async fn busy_young_damaged_and_foreign_objects_are_left_alone() {
     assert_eq!(result.left[0].0, "c");
     let refused = world.lake.finish_compaction(&spec, &result, &busy).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    // An object that was altered keeps the checksum that tells so.
+    world.put("raw/e", "{\"n\":4}").await;
+    let path = world.lake.buckets().local_path("bkt", "raw/e").unwrap();
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all(b"{\"n\":5}").unwrap();
+    let plan = world.lake.plan_compaction(&table, &all(), &idle).await.unwrap();
+    assert!(plan.left[0].1.contains("raw/e was altered"), "{:?}", plan.left);
+    assert!(plan.specs[0].merges.iter().flatten().all(|input| input.name != "e"));
+    world.lake.buckets().delete("bkt", "raw/e").await.unwrap();
     let spec = world.lake.plan_compaction(&table, &all(), &idle).await.unwrap().specs.remove(0);
     let done = world.lake.finish_compaction(&spec, &compact(&spec).unwrap(), &idle).await.unwrap();
     assert_eq!(done.unwrap().files_before, 2);

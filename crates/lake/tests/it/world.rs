@@ -137,7 +137,8 @@ pub(crate) fn engine(spec: &EtlSpec) -> EtlResult {
         let input = formats::decode(std::fs::File::open(&file.path).unwrap()).unwrap();
         let mut scan = Scan::new(&schema, None, input, ScanOptions::default()).unwrap();
         let path = format!("{index}.parquet");
-        let options = WriterOptions::default();
+        let metadata = vec![("forebay.run".to_owned(), spec.run_id.clone())];
+        let options = WriterOptions { metadata, ..WriterOptions::default() };
         let mut writer =
             Writer::create(&spec.staging.join(&path), scan.schema(), &options).unwrap();
         let mut bad = Vec::new();
