@@ -34,4 +34,4 @@ pub use auth::Caller;
 pub use destinations::Destinations;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
-pub use services::{CatalogSchemas, JobRuns, Queries, RunJob, Trainings};
+pub use services::{CatalogSchemas, JobRuns, Queries, RunJob, Trainings, start_job_for};

@@ -16,8 +16,13 @@ pub(crate) mod node;
 mod plan;
 pub mod quality;
 mod run;
+mod trigger;
 
 pub use commit::Recovered;
 pub(crate) use commit::refuse_while_written;
 pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
 pub use run::{JobRun, RunState};
+pub use trigger::{
+    Cause, Condition, EVERY_SECS, Firing, RETRIES_MAX, Retry, Trigger, TriggerAction, TriggerState,
+    When,
+};

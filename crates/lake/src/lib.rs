@@ -23,6 +23,7 @@ mod glob;
 mod hive_path;
 mod job;
 mod lake;
+mod schedule;
 mod spec;
 
 pub use catalog::{
@@ -40,6 +41,10 @@ pub use job::node::{
     Node, OutlierMethod, QualityOutput, QuarantineRule, Range, TargetCompression, TargetFormat,
 };
 pub use job::quality;
-pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
+pub use job::{
+    Cause, Condition, EVERY_SECS, Firing, INPUTS_PER_RUN_MAX, JobRun, Planned, RETRIES_MAX,
+    Recovered, Retry, RunOptions, RunState, Trigger, TriggerAction, TriggerState, When,
+};
 pub use lake::{Lake, TableFile, partition_values};
+pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};

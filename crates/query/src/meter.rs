@@ -82,7 +82,13 @@ impl Meter {
     }
 
     /// A row was set aside by a node: its place among the rows that the node saw, and the row.
-    pub(crate) fn quarantine(&self, node: &str, place: u64, reason: &str, row: &[u8]) -> Result<()> {
+    pub(crate) fn quarantine(
+        &self,
+        node: &str,
+        place: u64,
+        reason: &str,
+        row: &[u8],
+    ) -> Result<()> {
         self.keep(("", node), place, reason, row)
     }
 

@@ -18,7 +18,7 @@ mod sts;
 pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
 pub use firehose::CatalogSchemas;
-pub use glue::{JobRuns, RunJob};
+pub use glue::{JobRuns, RunJob, start_for as start_job_for};
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one

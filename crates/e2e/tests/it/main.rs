@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod demo;
 mod input;
+mod jobs;
 mod metrics;
 mod models;
 mod peers;

@@ -323,9 +323,9 @@ fn check_packing(format: TargetFormat, compression: TargetCompression) -> Result
         (TargetFormat::Parquet, Gzip | None) => Err(Error::unsupported(format!(
             "compression {compression:?} of Parquet; use zstd or snappy"
         ))),
-        (TargetFormat::Json | TargetFormat::Csv, Snappy) => Err(Error::unsupported(
-            "compression snappy of JSON or CSV; use zstd, gzip or none",
-        )),
+        (TargetFormat::Json | TargetFormat::Csv, Snappy) => {
+            Err(Error::unsupported("compression snappy of JSON or CSV; use zstd, gzip or none"))
+        }
         _ => Ok(()),
     }
 }

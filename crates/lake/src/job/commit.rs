@@ -26,8 +26,8 @@ use super::run::{Active, JobRun, RunState, free, run_key, unfinished};
 use crate::catalog::{add_partitions, create_table, no_database, rows_of, table_key, update_table};
 use crate::lake::blocking;
 use crate::{
-    Column, Database, EtlResult, FileSource, Lake, Partition, SetAsideWriter, StagedFile,
-    Table, WrittenFile, check_columns, partition_folder,
+    Column, Database, EtlResult, FileSource, Lake, Partition, SetAsideWriter, StagedFile, Table,
+    WrittenFile, check_columns, partition_folder,
 };
 
 /// A run that will be finished, come what may.

@@ -10,13 +10,18 @@ use uuid::Uuid;
 
 use super::bookmark::{self, Input};
 use super::run::{JobRun, RunState, free, run_key, take, unfinished};
+use super::trigger::Cause;
 use crate::lake::blocking;
 use crate::{
-    EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat, escape,
+    EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat,
+    escape,
 };
 
 /// Input objects that one run reads at most; the rest is left to the next run.
 pub const INPUTS_PER_RUN_MAX: usize = 20_000;
+
+/// Objects of each source that a preview reads at most.
+const PREVIEW_FILES: usize = 500;
 
 /// Altered objects that a run names; beyond that it counts.
 const ALTERED_NAMED_MAX: usize = 100;
@@ -115,10 +120,21 @@ impl Lake {
     ///
     /// [`ErrorKind::Conflict`] while another run of the job is not over.
     pub async fn start_run(&self, job: &str, options: &RunOptions) -> Result<Planned> {
+        self.start_run_for(job, options, &Cause::Asked).await
+    }
+
+    /// As [`Lake::start_run`], for a cause that is crossed off in the transaction that takes the
+    /// job.
+    pub async fn start_run_for(
+        &self,
+        job: &str,
+        options: &RunOptions,
+        cause: &Cause,
+    ) -> Result<Planned> {
         let job = self.get_job(job)?;
         let run_id = format!("jr_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let run = JobRun::new(run_id, &job.name, self.clock().now());
-        self.store().transact(|transaction| take(transaction, &run))?;
+        let run = self.store().transact(|transaction| take(transaction, &run, cause))?;
         let name = job.name.clone();
         let planned = match self.find_work(job).await {
             Ok(work) => self.store_plan(&run.run_id, work, options),
@@ -127,6 +143,35 @@ impl Lake {
         planned.or_else(|error| {
             self.fail_run(&name, &run.run_id, &error.to_string())?;
             Err(error)
+        })
+    }
+
+    /// What a preview of a job's graph reads: the first objects of each source, whether or not
+    /// a run has read them. The job need not be stored, nor its target exist.
+    pub async fn plan_preview(&self, job: &Job) -> Result<EtlSpec> {
+        job.check()?;
+        let mut sources = Vec::new();
+        for node in &job.nodes {
+            let Node::Source { id, database, table, .. } = node else { continue };
+            let table = self.catalog().get_table(database, table)?;
+            let mut files = self.files(&table).await?;
+            files.sort_by(|a, b| a.key.cmp(&b.key));
+            files.truncate(PREVIEW_FILES);
+            for (index, error) in self.verify(&files).await?.iter().rev() {
+                let file = files.remove(*index);
+                tracing::error!(job = job.name, key = file.key, %error, "a preview leaves an object out");
+            }
+            sources.push(SourceInput { node: id.clone(), table, files });
+        }
+        let options = RunOptions::default();
+        Ok(EtlSpec {
+            run_id: "preview".to_owned(),
+            job: job.clone(),
+            sources,
+            staging: PathBuf::new(),
+            target_file_bytes: options.target_file_bytes,
+            memory_bytes: options.memory_bytes,
+            started_at: self.clock().now(),
         })
     }
 
@@ -142,7 +187,7 @@ impl Lake {
         };
         let mut room = INPUTS_PER_RUN_MAX;
         for node in &job.nodes {
-            let Node::Source { id, database, table } = node else { continue };
+            let Node::Source { id, database, table, .. } = node else { continue };
             let table = self.catalog().get_table(database, table)?;
             check_apart(&job, &table)?;
             let mut files = self.files(&table).await?;

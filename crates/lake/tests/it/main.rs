@@ -6,4 +6,5 @@ mod crash;
 mod crawl;
 mod graph;
 mod run;
+mod triggers;
 mod world;

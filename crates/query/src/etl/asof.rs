@@ -192,8 +192,8 @@ impl Merge {
             let (key, at) = (keys.get(row), times.value(row));
             self.right.advance(key, at).await?;
             let last = self.right.last.as_ref();
-            let found = last
-                .filter(|last| last.key == key && at.saturating_sub(last.at) <= self.tolerance);
+            let found =
+                last.filter(|last| last.key == key && at.saturating_sub(last.at) <= self.tolerance);
             let Some(found) = found else {
                 indices.push(None);
                 continue;

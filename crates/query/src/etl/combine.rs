@@ -97,9 +97,9 @@ impl Graph<'_> {
         let make: Make = Arc::new(move |inputs| {
             let of = Arc::clone(&of);
             let shaped = Arc::clone(&of);
-            let rows = futures::stream::iter(inputs).flatten().map(move |batch| {
-                batch.and_then(|batch| shape(&batch, &shaped).map_err(wrap))
-            });
+            let rows = futures::stream::iter(inputs)
+                .flatten()
+                .map(move |batch| batch.and_then(|batch| shape(&batch, &shaped).map_err(wrap)));
             Box::pin(RecordBatchStreamAdapter::new(of, rows))
         });
         let columns = (0..schema.fields().len()).collect();

@@ -12,8 +12,8 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use base::{Error, ErrorKind, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
-use formats::Compression;
 use forecast::{DateTime, Frequency};
+use formats::Compression;
 use futures::StreamExt;
 use lake::{Column, EtlResult, EtlSpec, Node};
 
@@ -116,7 +116,15 @@ struct Series {
 
 pub(super) async fn deepar(graph: &Graph<'_>, spec: &EtlSpec, node: &Node) -> Result<EtlResult> {
     let Node::ExportDeepAr {
-        input, by, time, freq, target, cat, dynamic_feat, prediction_length, ..
+        input,
+        by,
+        time,
+        freq,
+        target,
+        cat,
+        dynamic_feat,
+        prediction_length,
+        ..
     } = node
     else {
         return Err(Error::internal("an export of series is another node"));
@@ -242,22 +250,21 @@ async fn write_series(
         partition_keys: vec![key("export"), key("channel")],
         ..EtlResult::default()
     };
-    [(train, "train"), (test, "test")].into_iter().try_fold(result, |mut result, (file, channel)| {
-        result.rows_out += file.rows();
-        let file = file.close(vec![spec.run_id.clone(), channel.to_owned()])?;
-        if file.rows > 0 {
-            result.files.push(file);
-        }
-        Ok(result)
-    })
+    [(train, "train"), (test, "test")].into_iter().try_fold(
+        result,
+        |mut result, (file, channel)| {
+            result.rows_out += file.rows();
+            let file = file.close(vec![spec.run_id.clone(), channel.to_owned()])?;
+            if file.rows > 0 {
+                result.files.push(file);
+            }
+            Ok(result)
+        },
+    )
 }
 
 fn series_columns(plan: &Plan<'_>) -> Vec<Column> {
-    let mut columns = vec![
-        key("item_id"),
-        key("start"),
-        Column::new("target", "array<double>"),
-    ];
+    let mut columns = vec![key("item_id"), key("start"), Column::new("target", "array<double>")];
     if !plan.cat.is_empty() {
         columns.push(Column::new("cat", "array<int>"));
         columns.push(Column::new("cat_names", "array<string>"));
@@ -333,7 +340,12 @@ impl Series {
         let mut line = String::new();
         let wrote = (|| {
             let start = self.start.to_string();
-            write!(line, "{{\"item_id\":{},\"start\":{},\"target\":", quoted(&self.item), quoted(&start))?;
+            write!(
+                line,
+                "{{\"item_id\":{},\"start\":{},\"target\":",
+                quoted(&self.item),
+                quoted(&start)
+            )?;
             write_numbers(&mut line, &self.target[..steps])?;
             if !self.cat.is_empty() {
                 let numbers: Vec<usize> = self

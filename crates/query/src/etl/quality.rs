@@ -59,10 +59,9 @@ impl Graph<'_> {
         }
         match output {
             QualityOutput::Rows => Ok(rows),
-            QualityOutput::Results => self
-                .session()?
-                .read_batch(results(&verdicts)?)
-                .map_err(explain),
+            QualityOutput::Results => {
+                self.session()?.read_batch(results(&verdicts)?).map_err(explain)
+            }
         }
     }
 
@@ -165,9 +164,7 @@ fn fulfils(value: Expr, bound: &Bound) -> Expr {
         Bound::In(literals) => {
             literals.iter().fold(lit(false), |any, literal| any.or(is(&value, literal)))
         }
-        Bound::Matches(pattern) => {
-            regexp_like(text(&value), lit(format!("^(?:{pattern})$")), None)
-        }
+        Bound::Matches(pattern) => regexp_like(text(&value), lit(format!("^(?:{pattern})$")), None),
     }
 }
 
@@ -177,9 +174,7 @@ async fn measured(rows: &DataFrame, measure: &Measure) -> Result<Option<f64>> {
     let expr = match measure {
         Measure::ColumnCount => return Ok(Some(names(rows).count() as f64)),
         Measure::RowCount => all(),
-        Measure::Completeness(name) => {
-            cast_expr(count(of(name)?), DataType::Float64) / all()
-        }
+        Measure::Completeness(name) => cast_expr(count(of(name)?), DataType::Float64) / all(),
         Measure::Mean(name) => avg(of(name)?),
         Measure::Sum(name) => sum(of(name)?),
         Measure::StandardDeviation(name) => stddev(of(name)?),
@@ -235,7 +230,7 @@ impl Step for Quarantine {
 /// A row as a JSON object.
 fn as_json(row: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    writer.write(row).and_then(|()| writer.finish()).map_err(self::arrow)?;
+    writer.write(row).and_then(|()| writer.finish()).map_err(arrow)?;
     let mut line = writer.into_inner();
     line.truncate(line.trim_ascii_end().len());
     Ok(line)

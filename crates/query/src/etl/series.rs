@@ -11,9 +11,7 @@ use arrow::array::{
     UInt64Array,
 };
 use arrow::compute::{cast, concat_batches, filter_record_batch, take};
-use arrow::datatypes::{
-    DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType,
-};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::row::{RowConverter, Rows, SortField};
 use base::{Error, ErrorKind, Result};
 use datafusion::dataframe::DataFrame;
@@ -40,7 +38,7 @@ const MILLIS_PER_MINUTE: i64 = 60_000;
 
 /// An error of Arrow's that well-typed columns do not give.
 pub(super) fn arrow(cause: arrow::error::ArrowError) -> Error {
-    crate::error::explain(cause.into())
+    explain(cause.into())
 }
 
 /// A column that has times, or why it has none.
@@ -132,8 +130,12 @@ pub(super) fn without_row(batch: &RecordBatch) -> Result<RecordBatch> {
 }
 
 pub(super) fn schema_of(rows: &DataFrame) -> SchemaRef {
-    let fields: Vec<Field> =
-        rows.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<Field> = rows
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 

@@ -141,14 +141,18 @@ impl TextWriter {
             found.ok_or_else(|| {
                 let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
                 let known = known.join(", ");
-                Error::invalid(format!("there is no column {key:?} to partition by; there are {known}"))
+                Error::invalid(format!(
+                    "there is no column {key:?} to partition by; there are {known}"
+                ))
             })
         };
         let keys: Vec<usize> = partition_keys.iter().map(place).collect::<Result<_>>()?;
         let columns: Vec<usize> =
             (0..schema.fields().len()).filter(|column| !keys.contains(column)).collect();
         if columns.is_empty() {
-            return Err(Error::invalid("every column is a partition key; the files would be empty"));
+            return Err(Error::invalid(
+                "every column is a partition key; the files would be empty",
+            ));
         }
         let packing = match compression {
             TargetCompression::Zstd => Compression::Zstd,
@@ -196,7 +200,9 @@ impl TextWriter {
         if self.open.len() >= OPEN_MAX && !self.open.contains_key(&values) {
             return Err(Error::new(
                 ErrorKind::Exhausted,
-                format!("the run would write more than {OPEN_MAX} partitions of text; write Parquet"),
+                format!(
+                    "the run would write more than {OPEN_MAX} partitions of text; write Parquet"
+                ),
             ));
         }
         let mut staged = match self.open.remove(&values) {
@@ -239,7 +245,7 @@ impl TextWriter {
 
 fn as_lines(rows: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    writer.write(rows).and_then(|()| writer.finish()).map_err(self::arrow)?;
+    writer.write(rows).and_then(|()| writer.finish()).map_err(arrow)?;
     Ok(writer.into_inner())
 }
 
@@ -247,8 +253,7 @@ fn as_lines(rows: &RecordBatch) -> Result<Vec<u8>> {
 pub(super) fn as_csv(rows: &RecordBatch, header: bool) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut writer = arrow::csv::WriterBuilder::new().with_header(header).build(&mut text);
-    writer.write(rows).map_err(self::arrow)?;
+    writer.write(rows).map_err(arrow)?;
     drop(writer);
     Ok(text)
 }
-

@@ -5,5 +5,7 @@
 mod altered;
 mod etl;
 mod hostile;
+mod nodes;
 mod sql;
+mod targets;
 mod world;
