@@ -795,3 +795,6 @@ fn table_name(place: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     place.chars().map(plain).collect()
 }
+
+#[cfg(test)]
+mod tests;
