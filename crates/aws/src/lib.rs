@@ -34,4 +34,6 @@ pub use auth::Caller;
 pub use destinations::Destinations;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
-pub use services::{CatalogSchemas, JobRuns, Queries, RunJob, Trainings, crawl_as_scheduled};
+pub use services::{
+    CatalogSchemas, JobRuns, Queries, RunJob, Trainings, crawl_as_scheduled, start_job_for,
+};

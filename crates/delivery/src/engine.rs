@@ -6,6 +6,7 @@ use base::{MessageRef, Offset};
 use rules::{Action, Context, Evaluated, InForce, View, json};
 
 use crate::batch::{Batch, Reason, Source};
+use crate::lineage;
 use crate::partition::{Query, apart, json_values};
 use crate::prefix::{Failure, Kind, Prefixes};
 use crate::stream::{DIRECT_PUT_PREFIX, StreamRow, UNDECODABLE};
@@ -173,6 +174,13 @@ impl Engine<'_> {
         source: Source,
     ) {
         let settings = &self.row.settings;
+        let with_lineage;
+        let piece = if settings.lineage {
+            with_lineage = lineage::added(piece, origin.message, source.offset);
+            with_lineage.as_ref()
+        } else {
+            piece
+        };
         let Some(conversion) = &settings.conversion else {
             let after = [origin.separator, settings.delimiter.as_deref()];
             return batch.push_record(values, piece, after, source);

@@ -35,6 +35,7 @@ mod convert;
 mod cut;
 mod engine;
 mod fate;
+mod lineage;
 mod live;
 mod pack;
 mod partition;

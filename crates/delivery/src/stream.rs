@@ -149,6 +149,9 @@ pub struct NewStream {
     /// Whether records are kept as they came, too.
     #[serde(default)]
     pub backup: Option<Backup>,
+    /// Whether JSON objects say whence they come: `_log_offset`, `_device`, `_arrived_at`.
+    #[serde(default)]
+    pub lineage: bool,
 }
 
 impl NewStream {
@@ -169,6 +172,7 @@ impl NewStream {
             partitioning: None,
             conversion: None,
             backup: None,
+            lineage: false,
         }
     }
 

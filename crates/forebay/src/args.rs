@@ -269,6 +269,9 @@ pub(crate) enum Stream {
         /// Compresses objects.
         #[arg(long)]
         gzip: bool,
+        /// Has JSON objects say whence they come: adds _log_offset, _device and _arrived_at.
+        #[arg(long)]
+        lineage: bool,
     },
     /// Lists streams with their cursors and counts.
     List,
@@ -375,19 +378,26 @@ pub(crate) enum Lake {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
-    /// Makes a three-node job: source table, transform, Parquet target.
+    /// Makes a job: of a TOML file, or of three nodes (source table, transform, Parquet target).
     Create {
-        /// Name.
-        name: String,
+        /// Name of the job of three nodes.
+        #[arg(required_unless_present = "file", requires_all = ["source", "target", "table"])]
+        name: Option<String>,
+        /// The job as TOML; docs/jobs.md has every node.
+        #[arg(long, value_name = "F", conflicts_with_all = ["name", "source", "target", "table", "sql"])]
+        file: Option<PathBuf>,
+        /// Replace a job of that name.
+        #[arg(long, requires = "file")]
+        replace: bool,
         /// Source table, as [DATABASE.]TABLE.
         #[arg(long)]
-        source: String,
+        source: Option<String>,
         /// Target, as BUCKET/PREFIX.
         #[arg(long)]
-        target: String,
+        target: Option<String>,
         /// Catalog table of the target, as [DATABASE.]TABLE.
         #[arg(long)]
-        table: String,
+        table: Option<String>,
         /// Transform: a SELECT over `input`; every column as it is without it.
         #[arg(long)]
         sql: Option<String>,
@@ -397,6 +407,41 @@ pub(crate) enum Job {
         /// Partition keys of the target.
         #[arg(long, value_delimiter = ',')]
         partition_by: Vec<String>,
+    },
+    /// Prints a job as TOML.
+    Show {
+        /// Name.
+        name: String,
+        /// As TOML, which makes the same job again; there is no other form.
+        #[arg(long)]
+        toml: bool,
+    },
+    /// Shows the first 50 rows of a node, computed from the first 10,000 rows of each source.
+    Preview {
+        /// Name.
+        #[arg(required_unless_present = "file")]
+        name: Option<String>,
+        /// A job that is not made yet, as TOML.
+        #[arg(long, value_name = "F", conflicts_with = "name")]
+        file: Option<PathBuf>,
+        /// The node; what the target gets without it.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Runs a job by the clock or on new data.
+    #[command(group = clap::ArgGroup::new("when").required(true))]
+    Trigger {
+        /// Name.
+        name: String,
+        /// By the clock, in UTC: "cron(0 12 * * ? *)" is every noon.
+        #[arg(long, group = "when")]
+        cron: Option<String>,
+        /// When there are objects that it has not read, looked for every so many seconds.
+        #[arg(long, value_name = "SECONDS", group = "when")]
+        on_new_data: Option<u64>,
+        /// No more.
+        #[arg(long, group = "when")]
+        off: bool,
     },
     /// Runs a job on the inputs it has not taken yet.
     Run {

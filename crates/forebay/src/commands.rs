@@ -398,10 +398,20 @@ async fn rule(global: &Global, command: Rule, printer: Printer) -> Result<()> {
 
 async fn stream(global: &Global, command: Stream, printer: Printer) -> Result<()> {
     match command {
-        Stream::Create { name, bucket, prefix, error_prefix, size_mb, interval_secs, gzip } => {
+        Stream::Create {
+            name,
+            bucket,
+            prefix,
+            error_prefix,
+            size_mb,
+            interval_secs,
+            gzip,
+            lineage,
+        } => {
             let input = json!({
                 "name": name, "bucket": bucket, "prefix": prefix, "error_prefix": error_prefix,
                 "size_bytes": u64::from(size_mb) << 20, "interval_secs": interval_secs, "gzip": gzip,
+                "lineage": lineage,
             });
             call(global, "stream_create", input, printer, |_| {
                 format!("stream {name} delivers to {bucket}/{prefix}")
@@ -471,24 +481,7 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
     match command {
         Lake::Sql { sql, database } => {
             let input = json!({"sql": sql, "database": database});
-            call(global, "lake_sql", input, printer, |answer| {
-                let header: Vec<String> =
-                    answer["columns"].as_array().into_iter().flatten().map(text_of).collect();
-                let rows: Vec<Vec<String>> = answer["rows"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .map(|row| row.as_array().into_iter().flatten().map(text_of).collect())
-                    .collect();
-                let scanned = human_bytes(answer["bytes_scanned"].as_u64().unwrap_or(0));
-                let mut shown = Table::new(&header);
-                let count = rows.len();
-                for row in rows {
-                    shown.row(row);
-                }
-                format!("{}\n{count} rows, {scanned} scanned", shown.render())
-            })
-            .await
+            call(global, "lake_sql", input, printer, table_text).await
         }
         Lake::Compare { table, database, max_mb } => {
             let bytes_max = max_mb * 1024 * 1024;
@@ -584,7 +577,36 @@ async fn lake(global: &Global, command: Lake, printer: Printer) -> Result<()> {
 
 async fn job(global: &Global, command: Job, printer: Printer) -> Result<()> {
     match command {
-        Job::Create { name, source, target, table, sql, compression, partition_by } => {
+        Job::Create { file: Some(file), replace, .. } => {
+            let input = json!({"toml": text_of_file(&file)?, "replace": replace});
+            call(global, "job_put", input, printer, |answer| {
+                format!("job {}: {} nodes", text_of(&answer["name"]), answer["nodes"])
+            })
+            .await
+        }
+        Job::Show { name, toml: _ } => {
+            call(global, "job_show", json!({"name": name}), printer, |answer| {
+                text_of(&answer["toml"]).trim_end().to_owned()
+            })
+            .await
+        }
+        Job::Preview { name, file, node } => {
+            let text = file.as_deref().map(text_of_file).transpose()?;
+            let input = json!({"name": name, "toml": text, "node": node});
+            call(global, "job_preview", input, printer, table_text).await
+        }
+        Job::Trigger { name, cron, on_new_data, off } => {
+            let input =
+                json!({"name": name, "cron": cron, "new_data_secs": on_new_data, "off": off});
+            call(global, "job_trigger", input, printer, |answer| match answer["active"].as_bool() {
+                Some(true) => format!("job {name} runs {}", answer["when"]),
+                _ => format!("job {name} runs when it is asked to"),
+            })
+            .await
+        }
+        Job::Create { name, source, target, table, sql, compression, partition_by, .. } => {
+            let shown = |part: &Option<String>| part.clone().unwrap_or_default();
+            let (name, source, table) = (shown(&name), shown(&source), shown(&table));
             let input = json!({
                 "name": name, "source": source, "target": target, "table": table, "sql": sql,
                 "compression": compression, "partition_by": partition_by,
@@ -658,6 +680,30 @@ async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Resul
         Endpoint::Traffic { .. } => not_yet("endpoint traffic").map(drop),
         Endpoint::Rollback { .. } => not_yet("endpoint rollback").map(drop),
     }
+}
+
+/// The rows of an answer as a table.
+fn table_text(answer: &Value) -> String {
+    let header: Vec<String> =
+        answer["columns"].as_array().into_iter().flatten().map(text_of).collect();
+    let rows: Vec<Vec<String>> = answer["rows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| row.as_array().into_iter().flatten().map(text_of).collect())
+        .collect();
+    let scanned = human_bytes(answer["bytes_scanned"].as_u64().unwrap_or(0));
+    let mut shown = Table::new(&header);
+    let count = rows.len();
+    for row in rows {
+        shown.row(row);
+    }
+    format!("{}\n{count} rows, {scanned} scanned", shown.render())
+}
+
+fn text_of_file(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|cause| Error::io(format!("read {}", path.display()), cause).into())
 }
 
 /// Objects of a list as a table of the named fields.

@@ -16,6 +16,7 @@ pub(crate) mod node;
 mod plan;
 pub mod quality;
 mod run;
+mod trigger;
 
 pub(crate) use bookmark::{
     Reader, Was, checksum, mark_read, present_readers, readers, readers_of, unmark, was_read,
@@ -25,3 +26,7 @@ pub(crate) use commit::{refuse_while_written, sync_folders};
 pub(crate) use plan::inputs_of_runs;
 pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
 pub use run::{JobRun, RunState};
+pub use trigger::{
+    Cause, Condition, EVERY_SECS, Firing, RETRIES_MAX, Retry, Trigger, TriggerAction, TriggerState,
+    When,
+};

@@ -55,7 +55,10 @@ pub use job::node::{
     Node, OutlierMethod, QualityOutput, QuarantineRule, Range, TargetCompression, TargetFormat,
 };
 pub use job::quality;
-pub use job::{INPUTS_PER_RUN_MAX, JobRun, Planned, Recovered, RunOptions, RunState};
+pub use job::{
+    Cause, Condition, EVERY_SECS, Firing, INPUTS_PER_RUN_MAX, JobRun, Planned, RETRIES_MAX,
+    Recovered, Retry, RunOptions, RunState, Trigger, TriggerAction, TriggerState, When,
+};
 pub use lake::{Lake, TableFile, partition_values};
 pub use live::{LIVE, Tail};
 pub use retain::{Expired, Retention};

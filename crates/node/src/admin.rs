@@ -53,6 +53,10 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "lake_retain" => upkeep::retain(&node, read(input)?).await,
         "lake_drop_retired" => upkeep::drop_retired(&node, read(input)?).await,
         "job_create" => node.lake.job_create(read(input)?),
+        "job_put" => node.lake.job_put(read(input)?),
+        "job_show" => node.lake.job_show(read(input)?),
+        "job_preview" => node.lake.job_preview(read(input)?).await,
+        "job_trigger" => node.lake.job_trigger(read(input)?),
         "job_run" => node.lake.job_run(&node.program, read(input)?).await,
         "job_status" => node.lake.job_status(read(input)?),
         "endpoint_list" => node.models.list(),
@@ -271,17 +275,29 @@ struct StreamCreate {
     size_bytes: u64,
     interval_secs: u64,
     gzip: bool,
+    #[serde(default)]
+    lineage: bool,
 }
 
 fn stream_create(node: &Node, input: Value) -> Result<Value> {
-    let StreamCreate { name, bucket, prefix, error_prefix, size_bytes, interval_secs, gzip } =
-        read(input)?;
+    let input: StreamCreate = read(input)?;
+    let StreamCreate {
+        name,
+        bucket,
+        prefix,
+        error_prefix,
+        size_bytes,
+        interval_secs,
+        gzip,
+        lineage,
+    } = input;
     let stream = NewStream {
         prefix,
         error_prefix,
         size_bytes,
         interval_secs,
         compression: if gzip { Compression::Gzip } else { Compression::None },
+        lineage,
         ..NewStream::new(name, bucket)
     };
     node.buckets.ensure_bucket(&stream.bucket)?;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use delivery::Streams;
 use lake::{
     Crawler, EtlResult, EtlSpec, Job, JobRun, Lake, Node as Step, QueryEngine, QueryResult,
-    RunOptions, SqlOptions, TargetCompression,
+    RunOptions, SqlOptions, TargetCompression, TargetFormat, Trigger, TriggerAction, When,
 };
 use metastore::Metastore;
 use objects::Buckets;
@@ -33,6 +33,8 @@ use crate::{DATABASE, Settings};
 pub const ETL_RESULT_FILE: &str = "result.json";
 /// Most rows of a query that are answered as JSON.
 const ROWS_MAX: usize = 100_000;
+/// Rows of a preview.
+const PREVIEW_ROWS: usize = 50;
 
 /// Catalog, jobs and the engine.
 pub struct LakeRoom {
@@ -83,6 +85,33 @@ pub(crate) struct JobCreate {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct JobPut {
+    toml: String,
+    replace: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JobPreview {
+    /// A job that is stored, or
+    name: Option<String>,
+    /// one that is not yet.
+    toml: Option<String>,
+    /// The node; the target without it.
+    node: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JobTrigger {
+    name: String,
+    cron: Option<String>,
+    new_data_secs: Option<u64>,
+    off: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct JobStatus {
     name: Option<String>,
 }
@@ -118,29 +147,70 @@ impl LakeRoom {
     }
 
     pub(crate) async fn sql(&self, input: Sql) -> Result<Value> {
-        let result = self.query(&input.sql, &input.database).await?;
-        let columns: Vec<&str> =
-            result.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let mut rows = Vec::new();
-        for batch in &result.batches {
-            for row in 0..batch.num_rows() {
-                if rows.len() >= ROWS_MAX {
-                    return Err(Error::new(
-                        ErrorKind::Exhausted,
-                        format!(
-                            "the answer has more than {ROWS_MAX} rows; add a LIMIT or aggregate"
-                        ),
-                    ));
-                }
-                rows.push(row_as_json(batch, row)?);
+        answer(&self.query(&input.sql, &input.database).await?)
+    }
+
+    /// Stores the job of a TOML file.
+    pub(crate) fn job_put(&self, input: JobPut) -> Result<Value> {
+        let job = job_of_toml(&input.toml)?;
+        match self.lake.create_job(&job) {
+            Err(error) if input.replace && error.kind() == ErrorKind::AlreadyExists => {
+                self.lake.update_job(&job)?;
             }
+            other => other?,
         }
-        Ok(json!({
-            "columns": columns,
-            "rows": rows,
-            "bytes_scanned": result.bytes_scanned,
-            "set_aside": result.set_aside,
-        }))
+        Ok(json!({"name": job.name, "nodes": job.nodes.len()}))
+    }
+
+    /// A job as TOML, which makes the same job again.
+    pub(crate) fn job_show(&self, input: Named) -> Result<Value> {
+        let job = self.lake.get_job(&input.name)?;
+        let text = toml::to_string_pretty(&job)
+            .map_err(|cause| Error::internal(format!("a job has no TOML: {cause}")))?;
+        Ok(json!({"name": job.name, "toml": text}))
+    }
+
+    /// The first rows of a node.
+    pub(crate) async fn job_preview(&self, input: JobPreview) -> Result<Value> {
+        let job = match (input.name, input.toml) {
+            (Some(name), None) => self.lake.get_job(&name)?,
+            (None, Some(text)) => job_of_toml(&text)?,
+            _ => return Err(Error::invalid("give the name of a job or a file, and one of them")),
+        };
+        let node = match input.node {
+            Some(node) => node,
+            None => job.target()?.id().to_owned(),
+        };
+        let spec = self.lake.plan_preview(&job).await?;
+        answer(&self.engine.preview(&spec, &node, PREVIEW_ROWS).await?)
+    }
+
+    /// Makes a job run by the clock or on new data, or no more.
+    pub(crate) fn job_trigger(&self, input: JobTrigger) -> Result<Value> {
+        let name = input.name;
+        let when = match (input.cron, input.new_data_secs, input.off) {
+            (Some(cron), None, false) => When::Scheduled(cron.parse()?),
+            (None, Some(every_secs), false) => When::NewData { every_secs },
+            (None, None, true) => {
+                let there = self.lake.delete_trigger(&name)?;
+                return Ok(json!({"name": name, "trigger": Value::Null, "was": there}));
+            }
+            _ => {
+                return Err(Error::invalid("give one of a schedule, seconds for new data, or off"));
+            }
+        };
+        let job = name.clone();
+        let (arguments, timeout_minutes) = (BTreeMap::new(), None);
+        let actions = vec![TriggerAction::Job { job, arguments, timeout_minutes }];
+        let trigger = Trigger { name, when, actions, active: true };
+        match self.lake.create_trigger(&trigger) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.lake.update_trigger(&trigger)?;
+            }
+            other => other?,
+        }
+        let trigger = serde_json::to_value(&trigger);
+        trigger.map_err(|cause| Error::internal(format!("a trigger has no JSON: {cause}")))
     }
 
     pub(crate) async fn ls(&self, buckets: &Buckets, input: Ls) -> Result<Value> {
@@ -232,7 +302,7 @@ impl LakeRoom {
 
     pub(crate) fn job_create(&self, input: JobCreate) -> Result<Value> {
         let (database, table) = database_and_table(&input.source);
-        let source = Step::Source { id: "source".into(), database, table };
+        let source = Step::Source { id: "source".into(), database, table, lineage: false };
         let (bucket, prefix) = bucket_and_prefix(&input.target)?;
         let compression = match input.compression.as_str() {
             "zstd" => TargetCompression::Zstd,
@@ -252,7 +322,7 @@ impl LakeRoom {
             input: "transform".into(),
             bucket,
             prefix,
-            format: lake::TargetFormat::Parquet,
+            format: TargetFormat::Parquet,
             compression,
             partition_keys: input.partition_by,
             database,
@@ -437,6 +507,8 @@ fn run_as_json(run: &JobRun) -> Value {
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "error": run.error,
+        "attempt": run.attempt,
+        "trigger": run.trigger,
         "inputs": run.files_in,
         "rows_in": run.rows_in,
         "bytes_in": run.bytes_in,
@@ -464,6 +536,38 @@ pub(crate) fn database_and_table(name: &str) -> (String, String) {
         Some((database, table)) => (database.to_owned(), table.to_owned()),
         None => (DATABASE.to_owned(), name.to_owned()),
     }
+}
+
+/// A job as its author wrote it.
+fn job_of_toml(text: &str) -> Result<Job> {
+    let job: Job = toml::from_str(text)
+        .map_err(|cause| Error::invalid(format!("the job's TOML: {}", cause.to_string().trim())))?;
+    job.check()?;
+    Ok(job)
+}
+
+/// Columns and rows of an answer.
+fn answer(result: &QueryResult) -> Result<Value> {
+    let columns: Vec<&str> =
+        result.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut rows = Vec::new();
+    for batch in &result.batches {
+        for row in 0..batch.num_rows() {
+            if rows.len() >= ROWS_MAX {
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!("the answer has more than {ROWS_MAX} rows; add a LIMIT or aggregate"),
+                ));
+            }
+            rows.push(row_as_json(batch, row)?);
+        }
+    }
+    Ok(json!({
+        "columns": columns,
+        "rows": rows,
+        "bytes_scanned": result.bytes_scanned,
+        "set_aside": result.set_aside,
+    }))
 }
 
 fn row_as_json(batch: &RecordBatch, row: usize) -> Result<Value> {
@@ -507,4 +611,56 @@ pub(crate) fn cell_as_json(column: &ArrayRef, row: usize) -> Result<Value> {
         }
         _ => json!(shown()?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the fences of the page hold.
+    fn examples() -> Vec<&'static str> {
+        let page = include_str!("../../../docs/jobs.md");
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+    }
+
+    #[derive(Deserialize)]
+    struct Part {
+        nodes: Vec<Step>,
+    }
+
+    #[test]
+    fn every_node_has_an_example_that_is_read() {
+        let mut shown = BTreeSet::new();
+        for text in examples() {
+            let part: Part = toml::from_str(text).unwrap_or_else(|cause| panic!("{cause}\n{text}"));
+            for node in part.nodes {
+                let json = serde_json::to_value(&node).expect("a node is JSON");
+                shown.insert(json["node"].as_str().expect("its kind").to_owned());
+            }
+        }
+        let refused = serde_json::from_value::<Step>(json!({"node": "?"})).expect_err("no node");
+        let refused = refused.to_string();
+        let known = refused.split('`').skip(3).step_by(2).map(str::to_owned);
+        assert_eq!(shown, known.collect(), "{refused}");
+    }
+
+    #[test]
+    fn a_job_that_is_shown_makes_the_same_job() {
+        let job = job_of_toml(examples()[0]).expect("the first example is a whole job");
+        assert_eq!((job.name.as_str(), job.max_retries, job.bookmark), ("hourly", 2, true));
+        let text = toml::to_string_pretty(&job).expect("TOML");
+        assert_eq!(job_of_toml(&text).expect("again"), job, "{text}");
+        // A map before a text in the same node, and numbers of both kinds.
+        for text in &examples()[1..] {
+            let part: Part = toml::from_str(text).expect("read above");
+            let job = Job { nodes: part.nodes, ..job.clone() };
+            let again: Job =
+                toml::from_str(&toml::to_string_pretty(&job).expect("TOML")).expect("again");
+            assert_eq!(again, job);
+        }
+        let broken = job_of_toml("name = \"x\"\n[[nodes]]\nnode = \"filter\"\nid = 1\n");
+        assert!(broken.expect_err("an id is text").to_string().contains("line 4"));
+    }
 }

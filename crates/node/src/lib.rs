@@ -23,6 +23,7 @@ mod settings;
 mod steps;
 mod token;
 mod trial;
+mod triggers;
 mod upkeep;
 mod web;
 mod why;
@@ -259,7 +260,9 @@ impl Node {
                 ended("mqtt over websocket", served)
             })
         };
-        let web = self.web(&broker, destinations)?;
+        let rooms = self.rooms(&broker, &destinations)?;
+        let triggers = tokio::spawn(triggers::run(rooms.clone(), stopped.clone()));
+        let web = self.web(rooms, destinations)?;
         let s3 = web.s3.clone();
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
@@ -273,6 +276,7 @@ impl Node {
             ("schedules", scheduler),
             ("upkeep", upkeep),
             ("housekeeping", keeper),
+            ("triggers", triggers),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Running { shutdown, tasks });
@@ -365,17 +369,16 @@ impl Node {
         Ok(aws::Destinations::new(store, clock, egress, format!("http://{host}")))
     }
 
-    /// Everything that answers HTTP.
-    fn web(
-        self: &Arc<Self>,
+    /// The rooms as AWS's door has them.
+    fn rooms(
+        &self,
         broker: &Arc<Broker>,
-        destinations: Arc<aws::Destinations>,
-    ) -> Result<web::Web> {
-        let authority = self.registry.authority();
+        destinations: &Arc<aws::Destinations>,
+    ) -> Result<Arc<aws::Rooms>> {
         let host_names = &self.settings.mqtt.host_names;
         let endpoint_host = host_names.first().map_or("localhost", String::as_str).to_owned();
         let settings = &self.settings.aws;
-        let rooms = aws::Rooms {
+        Ok(Arc::new(aws::Rooms {
             clock: self.clock.clone(),
             metastore: self.metastore.clone(),
             registry: self.registry.clone(),
@@ -403,10 +406,21 @@ impl Node {
                 endpoint_host,
                 query_memory_bytes: self.settings.query.memory_bytes,
             },
-        };
+        }))
+    }
+
+    /// Everything that answers HTTP.
+    fn web(
+        self: &Arc<Self>,
+        rooms: Arc<aws::Rooms>,
+        destinations: Arc<aws::Destinations>,
+    ) -> Result<web::Web> {
+        let authority = self.registry.authority();
+        let host_names = &self.settings.mqtt.host_names;
+        let settings = &self.settings.aws;
         Ok(web::Web {
             router: http::router(self.clone(), destinations),
-            front: aws::Front::new(Arc::new(rooms)),
+            front: aws::Front::new(rooms),
             s3: S3Front::new(
                 self.keys.clone(),
                 self.buckets.clone(),

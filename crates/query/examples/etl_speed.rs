@@ -55,6 +55,7 @@ fn job(name: &str, last: &str, middle: Vec<Node>, compression: TargetCompression
         id: "source".into(),
         database: "air".into(),
         table: "readings".into(),
+        lineage: false,
     }];
     nodes.extend(middle);
     nodes.push(Node::Target {

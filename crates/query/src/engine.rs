@@ -121,6 +121,25 @@ impl Engine {
 }
 
 impl Engine {
+    /// The first `rows` of a node of a job's graph, computed from the first rows of its
+    /// sources. Nothing is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a node that is not there, else as for a run.
+    pub async fn preview(&self, spec: &EtlSpec, node: &str, rows: usize) -> Result<QueryResult> {
+        let (inner, spec, node) = (Arc::clone(&self.inner), spec.clone(), node.to_owned());
+        self.pool
+            .run(async move {
+                let work = crate::etl::preview(&spec, &node, rows, &inner.environment);
+                let time_max = inner.options.time_max;
+                tokio::time::timeout(time_max, work).await.unwrap_or_else(|_elapsed| {
+                    let why = format!("the preview took longer than {} s", time_max.as_secs());
+                    Err(Error::new(ErrorKind::Exhausted, why))
+                })
+            })
+            .await
+    }
+
     /// Runs a statement into `sink` on the threads for queries, and makes an answer of both.
     async fn within_time<S: RowSink + 'static, T: Send + 'static>(
         &self,

@@ -18,12 +18,14 @@ mod sort;
 mod text;
 mod write;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use base::Result;
+use base::{Error, Result};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
-use lake::{EtlResult, EtlSpec, Node, SetAsideWriter};
+use lake::{EtlResult, EtlSpec, Node, QueryResult, SetAsideWriter};
 
 use crate::error::explain;
 use crate::meter::Meter;
@@ -39,6 +41,9 @@ const SPILL_FOLDER: &str = "spill";
 /// Bytes of spilled rows at most.
 const SPILL_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
+/// Rows of each source that a preview computes from.
+const PREVIEW_ROWS_READ: usize = 10_000;
+
 /// Runs the graph of `spec`, reading the files it names and writing beneath its staging
 /// folder.
 ///
@@ -49,6 +54,44 @@ const SPILL_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 pub async fn run(spec: &EtlSpec) -> Result<EtlResult> {
     let spec = spec.clone();
     Pool::new(THREADS)?.run(async move { run_here(&spec).await }).await
+}
+
+/// The first rows of a node, from the first rows of the sources: nothing is written, and what
+/// a large table has beyond them is not read.
+pub(crate) async fn preview(
+    spec: &EtlSpec,
+    node: &str,
+    rows: usize,
+    environment: &Arc<RuntimeEnv>,
+) -> Result<QueryResult> {
+    let nodes = spec.job.check()?;
+    let Some(asked) = nodes.iter().find(|one| one.id() == node) else {
+        let known: Vec<&str> = nodes.iter().map(|one| one.id()).collect();
+        let known = known.join(", ");
+        return Err(Error::not_found(format!("there is no node {node:?}; there are {known}")));
+    };
+    let wanted = match (asked.is_target(), asked.inputs().first()) {
+        (true, Some(input)) => (*input).to_owned(),
+        _ => node.to_owned(),
+    };
+    let mut needed = BTreeSet::from([wanted.as_str()]);
+    for one in nodes.iter().rev() {
+        if needed.contains(one.id()) {
+            needed.extend(one.inputs());
+        }
+    }
+    let meter = Arc::new(Meter::default());
+    let mut graph = lower::Graph::new(spec, environment, &meter).over_first(PREVIEW_ROWS_READ);
+    for one in nodes.iter().filter(|one| needed.contains(one.id())) {
+        graph.add(one).await.map_err(|e| e.context(format!("node {:?}", one.id())))?;
+    }
+    let first = graph.rows(&wanted)?.limit(0, Some(rows)).map_err(explain)?;
+    let schema = settle::schema(first.schema().as_arrow());
+    let batches = first.collect().await.map_err(explain)?;
+    let batches = batches.iter().map(|batch| settle::batch(batch, &schema));
+    let batches = batches.collect::<Result<_>>()?;
+    let (bytes_scanned, set_aside) = meter.seen();
+    Ok(QueryResult { schema, batches, bytes_scanned, set_aside })
 }
 
 /// The files of the target, staged.
@@ -84,7 +127,7 @@ async fn write_target(graph: &lower::Graph<'_>, spec: &EtlSpec, node: &Node) -> 
         }
         Node::ExportDeepAr { .. } => export::deepar(graph, spec, node).await,
         Node::ExportCsv { .. } => export::csv(graph, spec, node).await,
-        other => Err(base::Error::internal(format!("node {:?} is no target", other.id()))),
+        other => Err(Error::internal(format!("node {:?} is no target", other.id()))),
     }
 }
 
@@ -96,7 +139,7 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
     let meter = Arc::new(Meter::keeping(SetAsideWriter::create(&spec.staging, &spec.run_id)?));
     let mut graph = lower::Graph::new(spec, &environment, &meter);
     for node in nodes {
-        let in_node = |error: base::Error| error.context(format!("node {:?}", node.id()));
+        let in_node = |error: Error| error.context(format!("node {:?}", node.id()));
         if !node.is_target() {
             graph.add(node).await.map_err(in_node)?;
             continue;
@@ -110,8 +153,8 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
         result.set_aside_file =
             (totals.set_aside_count > 0).then(|| SetAsideWriter::NAME.to_owned());
         std::fs::remove_dir_all(&spill)
-            .map_err(|e| base::Error::io(format!("removing {}", spill.display()), e))?;
+            .map_err(|e| Error::io(format!("removing {}", spill.display()), e))?;
         return Ok(result);
     }
-    Err(base::Error::internal("a checked graph has a target"))
+    Err(Error::internal("a checked graph has a target"))
 }

@@ -6,9 +6,10 @@ mod graph;
 mod jobs;
 mod tables;
 mod tags;
+mod triggers;
 
 pub use crawlers::crawl_as_scheduled;
-pub use jobs::{JobRuns, RunJob};
+pub use jobs::{JobRuns, RunJob, start_for};
 
 use std::sync::Arc;
 
@@ -68,9 +69,9 @@ pub(crate) static SERVICE: Service = Service {
         operation!("BatchGetCrawlers", crawlers::batch_get_crawlers),
         operation!("ListCrawls", crawlers::list_crawls, differs: "the last hundred"),
         operation!("GetCrawlerMetrics", crawlers::get_crawler_metrics, differs: "counts the crawls that ListCrawls has"),
-        operation!("TagResource", tags::tag_resource, differs: "databases, crawlers and jobs"),
-        operation!("UntagResource", tags::untag_resource, differs: "databases, crawlers and jobs"),
-        operation!("GetTags", tags::get_tags, differs: "databases, crawlers and jobs"),
+        operation!("TagResource", tags::tag_resource, differs: "databases, crawlers, jobs and triggers"),
+        operation!("UntagResource", tags::untag_resource, differs: "databases, crawlers, jobs and triggers"),
+        operation!("GetTags", tags::get_tags, differs: "databases, crawlers, jobs and triggers"),
         operation!("CreateJob", jobs::create_job, differs: "runs CodeGenConfigurationNodes, not a script; one run at a time; a target that names no table is kept as forebay.BUCKET_PATH"),
         operation!("GetJob", jobs::get_job),
         operation!("GetJobs", jobs::get_jobs),
@@ -82,6 +83,15 @@ pub(crate) static SERVICE: Service = Service {
         operation!("GetJobRun", jobs::get_job_run),
         operation!("GetJobRuns", jobs::get_job_runs),
         operation!("BatchStopJobRun", jobs::batch_stop_job_run),
+        operation!("CreateTrigger", triggers::create_trigger, differs: "EVENT looks for objects that its jobs have not read, every BatchWindow seconds; no workflows; no condition on TIMEOUT"),
+        operation!("GetTrigger", triggers::get_trigger),
+        operation!("GetTriggers", triggers::get_triggers),
+        operation!("ListTriggers", triggers::list_triggers),
+        operation!("BatchGetTriggers", triggers::batch_get_triggers),
+        operation!("UpdateTrigger", triggers::update_trigger, differs: "as CreateTrigger"),
+        operation!("DeleteTrigger", triggers::delete_trigger),
+        operation!("StartTrigger", triggers::start_trigger),
+        operation!("StopTrigger", triggers::stop_trigger),
         operation!("GetJobBookmark", jobs::get_job_bookmark, differs: "without the JobBookmark text"),
         operation!("ResetJobBookmark", jobs::reset_job_bookmark, differs: "no RunId to go back to"),
     ],

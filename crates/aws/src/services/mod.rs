@@ -19,7 +19,7 @@ mod text_serde;
 pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
 pub use firehose::CatalogSchemas;
-pub use glue::{JobRuns, RunJob, crawl_as_scheduled};
+pub use glue::{JobRuns, RunJob, crawl_as_scheduled, start_for as start_job_for};
 pub use sagemaker::Trainings;
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one

@@ -359,3 +359,44 @@ fn a_record_is_followed_to_its_objects() {
     streams.delete("s").unwrap();
     assert!(streams.objects_around("s", Offset(340)).unwrap().is_empty());
 }
+
+#[test]
+fn lineage_is_written_and_is_the_same_after_a_crash_at_any_step() {
+    let make = || {
+        let world = World::new();
+        world.stream("s", |row| {
+            row.settings.lineage = true;
+            row.settings.delimiter = Some("\n".to_owned());
+            row.settings.size_bytes = 300;
+        });
+        for n in 0..12 {
+            world.publish("$aws/firehose/s", format!("{{\"n\":{n}}}"));
+        }
+        world.publish("$aws/firehose/s", "no json");
+        world
+    };
+    let calm = make();
+    let first = calm.log.durable().0 - 13;
+    assert!(calm.run("s", None));
+    let expect = calm.objects("");
+    assert!(expect.len() > 2, "several batches");
+    let mut lines = calm.lines("s/");
+    assert_eq!(lines.pop().unwrap(), "no json");
+    for (n, line) in lines.iter().enumerate() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["_log_offset"], first + n as u64);
+        assert_eq!((&line["_device"], &line["n"]), (&"dev-1".into(), &n.into()));
+        assert!(line["_arrived_at"].as_str().unwrap().ends_with('Z'), "{line}");
+    }
+    for step in STEPS {
+        let world = make();
+        for _ in 0..20 {
+            if world.run("s", Some(step)) {
+                break;
+            }
+            world.run_to_recovery("s");
+        }
+        assert!(world.run("s", None));
+        assert_eq!(world.objects(""), expect, "{step:?}");
+    }
+}

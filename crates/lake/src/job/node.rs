@@ -21,6 +21,9 @@ pub enum Node {
         database: String,
         /// The table.
         table: String,
+        /// Whether rows say which object they come from: `_object`, the last column.
+        #[serde(default)]
+        lineage: bool,
     },
     /// Renames, casts, reorders and drops columns; those not mentioned are dropped.
     ApplyMapping {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::bookmark::{self, Input};
 use super::run::{JobRun, RunState, free, run_key, take, unfinished};
+use super::trigger::Cause;
 use crate::lake::blocking;
 use crate::{
     EtlSpec, FileSource, Format, Job, Lake, Node, SourceInput, Table, TableFile, TargetFormat,
@@ -24,6 +25,9 @@ pub const INPUTS_PER_RUN_MAX: usize = 20_000;
 /// long it waits each time. A swap takes a fraction of a second.
 const PLAN_TRIES: u32 = 100;
 const PLAN_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Objects of each source that a preview reads at most.
+const PREVIEW_FILES: usize = 500;
 
 /// Altered objects that a run names; beyond that it counts.
 const ALTERED_NAMED_MAX: usize = 100;
@@ -125,10 +129,21 @@ impl Lake {
     ///
     /// [`ErrorKind::Conflict`] while another run of the job is not over.
     pub async fn start_run(&self, job: &str, options: &RunOptions) -> Result<Planned> {
+        self.start_run_for(job, options, &Cause::Asked).await
+    }
+
+    /// As [`Lake::start_run`], for a cause that is crossed off in the transaction that takes the
+    /// job.
+    pub async fn start_run_for(
+        &self,
+        job: &str,
+        options: &RunOptions,
+        cause: &Cause,
+    ) -> Result<Planned> {
         let job = self.get_job(job)?;
         let run_id = format!("jr_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         let run = JobRun::new(run_id, &job.name, self.clock().now());
-        self.store().transact(|transaction| take(transaction, &run))?;
+        let run = self.store().transact(|transaction| take(transaction, &run, cause))?;
         let name = job.name.clone();
         let mut planned = Ok(None);
         for _ in 0..PLAN_TRIES {
@@ -155,6 +170,35 @@ impl Lake {
         })
     }
 
+    /// What a preview of a job's graph reads: the first objects of each source, whether or not
+    /// a run has read them. The job need not be stored, nor its target exist.
+    pub async fn plan_preview(&self, job: &Job) -> Result<EtlSpec> {
+        job.check()?;
+        let mut sources = Vec::new();
+        for node in &job.nodes {
+            let Node::Source { id, database, table, .. } = node else { continue };
+            let table = self.catalog().get_table(database, table)?;
+            let mut files = self.files(&table).await?;
+            files.sort_by(|a, b| a.key.cmp(&b.key));
+            files.truncate(PREVIEW_FILES);
+            for (index, error) in self.verify(&files).await?.iter().rev() {
+                let file = files.remove(*index);
+                tracing::error!(job = job.name, key = file.key, %error, "a preview leaves an object out");
+            }
+            sources.push(SourceInput { node: id.clone(), table, files });
+        }
+        let options = RunOptions::default();
+        Ok(EtlSpec {
+            run_id: "preview".to_owned(),
+            job: job.clone(),
+            sources,
+            staging: PathBuf::new(),
+            target_file_bytes: options.target_file_bytes,
+            memory_bytes: options.memory_bytes,
+            started_at: self.clock().now(),
+        })
+    }
+
     async fn find_work(&self, job: Job) -> Result<Work> {
         self.check_target(&job)?;
         let mut work = Work {
@@ -167,7 +211,7 @@ impl Lake {
         };
         let mut room = INPUTS_PER_RUN_MAX;
         for node in &job.nodes {
-            let Node::Source { id, database, table } = node else { continue };
+            let Node::Source { id, database, table, .. } = node else { continue };
             let table = self.catalog().get_table(database, table)?;
             check_apart(&job, &table)?;
             let mut files = self.files(&table).await?;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::bookmark::Bookmark;
 use super::commit::PreparedRun;
 use super::plan::RunPlan;
+use super::trigger::{Cause, RETRIES_MAX, Retry, retry_later};
 use crate::catalog::delete_all;
 use crate::{Job, Lake};
 
@@ -95,6 +96,15 @@ pub struct JobRun {
     pub set_aside: u64,
     /// The object that has those records, in the target's bucket.
     pub set_aside_key: Option<String>,
+    /// Which attempt it is: 0 is the first.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The run that failed before it.
+    #[serde(default)]
+    pub previous: Option<String>,
+    /// The trigger that started it.
+    #[serde(default)]
+    pub trigger: Option<String>,
 }
 
 impl Row for JobRun {
@@ -121,6 +131,9 @@ impl JobRun {
             rows_out: 0,
             set_aside: 0,
             set_aside_key: None,
+            attempt: 0,
+            previous: None,
+            trigger: None,
         }
     }
 }
@@ -177,6 +190,7 @@ impl Lake {
             }
             let rows = format!("{name}/");
             delete_all::<JobRun>(transaction, &rows)?;
+            transaction.delete::<Retry>(name)?;
             delete_all::<Bookmark>(transaction, &rows)
         })
     }
@@ -250,6 +264,9 @@ impl Lake {
             run.finished_at = Some(now);
             transaction.put(&run_key(job, run_id), &run)?;
             free(transaction, job, run_id)?;
+            if state == RunState::Failed {
+                retry_later(transaction, &run, now)?;
+            }
             Ok(run)
         })?;
         self.sweep_run(run_id);
@@ -258,11 +275,18 @@ impl Lake {
 }
 
 /// Takes the job for a new run; [`ErrorKind::Conflict`] while another is not over.
-pub(super) fn take(transaction: &mut Transaction<'_>, run: &JobRun) -> Result<()> {
+pub(super) fn take(
+    transaction: &mut Transaction<'_>,
+    run: &JobRun,
+    cause: &Cause,
+) -> Result<JobRun> {
     refuse_while_active(transaction, &run.job)?;
+    let mut run = run.clone();
+    cause.cross_off(transaction, &mut run)?;
     transaction.put(&run.job, &Active { run_id: run.run_id.clone() })?;
-    transaction.create(&run_key(&run.job, &run.run_id), run)?;
-    forget_oldest(transaction, &run.job)
+    transaction.create(&run_key(&run.job, &run.run_id), &run)?;
+    forget_oldest(transaction, &run.job)?;
+    Ok(run)
 }
 
 /// Lets the job go, and with it what was kept for the run only.
@@ -312,6 +336,12 @@ fn check_job(job: &Job) -> Result<()> {
         return Err(Error::invalid(format!(
             "{name:?} is not a job name; use 1 to {NAME_BYTES_MAX} letters, digits, ' ', '_', \
              '.' and '-', not beginning with '.' or ' '"
+        )));
+    }
+    if job.max_retries > RETRIES_MAX {
+        return Err(Error::invalid(format!(
+            "job {name:?} has max_retries {}; at most {RETRIES_MAX}",
+            job.max_retries
         )));
     }
     job.check().map(drop)

@@ -8,4 +8,5 @@ mod graph;
 mod policies;
 mod run;
 mod swap;
+mod triggers;
 mod world;

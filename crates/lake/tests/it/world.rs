@@ -45,6 +45,12 @@ impl World {
         World { folder, clock, lake }
     }
 
+    /// The same folder under another clock.
+    pub(crate) fn over(folder: tempfile::TempDir, clock: Arc<ManualClock>) -> Self {
+        let lake = open(folder.path(), &clock);
+        World { folder, clock, lake }
+    }
+
     pub(crate) async fn put(&self, key: &str, text: &str) {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         self.lake.buckets().put("bkt", key, bytes).await.unwrap();
@@ -116,7 +122,12 @@ pub(crate) fn job() -> Job {
                 table: "curated".into(),
             },
             Node::SelectFields { id: "map".into(), input: "read".into(), fields: vec!["n".into()] },
-            Node::Source { id: "read".into(), database: "air".into(), table: "raw".into() },
+            Node::Source {
+                id: "read".into(),
+                database: "air".into(),
+                table: "raw".into(),
+                lineage: false,
+            },
         ],
         bookmark: true,
         error_prefix: None,

@@ -37,7 +37,9 @@ pub(super) fn of(rows: &DataFrame, asked: &Aggregate, order: &[SortExpr]) -> Res
     }
     let first = |last: bool| {
         let call = if last { last_value } else { first_value };
+        // What is built anew forgets the order it had.
         call(value.clone(), order.to_vec())
+            .order_by(order.to_vec())
             .filter(value.clone().is_not_null())
             .build()
             .map_err(explain)
@@ -102,7 +104,10 @@ impl Graph<'_> {
             .map(|(index, one)| {
                 let of = of(&rows, &asked, &[])?;
                 let has = text.clone().eq(lit(one.as_str()));
-                let of = of.filter(has).build().map_err(explain)?;
+                let of = of.filter(has);
+                let once = matches!(function, Function::CountDistinct | Function::SumDistinct);
+                let of = if once { of.distinct() } else { of };
+                let of = of.build().map_err(explain)?;
                 Ok(of.alias(format!("__value_{index}")))
             })
             .collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use base::{Error, Result};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::functions::core::expr_fn::get_field;
@@ -16,7 +16,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use lake::{Derived, EtlSpec, Mapping, NoValue, Node};
+use lake::{Column, Derived, EtlSpec, Mapping, NoValue, Node};
 
 use super::{combine, marks, series, shape};
 
@@ -30,6 +30,9 @@ use crate::tables::{LakeTable, Reading};
 /// One stream of rows keeps its order without sorting.
 const PARTITIONS: usize = 1;
 
+/// The column that says which object a row comes from.
+const OBJECT: &str = "_object";
+
 /// Name that unqualified tables of a query would be looked up in; it has none.
 const NO_DATABASE: &str = "job";
 
@@ -38,6 +41,8 @@ pub(super) struct Graph<'a> {
     spec: &'a EtlSpec,
     environment: &'a Arc<RuntimeEnv>,
     meter: &'a Arc<Meter>,
+    /// Rows that are taken of each source at most.
+    source_rows_max: Option<usize>,
     done: BTreeMap<String, DataFrame>,
     /// The columns of the first collection of each split.
     splits: BTreeMap<String, Vec<String>>,
@@ -49,7 +54,13 @@ impl<'a> Graph<'a> {
         environment: &'a Arc<RuntimeEnv>,
         meter: &'a Arc<Meter>,
     ) -> Self {
-        Graph { spec, environment, meter, done: BTreeMap::new(), splits: BTreeMap::new() }
+        let (done, splits) = (BTreeMap::new(), BTreeMap::new());
+        Graph { spec, environment, meter, source_rows_max: None, done, splits }
+    }
+
+    /// The graph over the first rows of its sources.
+    pub(super) fn over_first(self, rows: usize) -> Self {
+        Graph { source_rows_max: Some(rows), ..self }
     }
 
     pub(super) fn session(&self) -> Result<SessionContext> {
@@ -59,7 +70,7 @@ impl<'a> Graph<'a> {
     /// Lowers a node whose inputs have been lowered.
     pub(super) async fn add(&mut self, node: &Node) -> Result<()> {
         let rows = match node {
-            Node::Source { id, .. } => self.source(id)?,
+            Node::Source { id, lineage, .. } => self.source(id, *lineage)?,
             Node::ApplyMapping { input, mappings, .. } => {
                 apply_mapping(self.rows(input)?, mappings)?
             }
@@ -218,14 +229,31 @@ impl<'a> Graph<'a> {
         })
     }
 
-    fn source(&self, id: &str) -> Result<DataFrame> {
+    fn source(&self, id: &str, lineage: bool) -> Result<DataFrame> {
         let input = self.spec.sources.iter().find(|source| source.node == id).ok_or_else(|| {
             Error::invalid(format!("the run has no files for source {id:?}, not even none"))
         })?;
         let mut files = input.files.clone();
         files.sort_by(|a, b| a.key.cmp(&b.key));
-        let table = LakeTable::new(&input.table, files, Arc::clone(self.meter), Reading::InOrder)?;
-        self.session()?.read_table(Arc::new(table)).map_err(explain)
+        let mut table = input.table.clone();
+        if lineage {
+            if table.all_columns().any(|column| column.name == OBJECT) {
+                return Err(Error::invalid(format!(
+                    "the table has a column {OBJECT:?}, so the source cannot add one; leave lineage out"
+                )));
+            }
+            // What an object gives all of its rows is what a folder gives: a partition column.
+            table.partition_keys.push(Column::new(OBJECT, "string"));
+            for file in &mut files {
+                file.partition_values.push(format!("s3://{}/{}", file.bucket, file.key));
+            }
+        }
+        let table = LakeTable::new(&table, files, Arc::clone(self.meter), Reading::InOrder)?;
+        let rows = self.session()?.read_table(Arc::new(table)).map_err(explain)?;
+        match self.source_rows_max {
+            Some(_) => rows.limit(0, self.source_rows_max).map_err(explain),
+            None => Ok(rows),
+        }
     }
 
     /// The rows of an operator of ours.
@@ -300,7 +328,7 @@ pub(super) fn names(rows: &DataFrame) -> impl Iterator<Item = String> + use<> {
 
 /// A column by its exact name; SQL's rules for case and dots do not apply to a graph's fields.
 pub(super) fn column(name: impl Into<String>) -> Expr {
-    Expr::Column(Column::new_unqualified(name))
+    Expr::Column(datafusion::common::Column::new_unqualified(name))
 }
 
 pub(super) fn column_of(rows: &DataFrame, name: &str) -> Result<Expr> {

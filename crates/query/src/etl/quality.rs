@@ -230,7 +230,7 @@ impl Step for Quarantine {
 /// A row as a JSON object.
 fn as_json(row: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    writer.write(row).and_then(|()| writer.finish()).map_err(self::arrow)?;
+    writer.write(row).and_then(|()| writer.finish()).map_err(arrow)?;
     let mut line = writer.into_inner();
     line.truncate(line.trim_ascii_end().len());
     Ok(line)

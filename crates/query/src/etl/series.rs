@@ -38,7 +38,7 @@ const MILLIS_PER_MINUTE: i64 = 60_000;
 
 /// An error of Arrow's that well-typed columns do not give.
 pub(super) fn arrow(cause: arrow::error::ArrowError) -> Error {
-    crate::error::explain(cause.into())
+    explain(cause.into())
 }
 
 /// A column that has times, or why it has none.

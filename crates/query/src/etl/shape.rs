@@ -6,9 +6,10 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array, UInt6
 use arrow::compute::{cast, filter_record_batch, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use base::{Error, Result};
-use datafusion::common::UnnestOptions;
+use datafusion::common::{ScalarValue, UnnestOptions};
 use datafusion::dataframe::DataFrame;
 use datafusion::functions::core::expr_fn::{get_field, named_struct};
+use datafusion::functions_nested::expr_fn::array_empty;
 use datafusion::logical_expr::type_coercion::binary::type_union_resolution;
 use datafusion::logical_expr::{Expr, ExprSchemable, lit, try_cast, when};
 use lake::{Choice, ChoiceAction};
@@ -55,9 +56,7 @@ fn resolved(rows: &DataFrame, choice: &Choice) -> Result<Vec<Expr>> {
         let cast = try_cast(value.clone(), wanted);
         // A value counts for the first type that it is a value of.
         let one = typed.iter().rev().try_fold(cast.clone(), |later, (_, earlier)| {
-            when(earlier_has(earlier), lit(datafusion::common::ScalarValue::Null))
-                .otherwise(later)
-                .map_err(explain)
+            when(earlier_has(earlier), lit(ScalarValue::Null)).otherwise(later).map_err(explain)
         })?;
         typed.push((hive, if typed.is_empty() { cast } else { one }));
     }
@@ -141,8 +140,17 @@ pub(super) fn explode(rows: DataFrame, name: &str, keep_empty: bool) -> Result<D
     }
     let options = UnnestOptions::new().with_preserve_nulls(keep_empty);
     // Unnesting takes names as SQL does; a plain name is the same in both.
+    let list = match keep_empty {
+        // A list that is null stays as a row, one without items would not.
+        true => {
+            when(array_empty(list.clone()), lit(ScalarValue::try_from(&kind).map_err(explain)?))
+                .otherwise(list)
+                .map_err(explain)?
+        }
+        false => list,
+    };
     let all: Vec<Expr> = names(&rows)
-        .map(|one| if one == name { column(one).alias("__list") } else { column(one) })
+        .map(|one| if one == name { list.clone().alias("__list") } else { column(one) })
         .collect();
     let made = rows.clone().select(all).map_err(explain)?;
     let made = made.unnest_columns_with_options(&["__list"], options).map_err(explain)?;

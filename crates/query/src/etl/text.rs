@@ -245,7 +245,7 @@ impl TextWriter {
 
 fn as_lines(rows: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
-    writer.write(rows).and_then(|()| writer.finish()).map_err(self::arrow)?;
+    writer.write(rows).and_then(|()| writer.finish()).map_err(arrow)?;
     Ok(writer.into_inner())
 }
 
@@ -253,7 +253,7 @@ fn as_lines(rows: &RecordBatch) -> Result<Vec<u8>> {
 pub(super) fn as_csv(rows: &RecordBatch, header: bool) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut writer = arrow::csv::WriterBuilder::new().with_header(header).build(&mut text);
-    writer.write(rows).map_err(self::arrow)?;
+    writer.write(rows).map_err(arrow)?;
     drop(writer);
     Ok(text)
 }

@@ -219,7 +219,12 @@ async fn a_query_joins_inputs_and_its_order_is_kept() {
         )
         .await;
     let nodes = vec![
-        Node::Source { id: "cities".into(), database: "air".into(), table: "u".into() },
+        Node::Source {
+            id: "cities".into(),
+            database: "air".into(),
+            table: "u".into(),
+            lineage: false,
+        },
         Node::Sql {
             id: "sql".into(),
             inputs: BTreeMap::from([

@@ -8,5 +8,7 @@ mod athena;
 mod damaged;
 mod etl;
 mod hostile;
+mod nodes;
 mod sql;
+mod targets;
 mod world;

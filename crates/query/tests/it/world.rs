@@ -106,8 +106,12 @@ pub(crate) fn shown(batches: &[RecordBatch]) -> Vec<String> {
 
 /// `source -> nodes -> target`, the nodes already chained: the last is called `last`.
 pub(crate) fn job(table: &str, middle: Vec<Node>, last: &str, partition_keys: &[&str]) -> Job {
-    let mut nodes =
-        vec![Node::Source { id: "source".into(), database: "air".into(), table: table.into() }];
+    let mut nodes = vec![Node::Source {
+        id: "source".into(),
+        database: "air".into(),
+        table: table.into(),
+        lineage: false,
+    }];
     nodes.extend(middle);
     nodes.push(Node::Target {
         id: "target".into(),

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lake::{Mapping, NoValue, Node, TargetCompression};
+use lake::{
+    Aggregate, Format, Function, JoinKey, JoinKind, Mapping, NoValue, Node, QualityOutput, Table,
+    TargetCompression, TargetFormat,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -177,6 +180,100 @@ enum OperandType {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Join {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    join_type: String,
+    columns: Vec<JoinColumn>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct JoinColumn {
+    from: String,
+    keys: Vec<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Union {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    union_type: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct SelectFromCollection {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    index: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Merge {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    source: String,
+    primary_keys: Vec<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Aggregated {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    #[serde(default)]
+    groups: Vec<Vec<String>>,
+    aggs: Vec<OneAggregate>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct OneAggregate {
+    column: Vec<String>,
+    agg_func: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct Quality {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    ruleset: String,
+    output: Option<String>,
+    publishing_options: Option<Value>,
+    stop_job_on_failure_options: Option<StopOnFailure>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct StopOnFailure {
+    stop_job_on_failure_timing: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct CatalogTarget {
+    #[serde(rename = "Name")]
+    _name: String,
+    inputs: Vec<String>,
+    database: String,
+    table: String,
+    #[serde(default)]
+    partition_keys: Vec<Vec<String>>,
+    schema_change_policy: Option<ChangePolicy>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
 struct Target {
     #[serde(rename = "Name")]
     _name: String,
@@ -236,16 +333,33 @@ impl Given<'_> {
         })?;
         Ok(column)
     }
+
+    fn two_inputs(&self, inputs: Vec<String>) -> Result<[String; 2], Fault> {
+        <[String; 2]>::try_from(inputs).map_err(|given| {
+            Fault::invalid(format!("{}: {} inputs; give two", self.place("Inputs"), given.len()))
+        })
+    }
+
+    fn one_of(&self, member: &str, given: &str, known: &[&str]) -> Fault {
+        let why = format!("{given:?}; there are {}", known.join(", "));
+        Fault::unsupported(&self.place(member), &why)
+    }
 }
 
+/// Finds a table of the catalog.
+pub(super) type FindTable<'a> = dyn Fn(&str, &str) -> base::Result<Table> + Sync + 'a;
+
 /// The nodes of `CodeGenConfigurationNodes`.
-pub(super) fn nodes(given: &BTreeMap<String, Value>) -> Result<Vec<Node>, Fault> {
+pub(super) fn nodes(
+    given: &BTreeMap<String, Value>,
+    find: &FindTable<'_>,
+) -> Result<Vec<Node>, Fault> {
     given
         .iter()
         .map(|(id, node)| {
             let kinds = node.as_object().filter(|kinds| kinds.len() == 1);
             match kinds.and_then(|kinds| kinds.iter().next()) {
-                Some((kind, body)) => lowered(&Given { id, kind }, body),
+                Some((kind, body)) => lowered(&Given { id, kind }, body, find),
                 None => Err(Fault::invalid(format!(
                     "CodeGenConfigurationNodes.{id}: a node is an object with one member, its kind"
                 ))),
@@ -254,7 +368,7 @@ pub(super) fn nodes(given: &BTreeMap<String, Value>) -> Result<Vec<Node>, Fault>
         .collect()
 }
 
-fn lowered(given: &Given<'_>, body: &Value) -> Result<Node, Fault> {
+fn lowered(given: &Given<'_>, body: &Value, find: &FindTable<'_>) -> Result<Node, Fault> {
     let id = given.id.to_owned();
     Ok(match given.kind {
         "CatalogSource" | "S3CatalogSource" => {
@@ -263,7 +377,12 @@ fn lowered(given: &Given<'_>, body: &Value) -> Result<Node, Fault> {
                 let why = format!("{predicate:?}; filter by a SparkSQL node");
                 return Err(Fault::unsupported(&given.place("PartitionPredicate"), &why));
             }
-            Node::Source { id, database: database.to_lowercase(), table: table.to_lowercase() }
+            Node::Source {
+                id,
+                database: database.to_lowercase(),
+                table: table.to_lowercase(),
+                lineage: false,
+            }
         }
         "ApplyMapping" => {
             let ApplyMapping { inputs, mapping, .. } = given.read(body)?;
@@ -333,17 +452,211 @@ fn lowered(given: &Given<'_>, body: &Value) -> Result<Node, Fault> {
         }
         "Filter" => {
             let filter: Filter = given.read(body)?;
-            let query = format!("SELECT * FROM input WHERE {}", predicate(given, &filter)?);
-            let input = given.only_input(filter.inputs)?;
-            Node::Sql { id, inputs: BTreeMap::from([("input".to_owned(), input)]), query }
+            let condition = predicate(given, &filter)?;
+            Node::Filter { id, input: given.only_input(filter.inputs)?, condition }
         }
+        "Join" => join(given, given.read(body)?)?,
+        "Union" => {
+            let Union { inputs, union_type, .. } = given.read(body)?;
+            let distinct = match union_type.as_str() {
+                "ALL" => false,
+                "DISTINCT" => true,
+                other => return Err(given.one_of("UnionType", other, &["ALL", "DISTINCT"])),
+            };
+            Node::Union { id, inputs: given.two_inputs(inputs)?.into(), distinct }
+        }
+        "SplitFields" => {
+            let Fields { inputs, paths, .. } = given.read(body)?;
+            let fields = given.columns("Paths", paths)?;
+            Node::SplitFields { id, input: given.only_input(inputs)?, fields }
+        }
+        "SelectFromCollection" => {
+            let SelectFromCollection { inputs, index, .. } = given.read(body)?;
+            Node::SelectFromCollection { id, input: given.only_input(inputs)?, index }
+        }
+        "Merge" => {
+            let Merge { inputs, source, primary_keys, .. } = given.read(body)?;
+            let [one, other] = given.two_inputs(inputs)?;
+            let staging = match (one == source, other == source) {
+                (true, false) => other,
+                (false, true) => one,
+                _ => {
+                    let place = given.place("Source");
+                    return Err(Fault::invalid(format!(
+                        "{place}: {source:?} is not one of Inputs"
+                    )));
+                }
+            };
+            let keys = given.columns("PrimaryKeys", primary_keys)?;
+            Node::Merge { id, source, staging, keys }
+        }
+        "Aggregate" => aggregate(given, given.read(body)?)?,
+        "EvaluateDataQuality" => quality(given, given.read(body)?)?,
         "S3GlueParquetTarget" | "S3DirectTarget" => target(given, given.read(body)?)?,
-        other => {
-            let why = format!(
-                "node {id:?}; there are CatalogSource, S3CatalogSource, ApplyMapping, SelectFields, DropFields, RenameField, DropDuplicates, DropNullFields, Filter, SparkSQL, S3GlueParquetTarget and S3DirectTarget"
-            );
-            return Err(Fault::unsupported(other, &why));
+        "S3CatalogTarget" => catalog_target(given, given.read(body)?, find)?,
+        other => return Err(unknown(&id, other)),
+    })
+}
+
+/// What is told to whoever asks for a node that there is not.
+fn unknown(id: &str, kind: &str) -> Fault {
+    let instead = match kind {
+        "S3CsvSource" | "S3JsonSource" | "S3ParquetSource" => {
+            "crawl its path and read the table by S3CatalogSource"
         }
+        "FillMissingValues" => "it fills by a model of Glue's; compute values by SparkSQL",
+        "Spigot" => "a job has one target; `forebay job preview` shows rows of any node",
+        "CustomCode" | "DynamicTransform" => "no code of others is run; say it by SparkSQL",
+        "PIIDetection" => "find and replace by SparkSQL with regexp_replace",
+        _ => {
+            "there are CatalogSource, S3CatalogSource, ApplyMapping, SelectFields, DropFields, \
+             RenameField, DropDuplicates, DropNullFields, Filter, Join, Union, SplitFields, \
+             SelectFromCollection, Merge, Aggregate, EvaluateDataQuality, SparkSQL, \
+             S3GlueParquetTarget, S3DirectTarget and S3CatalogTarget"
+        }
+    };
+    Fault::unsupported(kind, &format!("node {id:?}; {instead}"))
+}
+
+fn join(given: &Given<'_>, join: Join) -> Result<Node, Fault> {
+    let kind = match join.join_type.as_str() {
+        "equijoin" => JoinKind::Inner,
+        "left" => JoinKind::Left,
+        "right" => JoinKind::Right,
+        "outer" => JoinKind::Full,
+        "leftsemi" => JoinKind::LeftSemi,
+        "leftanti" => JoinKind::LeftAnti,
+        other => {
+            let known = ["equijoin", "left", "right", "outer", "leftsemi", "leftanti"];
+            return Err(given.one_of("JoinType", other, &known));
+        }
+    };
+    let [left, right] = given.two_inputs(join.inputs)?;
+    let mut keys = BTreeMap::new();
+    for column in join.columns {
+        keys.insert(column.from, given.columns("Columns.Keys", column.keys)?);
+    }
+    let (Some(lefts), Some(rights)) = (keys.remove(&left), keys.remove(&right)) else {
+        let place = given.place("Columns");
+        return Err(Fault::invalid(format!("{place}: name keys From {left:?} and {right:?}")));
+    };
+    if lefts.len() != rights.len() {
+        let place = given.place("Columns.Keys");
+        let (left, right) = (lefts.len(), rights.len());
+        return Err(Fault::invalid(format!(
+            "{place}: {left} on the left and {right} on the right"
+        )));
+    }
+    let pairs = lefts.into_iter().zip(rights);
+    let on = pairs.map(|(left, right)| JoinKey { left, right }).collect();
+    Ok(Node::Join { id: given.id.to_owned(), left, right, kind, on })
+}
+
+fn aggregate(given: &Given<'_>, aggregated: Aggregated) -> Result<Node, Fault> {
+    let aggregates = aggregated.aggs.into_iter().map(|one| {
+        let column = given.column("Aggs.Column", one.column)?;
+        let function = match one.agg_func.as_str() {
+            "avg" => Function::Avg,
+            "count" => Function::Count,
+            "countDistinct" => Function::CountDistinct,
+            "first" => Function::First,
+            "last" => Function::Last,
+            "max" => Function::Max,
+            "min" => Function::Min,
+            "stddev_samp" => Function::StddevSamp,
+            "stddev_pop" => Function::StddevPop,
+            "sum" => Function::Sum,
+            "sumDistinct" => Function::SumDistinct,
+            "var_samp" => Function::VarSamp,
+            "var_pop" => Function::VarPop,
+            other => {
+                let known = [
+                    "avg",
+                    "count",
+                    "countDistinct",
+                    "first",
+                    "last",
+                    "max",
+                    "min",
+                    "stddev_samp",
+                    "stddev_pop",
+                    "sum",
+                    "sumDistinct",
+                    "var_samp",
+                    "var_pop",
+                ];
+                return Err(given.one_of("Aggs.AggFunc", other, &known));
+            }
+        };
+        Ok(Aggregate { to: Some(format!("{}({column})", one.agg_func)), column, function })
+    });
+    Ok(Node::Aggregate {
+        id: given.id.to_owned(),
+        aggregates: aggregates.collect::<Result<_, Fault>>()?,
+        group_by: given.columns("Groups", aggregated.groups)?,
+        input: given.only_input(aggregated.inputs)?,
+    })
+}
+
+fn quality(given: &Given<'_>, quality: Quality) -> Result<Node, Fault> {
+    let output = match quality.output.as_deref() {
+        None | Some("PrimaryInput") => QualityOutput::Rows,
+        Some("EvaluationResults") => QualityOutput::Results,
+        Some(other) => {
+            return Err(given.one_of("Output", other, &["PrimaryInput", "EvaluationResults"]));
+        }
+    };
+    if quality.publishing_options.is_some_and(|options| !options.is_null()) {
+        let why = "results are published nowhere; take them by Output EvaluationResults";
+        return Err(Fault::unsupported(&given.place("PublishingOptions"), why));
+    }
+    let timing = quality.stop_job_on_failure_options.and_then(|o| o.stop_job_on_failure_timing);
+    let stop = match timing.as_deref() {
+        None => false,
+        Some("Immediate") => true,
+        Some(other) => {
+            let member = "StopJobOnFailureOptions.StopJobOnFailureTiming";
+            return Err(given.one_of(member, other, &["Immediate"]));
+        }
+    };
+    let (id, ruleset) = (given.id.to_owned(), quality.ruleset);
+    let input = given.only_input(quality.inputs)?;
+    Ok(Node::EvaluateDataQuality { id, input, ruleset, output, stop })
+}
+
+/// A target that is a table already: what a job made, or the same again.
+fn catalog_target(
+    given: &Given<'_>,
+    target: CatalogTarget,
+    find: &FindTable<'_>,
+) -> Result<Node, Fault> {
+    if let Some(policy) = target.schema_change_policy
+        && let Some(behaviour) = policy.update_behavior.filter(|b| b != "UPDATE_IN_DATABASE")
+    {
+        let member = "SchemaChangePolicy.UpdateBehavior";
+        return Err(given.one_of(member, &behaviour, &["UPDATE_IN_DATABASE"]));
+    }
+    let (database, name) = (target.database.to_lowercase(), target.table.to_lowercase());
+    let table = find(&database, &name)?;
+    let format = match table.format {
+        Format::Parquet => TargetFormat::Parquet,
+        Format::Json => TargetFormat::Json,
+        Format::Csv => TargetFormat::Csv,
+    };
+    let compression = match format {
+        TargetFormat::Parquet => TargetCompression::Snappy,
+        TargetFormat::Json | TargetFormat::Csv => TargetCompression::None,
+    };
+    Ok(Node::Target {
+        id: given.id.to_owned(),
+        input: given.only_input(target.inputs)?,
+        bucket: table.bucket,
+        prefix: table.prefix,
+        format,
+        compression,
+        partition_keys: given.columns("PartitionKeys", target.partition_keys)?,
+        database,
+        table: name,
     })
 }
 
@@ -417,18 +730,25 @@ fn text(value: &str) -> String {
 }
 
 fn target(given: &Given<'_>, target: Target) -> Result<Node, Fault> {
-    if let Some(format) = &target.format
-        && !["parquet", "glueparquet"].contains(&format.as_str())
-    {
-        let why = format!("{format:?}; only parquet");
-        return Err(Fault::unsupported(&given.place("Format"), &why));
-    }
-    let compression = match target.compression.as_deref() {
-        None | Some("snappy") => TargetCompression::Snappy,
-        Some("zstd") => TargetCompression::Zstd,
+    let format = match target.format.as_deref() {
+        None | Some("parquet" | "glueparquet") => TargetFormat::Parquet,
+        Some("json") => TargetFormat::Json,
+        Some("csv") => TargetFormat::Csv,
         Some(other) => {
-            let why = format!("{other:?}; use snappy or zstd");
-            return Err(Fault::unsupported(&given.place("Compression"), &why));
+            return Err(given.one_of("Format", other, &["parquet", "glueparquet", "json", "csv"]));
+        }
+    };
+    let text = format != TargetFormat::Parquet;
+    let compression = match target.compression.as_deref() {
+        None if text => TargetCompression::None,
+        None => TargetCompression::Snappy,
+        Some("snappy") if !text => TargetCompression::Snappy,
+        Some("zstd") => TargetCompression::Zstd,
+        Some("gzip") if text => TargetCompression::Gzip,
+        Some("none" | "uncompressed") if text => TargetCompression::None,
+        Some(other) => {
+            let known: &[&str] = if text { &["gzip", "zstd", "none"] } else { &["snappy", "zstd"] };
+            return Err(given.one_of("Compression", other, known));
         }
     };
     let place = target.path.strip_prefix("s3://").and_then(|place| place.split_once('/'));
@@ -463,7 +783,7 @@ fn target(given: &Given<'_>, target: Target) -> Result<Node, Fault> {
         input: given.only_input(target.inputs)?,
         bucket: bucket.to_owned(),
         prefix,
-        format: lake::TargetFormat::Parquet,
+        format,
         compression,
         partition_keys,
         database,
@@ -475,3 +795,6 @@ fn table_name(place: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     place.chars().map(plain).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base::{ErrorKind, Result as Outcomes, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lake::{EtlSpec, Job, JobRun, RunOptions, RunState};
+use lake::{Cause, EtlSpec, Job, JobRun, RETRIES_MAX, RunOptions, RunState};
 use metastore::Row;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::{graph, tags};
 use crate::call::{Call, Outcome};
-use crate::fault::Fault;
+use crate::fault::{Code, Fault};
 use crate::page::page;
 use crate::rooms::{Rooms, ensure_database, epoch_secs};
 use crate::tags::Tags;
@@ -27,6 +27,8 @@ use crate::tags::Tags;
 const LOG_GROUP: &str = "/aws-glue/jobs/output";
 /// The argument that decides about bookmarks.
 const BOOKMARK: &str = "--job-bookmark-option";
+/// The code for a job that runs already.
+const CONCURRENT: &str = "ConcurrentRunsExceededException";
 /// Minutes a run may take where nothing else is said: AWS's two days.
 const TIMEOUT_MINUTES: u64 = 2880;
 
@@ -109,7 +111,7 @@ struct ExecutionProperty {
 
 impl Definition {
     /// The job as the lake runs it; what this definition asks for in vain is refused.
-    fn job(&self, name: &str) -> Result<Job, Fault> {
+    fn job(&self, rooms: &Rooms, name: &str) -> Result<Job, Fault> {
         if self.command.name != "glueetl" {
             let why = format!("{:?}; only glueetl", self.command.name);
             return Err(Fault::unsupported("Command.Name", &why));
@@ -125,18 +127,24 @@ impl Definition {
             let why = format!("{runs}; a job has one run at a time");
             return Err(Fault::unsupported("ExecutionProperty.MaxConcurrentRuns", &why));
         }
-        if let Some(retries) = self.max_retries.filter(|retries| *retries > 0) {
-            return Err(Fault::unsupported("MaxRetries", &format!("{retries}; give 0")));
-        }
+        let max_retries = u32::try_from(self.max_retries.unwrap_or_default());
+        let Ok(max_retries) = max_retries.map_err(drop).and_then(|retries| match retries {
+            0..=RETRIES_MAX => Ok(retries),
+            _ => Err(()),
+        }) else {
+            return Err(Fault::invalid(format!("MaxRetries is above {RETRIES_MAX}")));
+        };
         if self.timeout == Some(0) {
             return Err(Fault::invalid("Timeout is 0; give minutes from 1"));
         }
         let job = Job {
             name: name.to_owned(),
-            nodes: graph::nodes(&self.code_gen_configuration_nodes)?,
+            nodes: graph::nodes(&self.code_gen_configuration_nodes, &|database, table| {
+                rooms.lake.catalog().get_table(database, table)
+            })?,
             bookmark: bookmark(&self.default_arguments)?,
             error_prefix: None,
-            max_retries: 0,
+            max_retries,
         };
         Ok(job)
     }
@@ -219,7 +227,7 @@ struct StopRuns {
 
 pub(super) async fn create_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let (name, given, definition) = named_definition(call)?;
-    rooms.lake.create_job(&definition.job(&name)?)?;
+    rooms.lake.create_job(&definition.job(rooms, &name)?)?;
     let now = rooms.clock.now();
     let kept = Kept { definition, created_at: now, modified_at: now, reset_at: None };
     rooms.metastore.put(&name, &kept)?;
@@ -230,7 +238,7 @@ pub(super) async fn create_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 pub(super) async fn update_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let UpdateJob { job_name, job_update } = call.input()?;
     let definition = definition(job_update)?;
-    rooms.lake.update_job(&definition.job(&job_name)?)?;
+    rooms.lake.update_job(&definition.job(rooms, &job_name)?)?;
     let now = rooms.clock.now();
     let before = rooms.metastore.get::<Kept>(&job_name)?.map(|seen| seen.row);
     let kept = Kept {
@@ -329,7 +337,47 @@ pub(super) async fn delete_job(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
 
 pub(super) async fn start_job_run(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let StartJobRun { job_name, arguments, timeout } = call.input()?;
-    let job = rooms.lake.get_job(&job_name)?;
+    let run_id = start(rooms, &job_name, arguments, timeout, &Cause::Asked).await?;
+    Ok(json!({"JobRunId": run_id}).into())
+}
+
+/// Starts a run that a trigger's action or a failed run calls for, and crosses that off. A retry
+/// is told what the run before it was told.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] while the job runs, or if the cause was crossed off before.
+pub async fn start_for(
+    rooms: &Arc<Rooms>,
+    job: &str,
+    arguments: BTreeMap<String, String>,
+    timeout_minutes: Option<u64>,
+    cause: &Cause,
+) -> Outcomes<String> {
+    let (mut arguments, mut timeout_minutes) = (arguments, timeout_minutes);
+    if let Cause::Retry(retry) = cause {
+        let key = format!("{job}/{}", retry.run_id);
+        if let Some(before) = rooms.metastore.get::<KeptRun>(&key)?.map(|seen| seen.row) {
+            arguments = before.arguments;
+            timeout_minutes = Some(before.timeout_minutes);
+        }
+    }
+    start(rooms, job, arguments, timeout_minutes, cause).await.map_err(|fault| {
+        let kind = match fault.code {
+            Code::Kind(kind) => kind,
+            Code::Named(_, _) => ErrorKind::Conflict,
+        };
+        base::Error::new(kind, fault.message)
+    })
+}
+
+async fn start(
+    rooms: &Arc<Rooms>,
+    job_name: &str,
+    arguments: BTreeMap<String, String>,
+    timeout: Option<u64>,
+    cause: &Cause,
+) -> Result<String, Fault> {
+    let job = rooms.lake.get_job(job_name)?;
     if arguments.contains_key(BOOKMARK) && bookmark(&arguments)? != job.bookmark {
         let why = format!("{:?} for one run; update the job", arguments[BOOKMARK]);
         return Err(Fault::unsupported(BOOKMARK, &why));
@@ -337,7 +385,7 @@ pub(super) async fn start_job_run(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     if timeout == Some(0) {
         return Err(Fault::invalid("Timeout is 0; give minutes from 1"));
     }
-    let kept = rooms.metastore.get::<Kept>(&job_name)?.map(|seen| seen.row);
+    let kept = rooms.metastore.get::<Kept>(job_name)?.map(|seen| seen.row);
     let of_job = kept.and_then(|kept| kept.definition.timeout);
     let extra = KeptRun {
         arguments,
@@ -348,16 +396,16 @@ pub(super) async fn start_job_run(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         RunOptions { memory_bytes: rooms.settings.query_memory_bytes, ..RunOptions::default() };
     ensure_database(&rooms.lake)?;
     let asked_at = rooms.clock.now();
-    let (run_id, spec) = match rooms.lake.start_run(&job_name, &options).await {
+    let (run_id, spec) = match rooms.lake.start_run_for(job_name, &options, cause).await {
         Ok(planned) => (planned.run.run_id, planned.spec),
-        Err(error) => match rooms.lake.list_runs(&job_name)?.into_iter().next() {
+        Err(error) => match rooms.lake.list_runs(job_name)?.into_iter().next() {
             // What fails after the run was taken fails the run, and its state says why.
             Some(run) if run.state == RunState::Failed && run.started_at >= asked_at => {
                 (run.run_id, None)
             }
             _ if error.kind() == ErrorKind::Conflict => {
                 let message = format!("Concurrent runs exceeded for {job_name}: {error}");
-                return Err(Fault::named("ConcurrentRunsExceededException", 400, message));
+                return Err(Fault::named(CONCURRENT, 400, message));
             }
             _ => return Err(error.into()),
         },
@@ -369,7 +417,7 @@ pub(super) async fn start_job_run(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         rooms.job_runs.lock().insert(run_id.clone(), stop);
         tokio::spawn(work(rooms.clone(), spec, extra, (limit, stopped)));
     }
-    Ok(json!({"JobRunId": run_id}).into())
+    Ok(run_id)
 }
 
 async fn work(
@@ -416,7 +464,7 @@ fn run_shown(rooms: &Rooms, run: &JobRun) -> Result<Value, Fault> {
     let mut shown = json!({
         "Id": run.run_id,
         "JobName": run.job,
-        "Attempt": 0,
+        "Attempt": run.attempt,
         "JobRunState": state,
         "StartedOn": epoch_secs(run.started_at),
         "LastModifiedOn": epoch_secs(end),
@@ -424,6 +472,12 @@ fn run_shown(rooms: &Rooms, run: &JobRun) -> Result<Value, Fault> {
         "PredecessorRuns": [],
         "LogGroupName": LOG_GROUP,
     });
+    if let Some(previous) = &run.previous {
+        shown["PreviousRunId"] = json!(previous);
+    }
+    if let Some(trigger) = &run.trigger {
+        shown["TriggerName"] = json!(trigger);
+    }
     if let Some(at) = run.finished_at {
         shown["CompletedOn"] = json!(epoch_secs(at));
     }

@@ -11,7 +11,7 @@ use crate::rooms::Rooms;
 use crate::tags::{self, Tags};
 
 /// What has tags, as the ARN names it.
-const KINDS: [&str; 3] = ["database", "crawler", "job"];
+const KINDS: [&str; 4] = ["database", "crawler", "job", "trigger"];
 
 fn key(kind: &str, name: &str) -> String {
     format!("glue/{kind}/{name}")
@@ -58,6 +58,7 @@ fn tagged(rooms: &Rooms, arn: &str) -> Result<String, Fault> {
         "database" => drop(rooms.lake.catalog().get_database(name)?),
         "crawler" => drop(rooms.lake.get_crawler(name)?),
         "job" => drop(rooms.lake.get_job(name)?),
+        "trigger" => drop(rooms.lake.get_trigger(name)?),
         _ => {
             let why = format!("{arn:?}; tags have {}", KINDS.join(", "));
             return Err(Fault::unsupported("ResourceArn", &why));
