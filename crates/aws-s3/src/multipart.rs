@@ -276,6 +276,10 @@ fn copy_range(text: &str, total: u64) -> S3Result<std::ops::Range<u64>> {
         Ok(Range::Int { first, last: Some(last) }) if first <= last && last < total => {
             Ok(first..last + 1)
         }
+        Ok(Range::Int { first, last: Some(last) }) if first <= last => Err(s3_error!(
+            InvalidRange,
+            "Range specified is not valid for source object of size: {total}"
+        )),
         _ => Err(s3_error!(
             InvalidArgument,
             "The x-amz-copy-source-range value must be of the form bytes=first-last where first \
@@ -676,7 +680,10 @@ pub(crate) async fn list_uploads(
                     checksum_type: upload.algorithm.as_ref().map(|_| checksum_type(upload.full)),
                     checksum_algorithm: upload.algorithm.map(ChecksumAlgorithm::from),
                     initiated: Some(begun),
-                    initiator: Some(Initiator { display_name: owner.display_name.clone(), id: owner.id.clone() }),
+                    initiator: Some(Initiator {
+                        display_name: owner.display_name.clone(),
+                        id: owner.id.clone(),
+                    }),
                     key: Some(encoded(&key, url)),
                     owner: Some(owner.clone()),
                     storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
