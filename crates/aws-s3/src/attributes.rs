@@ -5,7 +5,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use crate::fail::{check_owner, check_version, refuse_customer_key};
 use crate::object::{length_i64, open, set_sums};
-use crate::record::{Record, Sums, wire_time};
+use crate::record::{Record, wire_time};
 use crate::service::Rooms;
 
 /// S3's page of parts.
@@ -63,16 +63,12 @@ fn parts(
             "x-amz-max-parts and x-amz-part-number-marker must be no less than 0"
         ));
     };
-    let algorithm = record.sums.values.keys().next();
     let numbered = (1..).zip(&record.parts).enumerate();
     let page: Vec<ObjectPart> = numbered
         .skip(skipped)
         .take(wanted)
         .map(|(index, (number, bytes))| {
-            let mut sums = Sums::default();
-            if let (Some(algorithm), Some(sum)) = (algorithm, record.part_sums.get(index)) {
-                sums.set(algorithm, Some(sum.clone()));
-            }
+            let sums = record.sums_of_part(index);
             let mut part = ObjectPart {
                 part_number: Some(number),
                 size: length_i64(*bytes),

@@ -6,10 +6,11 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use crate::fail::{Fail, blocking, check_owner, refuse, unsupported};
-use crate::object::absent;
 use crate::record::{Record, wire_time};
 use crate::service::Rooms;
 
+/// Where S3 began, and keeps some manners of its own.
+const FIRST_REGION: &str = "us-east-1";
 /// S3's page.
 const KEYS_MAX: i32 = 1_000;
 /// What `encoding-type=url` leaves as it is.
@@ -94,6 +95,13 @@ pub(crate) async fn create(
     }
     let (this, name) = (rooms.clone(), input.bucket.clone());
     blocking(move || match this.buckets.create_bucket(&name) {
+        // The first region takes it for a repetition, as it always did.
+        Err(error)
+            if error.kind() == base::ErrorKind::AlreadyExists
+                && this.settings.region == FIRST_REGION =>
+        {
+            Ok(())
+        }
         Err(error) if error.kind() == base::ErrorKind::AlreadyExists => {
             let taken = "Your previous request to create the named bucket succeeded and you \
                          already own it.";
@@ -146,7 +154,7 @@ pub(crate) async fn location(
     let region = rooms.settings.region.clone();
     // The first region is told by silence.
     let location_constraint =
-        (region != "us-east-1").then(|| BucketLocationConstraint::from(region));
+        (region != FIRST_REGION).then(|| BucketLocationConstraint::from(region));
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
 }
 
@@ -157,46 +165,6 @@ pub(crate) async fn versioning(
     check_owner(&request.input.expected_bucket_owner, &rooms.settings.account_id)?;
     rooms.need_bucket(&request.input.bucket)?;
     Ok(S3Response::new(GetBucketVersioningOutput::default()))
-}
-
-fn owner_controls(rooms: &Rooms) -> Vec<Grant> {
-    vec![Grant {
-        grantee: Some(Grantee {
-            display_name: rooms.owner().display_name,
-            email_address: None,
-            id: Some(rooms.settings.account_id.clone()),
-            type_: Type::from_static(Type::CANONICAL_USER),
-            uri: None,
-        }),
-        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
-    }]
-}
-
-pub(crate) async fn acl(
-    rooms: &Rooms,
-    request: S3Request<GetBucketAclInput>,
-) -> S3Result<S3Response<GetBucketAclOutput>> {
-    check_owner(&request.input.expected_bucket_owner, &rooms.settings.account_id)?;
-    rooms.need_bucket(&request.input.bucket)?;
-    let (grants, owner) = (Some(owner_controls(rooms)), Some(rooms.owner()));
-    Ok(S3Response::new(GetBucketAclOutput { grants, owner }))
-}
-
-pub(crate) async fn object_acl(
-    rooms: &Rooms,
-    request: S3Request<GetObjectAclInput>,
-) -> S3Result<S3Response<GetObjectAclOutput>> {
-    let input = request.input;
-    check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
-    crate::fail::check_version(&input.version_id)?;
-    let this = rooms.clone();
-    blocking(move || {
-        let found = this.buckets.find(&input.bucket, &input.key)?;
-        found.map(drop).ok_or_else(|| absent(&this, &input.bucket).into())
-    })
-    .await?;
-    let (grants, owner) = (Some(owner_controls(rooms)), Some(rooms.owner()));
-    Ok(S3Response::new(GetObjectAclOutput { grants, owner, request_charged: None }))
 }
 
 /// What one page of a listing asks, in either version.

@@ -25,6 +25,7 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("DeleteObjects", "no versions"),
     ("GetBucketAcl", "always: the owner has full control"),
     ("GetBucketLocation", ""),
+    ("GetBucketOwnershipControls", "always: BucketOwnerEnforced"),
     ("GetBucketTagging", ""),
     ("GetBucketVersioning", "always: never enabled"),
     ("GetObject", "no versions; encryption by the customer's key is refused"),
@@ -40,12 +41,15 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("ListObjectsV2", "checksum algorithms and restore state are not listed"),
     ("ListParts", ""),
     ("PostObject", "a form is at most 16 MiB; otherwise as PutObject"),
+    ("PutBucketAcl", "takes what says that the owner alone has full control, and nothing else"),
+    ("PutBucketOwnershipControls", "takes BucketOwnerEnforced, and nothing else"),
     ("PutBucketTagging", ""),
     (
         "PutObject",
         "STANDARD only; encryption, ACL grants, object lock and website redirects are refused; \
          of k and k/sub, tables and jobs see the one that came first",
     ),
+    ("PutObjectAcl", "takes what says that the owner alone has full control, and nothing else"),
     ("PutObjectTagging", ""),
     ("UploadPart", "a chunk of an aws-chunked body is in memory until it is checked"),
     ("UploadPartCopy", ""),

@@ -27,7 +27,7 @@ const XML_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FORM_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SKEW_SECONDS: u64 = 15 * 60;
 /// Seven days, as S3 allows.
-const EXPIRES_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+const EXPIRES_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 
 /// The secret that [`admit`] found.
 pub(crate) struct Admitted;
@@ -89,7 +89,8 @@ pub(crate) async fn admit(
     let (mut parts, body) = request.into_parts();
     let (signer, body) = match is_form(&parts) {
         true => {
-            let form = form_body(body).await?;
+            let form = with_filename(form_body(body).await?);
+            parts.headers.insert(http::header::CONTENT_LENGTH, form.len().into());
             (form_signer(&form)?, Body::from(form))
         }
         false => (signer(&parts)?, body),
@@ -208,23 +209,48 @@ fn form_signer(form: &[u8]) -> S3Result<Signer> {
 
 /// The value of a form's field before its file; names are compared without regard to case.
 fn form_field(form: &[u8], name: &str) -> Option<String> {
-    const NAME: &[u8] = b"name=\"";
-    let mut rest = form;
+    String::from_utf8(form.get(field_in(form, name)?)?.to_vec()).ok()
+}
+
+/// Where the value of a field lies. That of `file` is its head: what stands before its bytes.
+fn field_in(form: &[u8], name: &str) -> Option<std::ops::Range<usize>> {
+    const NAME: &[u8] = b"; name=\"";
+    let find = |from: usize, what: &[u8]| {
+        let rest = form.get(from..)?;
+        Some(from + rest.windows(what.len()).position(|window| window == what)?)
+    };
+    let mut at = 0;
     loop {
-        let at = rest.windows(NAME.len()).position(|window| window == NAME)?;
-        rest = rest.get(at + NAME.len()..)?;
-        let end = rest.iter().position(|byte| *byte == b'"')?;
-        let found = rest.get(..end)?;
-        if found.eq_ignore_ascii_case(b"file") {
+        let start = find(at, NAME)? + NAME.len();
+        let end = find(start, b"\"")?;
+        let found = form.get(start..end)?;
+        let head_end = find(end, b"\r\n\r\n")?;
+        let is_file = found.eq_ignore_ascii_case(b"file");
+        if found.eq_ignore_ascii_case(name.as_bytes()) {
+            let value = head_end + 4;
+            return Some(if is_file { end..head_end } else { value..find(value, b"\r\n")? });
+        }
+        if is_file {
             return None;
         }
-        if found.eq_ignore_ascii_case(name.as_bytes()) {
-            let start = rest.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-            let value = rest.get(start..)?;
-            let end = value.windows(2).position(|window| window == b"\r\n")?;
-            return String::from_utf8(value.get(..end)?.to_vec()).ok();
-        }
+        at = end;
     }
+}
+
+/// A key may name the file as it is called where it comes from.
+fn with_filename(form: bytes::Bytes) -> bytes::Bytes {
+    const PLACE: &str = "${filename}";
+    let changed = || {
+        let key = field_in(&form, "key")?;
+        let asked = std::str::from_utf8(form.get(key.clone())?).ok()?;
+        let head = std::str::from_utf8(form.get(field_in(&form, "file")?)?).ok()?;
+        let name = head.split("filename=\"").nth(1)?.split('"').next()?;
+        // Some browsers tell the path as well.
+        let name = name.rsplit(['/', '\\']).next()?;
+        let told = asked.contains(PLACE).then(|| asked.replace(PLACE, name))?;
+        Some([form.get(..key.start)?, told.as_bytes(), form.get(key.end..)?].concat())
+    };
+    changed().map_or_else(|| form.clone(), bytes::Bytes::from)
 }
 
 fn malformed(why: &str) -> S3Error {
@@ -288,8 +314,9 @@ fn presigned(parts: &Parts) -> S3Result<Signer> {
     let access_key = scoped(&credential).ok_or_else(|| {
         wrong("Error parsing the X-Amz-Credential parameter; expecting \"KEY/YYYYMMDD/REGION/s3/aws4_request\"")
     })?;
-    match query(parts, "X-Amz-Expires").and_then(|value| value.parse::<u64>().ok()) {
+    match query(parts, "X-Amz-Expires").and_then(|value| value.parse::<i64>().ok()) {
         Some(1..=EXPIRES_SECONDS_MAX) => {}
+        Some(..=0) => return Err(denied("Request has expired")),
         _ => {
             return Err(wrong("X-Amz-Expires must be a number of seconds from 1 to 604800"));
         }

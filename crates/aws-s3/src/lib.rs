@@ -10,6 +10,7 @@
 //! Bodies stream both ways; an answered write is on stable storage. The lake's own objects
 //! and the user's are the same objects.
 
+mod acl;
 mod attributes;
 mod base64;
 mod bucket;
@@ -97,6 +98,14 @@ impl S3Front {
         let id = request_id();
         let resource = request.uri().path().to_owned();
         let is_head = request.method() == http::Method::HEAD;
+        let asks_attributes = request.method() == http::Method::GET
+            && request
+                .uri()
+                .query()
+                .unwrap_or_default()
+                .split('&')
+                .any(|pair| pair.split('=').next() == Some("attributes"));
+        let waits = request.headers().contains_key(header::EXPECT);
         let (request, unread) = unread::share(request);
         let mut response = match guard::admit(&*self.keys, request).await {
             Err(error) => fault(error),
@@ -112,7 +121,8 @@ impl S3Front {
             }
         };
         let status = response.status();
-        if !status.is_success() {
+        // Who waits to be told to go on sends nothing more.
+        if !status.is_success() && !(waits && unread.is_untouched()) {
             unread.drain().await;
         }
         if is_head || status == StatusCode::NOT_MODIFIED {
@@ -120,6 +130,8 @@ impl S3Front {
                 response.headers_mut().remove(header::CONTENT_LENGTH);
                 *response.body_mut() = Body::empty();
             }
+        } else if asks_attributes && status.is_success() {
+            response = without_quotes(response).await;
         } else if status.is_client_error() || status.is_server_error() {
             response = with_resource(response, &resource, &id).await;
         }
@@ -145,6 +157,8 @@ fn fault(error: s3s::S3Error) -> Response<Body> {
 
 /// Errors are small; anything larger than this is none of ours.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
+/// A page of 1,000 parts with their checksums is far below this.
+const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Adds to an error what it was about and the request's id.
 async fn with_resource(response: Response<Body>, resource: &str, id: &str) -> Response<Body> {
@@ -160,6 +174,20 @@ async fn with_resource(response: Response<Body>, resource: &str, id: &str) -> Re
     };
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(told))
+}
+
+/// In the attributes of an object the ETag stands without the quotes it has anywhere else, which
+/// the protocol crate cannot say.
+async fn without_quotes(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, ATTRIBUTES_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes)
+        .replace("<ETag>&quot;", "<ETag>")
+        .replace("&quot;</ETag>", "</ETag>")
+        .replace("<ETag>\"", "<ETag>")
+        .replace("\"</ETag>", "</ETag>");
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(text))
 }
 
 fn escaped(text: &str) -> String {

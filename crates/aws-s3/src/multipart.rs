@@ -276,6 +276,10 @@ fn copy_range(text: &str, total: u64) -> S3Result<std::ops::Range<u64>> {
         Ok(Range::Int { first, last: Some(last) }) if first <= last && last < total => {
             Ok(first..last + 1)
         }
+        Ok(Range::Int { first, last: Some(last) }) if first <= last => Err(s3_error!(
+            InvalidRange,
+            "Range specified is not valid for source object of size: {total}"
+        )),
         _ => Err(s3_error!(
             InvalidArgument,
             "The x-amz-copy-source-range value must be of the form bytes=first-last where first \

@@ -70,7 +70,7 @@ pub(crate) use {headers_of, set_sums, sums_of};
 pub(crate) fn encoding_kept(encoding: Option<&str>) -> Option<String> {
     let kept: Vec<&str> =
         encoding?.split(',').map(str::trim).filter(|part| *part != "aws-chunked").collect();
-    let kept = kept.join(",");
+    let kept = kept.join(", ");
     (!kept.is_empty()).then_some(kept)
 }
 
@@ -349,7 +349,7 @@ pub(crate) async fn get(
     let (range, partial) =
         readable(&conditions, input.range.as_ref(), input.part_number, &found, &record)?;
     let length = range.end - range.start;
-    let with_sums = input.checksum_mode.is_some() && !partial;
+    let with_sums = input.checksum_mode.is_some();
     let headers = record.headers.clone();
     let mut output = GetObjectOutput {
         accept_ranges: Some("bytes".to_owned()),
@@ -370,11 +370,21 @@ pub(crate) async fn get(
         ..Default::default()
     };
     if with_sums {
-        set_sums!(output, record.sums);
-        output.checksum_type = record.sums.kind();
+        let sums = sums_read(input.part_number, partial, &record);
+        output.checksum_type = record.sums.kind().filter(|_| !sums.is_empty());
+        set_sums!(output, sums);
     }
     let status = if partial { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
     Ok(S3Response::with_status(output, status))
+}
+
+/// The checksums of what is read: of the whole or of a part, and of no other stretch.
+fn sums_read(part: Option<i32>, partial: bool, record: &Record) -> Sums {
+    match part.and_then(|part| usize::try_from(part).ok()?.checked_sub(1)) {
+        Some(index) if !record.parts.is_empty() => record.sums_of_part(index),
+        None if partial => Sums::default(),
+        _ => record.sums.clone(),
+    }
 }
 
 fn parts_count(asked: Option<i32>, record: &Record) -> Option<i32> {
@@ -464,12 +474,18 @@ pub(crate) async fn head(
         parts_count: parts_count(input.part_number, &record),
         ..Default::default()
     };
-    if input.checksum_mode.is_some() && !partial {
-        set_sums!(output, record.sums);
-        output.checksum_type = record.sums.kind();
+    if input.checksum_mode.is_some() {
+        let sums = sums_read(input.part_number, partial, &record);
+        output.checksum_type = record.sums.kind().filter(|_| !sums.is_empty());
+        set_sums!(output, sums);
     }
     let status = if partial { http::StatusCode::PARTIAL_CONTENT } else { http::StatusCode::OK };
-    Ok(S3Response::with_status(output, status))
+    let mut response = S3Response::with_status(output, status);
+    // The protocol crate has no field for it yet.
+    if let Some(count) = tag_count(&record) {
+        response.headers.insert("x-amz-tagging-count", http::HeaderValue::from(count));
+    }
+    Ok(response)
 }
 
 /// The bucket and key of a copy's source.

@@ -134,6 +134,15 @@ impl Record {
         ETag::Strong(self.etag.clone())
     }
 
+    /// The checksum of a part, counted from zero.
+    pub(crate) fn sums_of_part(&self, index: usize) -> Sums {
+        let mut sums = Sums::default();
+        if let Some(algorithm) = self.sums.values.keys().next() {
+            sums.set(algorithm, self.part_sums.get(index).cloned());
+        }
+        sums
+    }
+
     pub(crate) fn content_type(&self) -> String {
         self.headers.content_type.clone().unwrap_or_else(|| "binary/octet-stream".to_owned())
     }

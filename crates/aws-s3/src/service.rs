@@ -6,7 +6,7 @@ use objects::Buckets;
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
-use crate::{Settings, attributes, bucket, fail, multipart, object, tags};
+use crate::{Settings, acl, attributes, bucket, fail, multipart, object, tags};
 
 /// The account's owner, as IAM calls the only user there is.
 const OWNER: &str = "root";
@@ -53,8 +53,12 @@ operations! {
     delete_bucket DeleteBucketInput DeleteBucketOutput => bucket::delete;
     get_bucket_location GetBucketLocationInput GetBucketLocationOutput => bucket::location;
     get_bucket_versioning GetBucketVersioningInput GetBucketVersioningOutput => bucket::versioning;
-    get_bucket_acl GetBucketAclInput GetBucketAclOutput => bucket::acl;
-    get_object_acl GetObjectAclInput GetObjectAclOutput => bucket::object_acl;
+    get_bucket_acl GetBucketAclInput GetBucketAclOutput => acl::of_bucket;
+    get_object_acl GetObjectAclInput GetObjectAclOutput => acl::of_object;
+    put_bucket_acl PutBucketAclInput PutBucketAclOutput => acl::put_bucket;
+    put_object_acl PutObjectAclInput PutObjectAclOutput => acl::put_object;
+    get_bucket_ownership_controls GetBucketOwnershipControlsInput GetBucketOwnershipControlsOutput => acl::ownership_of;
+    put_bucket_ownership_controls PutBucketOwnershipControlsInput PutBucketOwnershipControlsOutput => acl::put_ownership;
     list_objects ListObjectsInput ListObjectsOutput => bucket::list;
     list_objects_v2 ListObjectsV2Input ListObjectsV2Output => bucket::list_v2;
     list_object_versions ListObjectVersionsInput ListObjectVersionsOutput => bucket::list_versions;

@@ -49,6 +49,12 @@ def configuration(forebay, data, http):
                        aws_access_key_id=root[0], aws_secret_access_key=root[1])
     account = sts.get_caller_identity()["Account"]
 
+    # Tests count the buckets from none.
+    s3 = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{http}", region_name="us-east-1",
+                      aws_access_key_id=root[0], aws_secret_access_key=root[1])
+    for bucket in s3.list_buckets()["Buckets"]:
+        s3.delete_bucket(Bucket=bucket["Name"])
+
     def user(name, key, more=""):
         return (f"[{name}]\ndisplay_name = root\nuser_id = {account}\nemail = {account}@example.com\n"
                 f"access_key = {key[0]}\nsecret_key = {key[1]}\n{more}")
