@@ -281,6 +281,7 @@ impl World {
                 id: "source".into(),
                 database: DATABASE.into(),
                 table: table.name.clone(),
+                lineage: false,
             },
             Step::ApplyMapping {
                 id: "types".into(),

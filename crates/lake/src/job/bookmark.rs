@@ -147,7 +147,7 @@ pub(crate) fn readers_of(store: &Metastore, database: &str, table: &str) -> Resu
     let mut readers = Vec::new();
     for (_, job) in store.list::<Job>()? {
         for node in job.nodes.iter().filter(|_| job.bookmark) {
-            if let Node::Source { id, database: of, table: name } = node
+            if let Node::Source { id, database: of, table: name, .. } = node
                 && of == database
                 && name == table
             {

@@ -441,7 +441,7 @@ impl Lake {
     pub async fn due_triggers(&self) -> Result<Vec<(Trigger, Firing)>> {
         let mut due = Vec::new();
         for trigger in self.list_triggers()? {
-            match self.look_at(&trigger).await {
+            match self.look_at_trigger(&trigger).await {
                 Ok(Some(firing)) => due.push((trigger, firing)),
                 Ok(None) => {}
                 // One that watches something deleted must not hold up the others.
@@ -451,7 +451,7 @@ impl Lake {
         Ok(due)
     }
 
-    async fn look_at(&self, trigger: &Trigger) -> Result<Option<Firing>> {
+    async fn look_at_trigger(&self, trigger: &Trigger) -> Result<Option<Firing>> {
         let state = self.get_trigger_state(&trigger.name)?;
         if state.firing.is_some() {
             return Ok(state.firing);
