@@ -185,14 +185,20 @@ const ENDLESS: &[&str] = &[
      WHERE json_extract_scalar(a.note || b.note || c.note, '$.a') = 'x'",
 ];
 
-/// From a second on the server does next to nothing.
+/// The server uses less than a second of processor more, and then next to none. On a machine
+/// that is busy otherwise a second of processor may take several.
 fn expect_rest(server: &Server, after_what: &str) {
-    std::thread::sleep(Duration::from_secs(1));
-    let before = server.cpu_time();
-    std::thread::sleep(Duration::from_secs(2));
-    let used = server.cpu_time() - before;
-    println!("{used:?} of processor in 2 s, from a second after the end of: {after_what}");
-    assert!(used < Duration::from_millis(400), "{used:?} after the end of: {after_what}");
+    let ended = server.cpu_time();
+    let mut before = ended;
+    e2e::wait_for("the server to rest", Duration::from_secs(30), || {
+        std::thread::sleep(Duration::from_secs(1));
+        let used = server.cpu_time() - before;
+        before += used;
+        used < Duration::from_millis(100)
+    });
+    let used = server.cpu_time() - ended;
+    println!("{used:?} of processor until it rests, from the end of: {after_what}");
+    assert!(used < Duration::from_secs(1), "{used:?} after the end of: {after_what}");
 }
 
 #[test]
