@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -296,23 +296,30 @@ fn read_parquet(path: &Path, only: Option<usize>) -> Result<u64> {
     Ok(rows)
 }
 
-/// What a piece of work cost this thread.
+/// What a piece of work cost this thread. What takes no time is done again until it takes some:
+/// the kernel counts in milliseconds.
 struct Cost {
     bytes: u64,
     cpu_seconds: f64,
     wall_seconds: f64,
 }
 
-fn cost<T>(work: impl FnOnce() -> Result<T>) -> Result<(Cost, T)> {
+const TIME_MIN: Duration = Duration::from_millis(200);
+const TIMES_MAX: u32 = 100;
+
+fn cost<T>(work: impl Fn() -> Result<T>) -> Result<(Cost, T)> {
     let (bytes, cpu) = (bytes_asked_for()?, processor_nanos()?);
     let started = Instant::now();
-    let done = work()?;
-    let wall_seconds = started.elapsed().as_secs_f64();
-    // What the kernel says of it is read as well, a few hundred bytes.
-    let own = 256;
-    let bytes = bytes_asked_for()?.saturating_sub(bytes).saturating_sub(own);
-    let cpu_seconds = processor_nanos()?.saturating_sub(cpu) as f64 / 1e9;
-    Ok((Cost { bytes, cpu_seconds, wall_seconds }, done))
+    let mut done = work()?;
+    let mut times = 1_u32;
+    while started.elapsed() < TIME_MIN && times < TIMES_MAX {
+        done = work()?;
+        times += 1;
+    }
+    let wall_seconds = started.elapsed().as_secs_f64() / f64::from(times);
+    let bytes = bytes_asked_for()?.saturating_sub(bytes) / u64::from(times);
+    let nanos = processor_nanos()?.saturating_sub(cpu) as f64;
+    Ok((Cost { bytes, cpu_seconds: nanos / 1e9 / f64::from(times), wall_seconds }, done))
 }
 
 fn proc_number(file: &str, find: impl Fn(&str) -> Option<u64>) -> Result<u64> {

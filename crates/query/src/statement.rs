@@ -34,6 +34,10 @@ const TABLES_MAX: usize = 100;
 /// Brackets within brackets.
 const NESTING_MAX: usize = 50;
 
+/// Words within words after which the parser, when it fails further in, goes back and tries
+/// another reading: each level doubles its work.
+const RETRIED_MAX: usize = 10;
+
 /// What a statement asks for.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -145,7 +149,119 @@ fn check_tokens(sql: &str) -> Result<()> {
             ),
         ));
     }
+    check_retried(&tokens)
+}
+
+/// Bounds how deep constructs lie in each other whose reading the parser tries twice.
+fn check_retried(tokens: &[Token]) -> Result<()> {
+    let significant = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_)));
+    // Of each open bracket, whether it counts.
+    let mut open: Vec<bool> = Vec::new();
+    let (mut depth, mut deepest, mut cases) = (0_usize, 0_usize, 0_usize);
+    let mut before: Option<&Token> = None;
+    for token in significant {
+        let keyword = |token: Option<&Token>| match token {
+            Some(Token::Word(word)) if word.quote_style.is_none() => word.keyword,
+            _ => Keyword::NoKeyword,
+        };
+        match token {
+            Token::LParen => {
+                let counts = is_retried(keyword(before));
+                depth += usize::from(counts);
+                open.push(counts);
+            }
+            Token::LBracket | Token::LBrace => {
+                depth += 1;
+                open.push(true);
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                depth -= usize::from(open.pop().unwrap_or(false));
+            }
+            Token::Word(_) => match keyword(Some(token)) {
+                Keyword::CASE => cases += 1,
+                // Only what ends a CASE: elsewhere it is a name, which would hide one.
+                Keyword::END if ends_expression(before) => cases = cases.saturating_sub(1),
+                Keyword::INTERVAL if keyword(before) == Keyword::INTERVAL => {
+                    return Err(Error::invalid("INTERVAL is not followed by a literal"));
+                }
+                _ => {}
+            },
+            Token::Minus | Token::Plus if keyword(before) == Keyword::INTERVAL => {
+                return Err(Error::invalid(
+                    "INTERVAL is not followed by a literal: write its sign before it, or within",
+                ));
+            }
+            _ => {}
+        }
+        deepest = deepest.max(depth + cases);
+        before = Some(token);
+    }
+    if deepest > RETRIED_MAX {
+        return Err(Error::new(
+            base::ErrorKind::Exhausted,
+            format!(
+                "CASE, CAST, brackets [ ] and their like lie {deepest} deep in each other; at most \
+                 {RETRIED_MAX} are read"
+            ),
+        ));
+    }
     Ok(())
+}
+
+/// Words that the parser takes for a name and a call when what they begin cannot be read.
+fn is_retried(word: Keyword) -> bool {
+    matches!(
+        word,
+        Keyword::CAST
+            | Keyword::TRY_CAST
+            | Keyword::SAFE_CAST
+            | Keyword::CONVERT
+            | Keyword::TRY_CONVERT
+            | Keyword::SUBSTRING
+            | Keyword::SUBSTR
+            | Keyword::POSITION
+            | Keyword::CEIL
+            | Keyword::FLOOR
+            | Keyword::OVERLAY
+            | Keyword::STRUCT
+            | Keyword::INTERVAL
+            | Keyword::ARRAY
+            | Keyword::MAP
+            | Keyword::EXTRACT
+            | Keyword::TRIM
+            | Keyword::EXISTS
+            | Keyword::MATCH
+    )
+}
+
+fn ends_expression(token: Option<&Token>) -> bool {
+    match token {
+        Some(Token::Word(word)) => {
+            !matches!(
+                word.keyword,
+                Keyword::CASE
+                    | Keyword::WHEN
+                    | Keyword::THEN
+                    | Keyword::ELSE
+                    | Keyword::AND
+                    | Keyword::OR
+                    | Keyword::NOT
+                    | Keyword::IS
+                    | Keyword::LIKE
+                    | Keyword::IN
+                    | Keyword::BETWEEN
+                    | Keyword::SELECT
+            ) || word.quote_style.is_some()
+        }
+        Some(
+            Token::Number(_, _)
+            | Token::SingleQuotedString(_)
+            | Token::RParen
+            | Token::RBracket
+            | Token::RBrace,
+        ) => true,
+        _ => false,
+    }
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -570,6 +686,41 @@ mod tests {
         }
         let list = format!("SELECT 1 IN ({}1)", "1, ".repeat(50_000));
         assert!(parse(&list).is_ok());
+        let cases = "CASE WHEN a THEN 1 ELSE 2 END, ".repeat(100);
+        assert!(parse(&format!("SELECT {cases} 1 FROM t")).is_ok());
+    }
+
+    /// Each of these made the parser try twice at each level: 2^45 readings.
+    #[test]
+    fn statements_that_the_parser_would_read_for_ever_are_refused_unread() {
+        for start in [
+            "CASE WHEN true THEN ",
+            "CASE WHEN end THEN ",
+            "CAST(",
+            "TRY_CAST(",
+            "POSITION(",
+            "SUBSTRING(",
+            "CEIL(",
+            "OVERLAY(",
+            "CONVERT(",
+            "STRUCT(",
+            "ARRAY[",
+            "INTERVAL ",
+            "INTERVAL - ",
+            "INTERVAL (",
+            "MAP {",
+            "1 + CAST (",
+            "CAST(CASE WHEN x[",
+        ] {
+            let refused = parse(&format!("SELECT {}@@", start.repeat(45))).unwrap_err();
+            assert!(
+                matches!(refused.kind(), ErrorKind::Invalid | ErrorKind::Exhausted),
+                "{start}: {refused}"
+            );
+        }
+        let legal = "SELECT CASE WHEN a = 1 THEN CAST(substring(b, 1, 2) AS bigint) ELSE \
+                     CASE WHEN c[1] IS NULL THEN 0 ELSE position('x' IN d) END END FROM t";
+        assert!(parse(legal).is_ok());
     }
 
     #[test]

@@ -26,7 +26,8 @@ def made_up(hours):
             row = {"device": station, "timestamp": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
             means = [55, 80, 100, 1200, 15, 45, warm, 1011, 2, 0.1, 2]
             for name, mean in zip(NUMBERS, means):
-                value = round(mean + chance.gauss(0, 1 + abs(mean) / 5), 1)
+                    # Not -0.0, which is below 0.0 to us (docs/sql.md).
+                value = round(mean + chance.gauss(0, 1 + abs(mean) / 5), 1) + 0.0
                 value = max(value, 0.0) if name in ("rain", "wind_speed") else value
                 row[name] = None if chance.random() < 0.03 else value
             row["wind_dir"] = chance.choice(winds)

@@ -29,7 +29,7 @@ SELECT date_trunc('month', from_iso8601_timestamp(timestamp)) AS m, count(*) AS 
 SELECT date_format(from_iso8601_timestamp(timestamp), '%Y-%m') AS m, max(temperature) FROM {t} GROUP BY 1 ORDER BY 1
 
 -- percentiles
-SELECT device, percentile_cont(0.5) WITHIN GROUP (ORDER BY ozone), percentile_cont(0.9) WITHIN GROUP (ORDER BY ozone) FROM {t} WHERE ozone IS NOT NULL GROUP BY device ORDER BY device
+SELECT device, percentile_cont(0.5) WITHIN GROUP (ORDER BY ozone), median(temperature) FROM {t} WHERE ozone IS NOT NULL GROUP BY device ORDER BY device
 
 -- a pivot
 SELECT device, avg(ozone) FILTER (WHERE wind_dir = 'N') AS n, avg(ozone) FILTER (WHERE wind_dir = 'S') AS s, count(*) FILTER (WHERE wind_dir IS NULL) AS none FROM {t} GROUP BY device ORDER BY device
@@ -89,7 +89,7 @@ SELECT wind_dir FROM {t} WHERE wind_dir IS NOT NULL EXCEPT SELECT wind_dir FROM 
 SELECT device, wind_dir, count(*) FROM {t} WHERE wind_dir IN ('N', 'S') GROUP BY ROLLUP (device, wind_dir) ORDER BY device NULLS LAST, wind_dir NULLS LAST
 
 -- whole numbers
-SELECT sum(CAST(round(temperature) AS bigint)), sum(CAST(floor(pressure) AS bigint) % 7), min(CAST(round(dew_point) AS bigint) / 3) FROM {t}
+SELECT sum(CAST(round(temperature) AS bigint)), sum(CAST(floor(pressure) AS bigint) % 7), min(CAST(round(dew_point) AS bigint) % 3) FROM {t}
 
 -- spans of time
 SELECT device, date_diff('hour', min(from_iso8601_timestamp(timestamp)), max(from_iso8601_timestamp(timestamp))) AS hours FROM {t} GROUP BY device ORDER BY device

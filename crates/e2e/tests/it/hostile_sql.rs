@@ -122,6 +122,12 @@ fn excessive() -> Vec<String> {
         format!("SELECT {}1", "- ".repeat(10_000)),
         format!("{}SELECT 1{}", "SELECT * FROM (".repeat(1_000), ")".repeat(1_000)),
         format!("SELECT {}", "CASE WHEN true THEN ".repeat(2_000)),
+        // The parser reads what fails within these twice, at each level.
+        format!("SELECT {}@@", "CASE WHEN true THEN ".repeat(45)),
+        format!("SELECT {}@@", "CAST(".repeat(45)),
+        format!("SELECT {}@@", "POSITION(".repeat(45)),
+        format!("SELECT {}@@", "ARRAY[".repeat(45)),
+        format!("SELECT {}@@", "INTERVAL ".repeat(45)),
         format!("SELECT CAST(1 AS {}int{})", "array(".repeat(5_000), ")".repeat(5_000)),
         format!("SELECT 1 FROM raw_readings{}", ", raw_readings".repeat(4_000)),
         wide(" UNION ALL SELECT 1", 5_000),
@@ -131,8 +137,6 @@ fn excessive() -> Vec<String> {
         format!("SELECT ARRAY[{}1]", "[".repeat(5_000)),
         "SELECT a.note, b.note FROM raw_readings a CROSS JOIN raw_readings b".into(),
         "SELECT array_agg(a.note || b.note) FROM raw_readings a CROSS JOIN raw_readings b".into(),
-        "SELECT a.seq FROM raw_readings a CROSS JOIN raw_readings b ORDER BY a.note || b.seq"
-            .into(),
         "SELECT rpad(a.note, 100000, 'x') FROM raw_readings a, raw_readings b".into(),
         "SELECT regexp_replace(rpad('', 90000, 'x'), '', rpad('', 90000, 'y'))".into(),
     ]
@@ -185,14 +189,20 @@ const ENDLESS: &[&str] = &[
      WHERE json_extract_scalar(a.note || b.note || c.note, '$.a') = 'x'",
 ];
 
-/// From a second on the server does next to nothing.
+/// The server uses less than a second of processor more, and then next to none. On a machine
+/// that is busy otherwise a second of processor may take several.
 fn expect_rest(server: &Server, after_what: &str) {
-    std::thread::sleep(Duration::from_secs(1));
-    let before = server.cpu_time();
-    std::thread::sleep(Duration::from_secs(2));
-    let used = server.cpu_time() - before;
-    println!("{used:?} of processor in 2 s, from a second after the end of: {after_what}");
-    assert!(used < Duration::from_millis(400), "{used:?} after the end of: {after_what}");
+    let ended = server.cpu_time();
+    let mut before = ended;
+    e2e::wait_for("the server to rest", Duration::from_secs(30), || {
+        std::thread::sleep(Duration::from_secs(1));
+        let used = server.cpu_time() - before;
+        before += used;
+        used < Duration::from_millis(100)
+    });
+    let used = server.cpu_time() - ended;
+    println!("{used:?} of processor until it rests, from the end of: {after_what}");
+    assert!(used < Duration::from_secs(1), "{used:?} after the end of: {after_what}");
 }
 
 #[test]
