@@ -65,7 +65,7 @@ impl Graph<'_> {
         let right = self.by_time(right, by, time)?;
         let times = (left.sorted_by[by.len()], right.sorted_by[by.len()]);
         let tolerance = i64::try_from(tolerance_seconds.saturating_mul(1000))
-            .map_err(|_| Error::invalid("tolerance_seconds is too large"))?;
+            .map_err(|_cause| Error::invalid("tolerance_seconds is too large"))?;
         let of = Arc::clone(&schema);
         let make: Make = Arc::new(move |inputs| {
             let mut inputs = inputs.into_iter();
@@ -203,7 +203,7 @@ impl Merge {
                 newest = Some(found.number);
             }
             let index = u32::try_from(used.len() - 1)
-                .map_err(|_| wrap(Error::internal("a batch of more than 2^32 rows")))?;
+                .map_err(|_cause| wrap(Error::internal("a batch of more than 2^32 rows")))?;
             indices.push(Some(index));
         }
         self.beside(&batch, &used, UInt32Array::from(indices)).map_err(wrap)

@@ -367,7 +367,7 @@ impl Series {
             line.push_str("}\n");
             Ok::<(), std::fmt::Error>(())
         })();
-        wrote.map_err(|_| Error::internal("a line cannot be written"))?;
+        wrote.map_err(|_cause| Error::internal("a line cannot be written"))?;
         Ok(line)
     }
 }

@@ -203,7 +203,7 @@ impl Graph<'_> {
         let rows = rows.filter(column(time).is_not_null()).map_err(explain)?;
         let rows = self.numbered(rows)?;
         let [place] = <[usize; 1]>::try_from(places(&rows, &[time.to_owned()])?)
-            .map_err(|_| Error::internal("a time has one place"))?;
+            .map_err(|_cause| Error::internal("a time has one place"))?;
         let kind = rows.schema().field(place).data_type().clone();
         let schema = and(&schema_of(&rows), [Field::new(STEP, kind, true)]);
         let of = Arc::clone(&schema);
@@ -375,7 +375,7 @@ impl Step for FillGaps {
             }
             let step = on_step(times.value(row), self.freq)?;
             let number = u32::try_from(row)
-                .map_err(|_| Error::internal("a batch of more than 2^32 rows"))?;
+                .map_err(|_cause| Error::internal("a batch of more than 2^32 rows"))?;
             if let Some((key, last)) = &self.last
                 && key.as_slice() == keys.get(row)
             {
