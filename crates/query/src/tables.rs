@@ -12,6 +12,8 @@ use base::Result;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
+
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -23,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+
 use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
@@ -60,7 +63,11 @@ impl LakeTable {
         meter: Arc<Meter>,
         reading: Reading,
     ) -> Result<Self> {
-        Ok(LakeTable { layout: Layout::of(table)?, files, meter, reading, lake: None })
+        let mut layout = Layout::of(table)?;
+        if layout.format == Format::Parquet && reading == Reading::Query {
+            layout = layout.with_views();
+        }
+        Ok(LakeTable { layout, files, meter, reading, lake: None })
     }
 
     /// Fails a scan that would read an altered file, since any answer without it would be wrong.
@@ -159,8 +166,15 @@ impl LakeTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
         let schema = TableSchema::new(Arc::clone(&self.layout.data), self.layout.partition.clone());
+        // Footers of files that were asked before are not read again.
+        let environment = state.runtime_env();
+        let store = environment.object_store(ObjectStoreUrl::local_filesystem())?;
+        let footers = environment.cache_manager.get_file_metadata_cache();
         let mut source = ParquetSource::new(schema)
-            .with_table_parquet_options(state.table_options().parquet.clone());
+            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(
+                store, footers,
+            )));
         let on_rows = filters.iter().filter(|filter| !self.is_on_partitions(filter));
         if let Some(condition) = conjunction(on_rows.cloned()) {
             let schema = DFSchema::try_from(Arc::clone(&self.layout.all))?;
