@@ -3,8 +3,9 @@
 //!
 //! Ours goes the way of every job: the readings are objects of a bucket, a table is declared over
 //! them, and a job of four nodes runs in its child process; what it staged is committed and then
-//! asked. Each tool is told the columns' types beforehand and converts in a process of its own, taking turns, and the cheapest round counts. Every
-//! result is read and must have the same rows, typed, sorted and packed alike.
+//! asked. Each tool is told the columns' types beforehand and converts in a process of its own,
+//! taking turns; the cheapest round counts. Every result is read and must have the same rows,
+//! typed, sorted and packed alike.
 //!
 //! With `--json`, one object:
 //!
