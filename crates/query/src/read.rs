@@ -78,6 +78,18 @@ impl Layout {
         })
     }
 
+    /// The same with texts as views, which DataFusion's reader of Parquet makes of a dictionary
+    /// without copying them.
+    pub(crate) fn with_views(self) -> Self {
+        let view = |field: &Arc<Field>| match field.data_type() {
+            DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+            _ => Arc::clone(field),
+        };
+        let data: Vec<Arc<Field>> = self.data.fields().iter().map(view).collect();
+        let all: Vec<Arc<Field>> = data.iter().chain(&self.partition).cloned().collect();
+        Layout { data: Arc::new(Schema::new(data)), all: Arc::new(Schema::new(all)), ..self }
+    }
+
     /// The values that a file's folders give to the partition columns. What is no value of
     /// the column's type is null.
     pub(crate) fn partition_values(&self, file: &TableFile) -> Vec<ScalarValue> {

@@ -14,6 +14,8 @@ use base::Result;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
+
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -67,14 +69,11 @@ impl LakeTable {
         meter: Arc<Meter>,
         reading: Reading,
     ) -> Result<Self> {
-        Ok(LakeTable {
-            layout: Layout::of(table)?,
-            files,
-            meter,
-            reading,
-            lake: None,
-            damaged: Arc::default(),
-        })
+        let mut layout = Layout::of(table)?;
+        if layout.format == Format::Parquet && reading == Reading::Query {
+            layout = layout.with_views();
+        }
+        Ok(LakeTable { layout, files, meter, reading, lake: None, damaged: Arc::default() })
     }
 
     /// Fails a scan that would read an altered file, since any answer without it would be wrong.
@@ -180,8 +179,15 @@ impl LakeTable {
         let schema = TableSchema::new(Arc::clone(&self.layout.data), self.layout.partition.clone());
         let picked = Picked::new(&self.layout, projection).map_err(wrap)?;
         files.iter().for_each(|file| self.meter.foreign(file, &picked));
+        // Footers of files that were asked before are not read again.
+        let environment = state.runtime_env();
+        let store = environment.object_store(ObjectStoreUrl::local_filesystem())?;
+        let footers = environment.cache_manager.get_file_metadata_cache();
         let mut source = ParquetSource::new(schema)
-            .with_table_parquet_options(state.table_options().parquet.clone());
+            .with_table_parquet_options(state.table_options().parquet.clone())
+            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(
+                store, footers,
+            )));
         let on_rows = filters.iter().filter(|filter| !self.is_on_partitions(filter));
         if let Some(condition) = conjunction(on_rows.cloned()) {
             let schema = DFSchema::try_from(Arc::clone(&self.layout.all))?;

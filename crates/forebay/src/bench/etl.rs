@@ -1,10 +1,11 @@
 //! `forebay bench etl`: JSON readings to sorted, typed, hour-partitioned Parquet, and five
 //! queries on the result, beside other tools that are installed.
 //!
-//! Ours goes the way of every job: the readings are objects of a bucket, crawled into a table; a
-//! job of four nodes runs in its child process; what it staged is committed and then asked. Each
-//! tool converts in a process of its own, taking turns, and the cheapest round counts. Every
-//! result is read and must have the same rows, typed, sorted and packed alike.
+//! Ours goes the way of every job: the readings are objects of a bucket, a table is declared over
+//! them, and a job of four nodes runs in its child process; what it staged is committed and then
+//! asked. Each tool is told the columns' types beforehand and converts in a process of its own,
+//! taking turns; the cheapest round counts. Every result is read and must have the same rows,
+//! typed, sorted and packed alike.
 //!
 //! With `--json`, one object:
 //!
@@ -29,8 +30,8 @@ use arrow::util::display::array_value_to_string;
 use base::{SystemClock, usage};
 use bytes::Bytes;
 use lake::{
-    Crawler, EtlResult, Job, Lake, Mapping, Node as Step, QueryEngine, RunOptions, SqlOptions,
-    TargetCompression, TargetFormat,
+    Column, EtlResult, Format, Job, Lake, Mapping, Node as Step, QueryEngine, RunOptions,
+    SqlOptions, Table, TargetCompression, TargetFormat,
 };
 use node::{DATABASE, Node, Settings};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -103,7 +104,7 @@ pub(super) async fn run(args: &BenchEtl, printer: Printer) -> Result<()> {
     let world = World::open(&scratch.0).await?;
     printer.note("making the readings");
     let readings = world.fill(args).await?;
-    world.prepare().await?;
+    world.prepare()?;
     let sources = world.sources();
     let script = scratch.0.join("peers.py");
     std::fs::write(&script, SCRIPT).context("writing the peers' script")?;
@@ -203,12 +204,12 @@ impl Generator {
         let taken = arrived.saturating_sub(self.next(LATE_MILLIS)) / 1000;
         let [ozone, matter, carbon, sulfure, nitrogen] = [(); 5].map(|()| self.next(101));
         let (longitude, latitude) = (device * 7_919 % 100_000, device * 104_729 % 1_000_000);
-        write!(
+        writeln!(
             out,
             "{{\"device_id\":\"sensor-{device:04}\",\"ozone\":{ozone},\"particullate_matter\":\
              {matter},\"carbon_monoxide\":{carbon},\"sulfure_dioxide\":{sulfure},\
              \"nitrogen_dioxide\":{nitrogen},\"longitude\":10.{longitude:05},\"latitude\":\
-             56.{latitude:06},\"timestamp\":\"{FIRST_DAY}T{:02}:{:02}:{:02}\"}}\n",
+             56.{latitude:06},\"timestamp\":\"{FIRST_DAY}T{:02}:{:02}:{:02}\"}}",
             taken / 3600,
             taken / 60 % 60,
             taken % 60,
@@ -260,20 +261,20 @@ impl World {
         Ok(sums)
     }
 
-    /// Crawls the readings and makes the job.
-    async fn prepare(&self) -> Result<()> {
-        self.lake.create_crawler(&Crawler::new("bench", (BUCKET, RAW), DATABASE))?;
-        self.lake.run_crawler("bench").await?;
-        let tables = self.lake.catalog().list_tables(DATABASE)?;
-        let [table] = tables.as_slice() else { bail!("the crawl made {} tables", tables.len()) };
-        let mapping = |column: &lake::Column| Mapping {
+    /// Declares the table of the readings, as every tool here is told their types, and makes the
+    /// job.
+    fn prepare(&self) -> Result<()> {
+        let pollutants = POLLUTANTS.map(|name| (name, "smallint"));
+        let places = [("longitude", "double"), ("latitude", "double"), ("timestamp", "timestamp")];
+        let columns = [("device_id", "string")].into_iter().chain(pollutants).chain(places);
+        let columns: Vec<Column> = columns.map(|(name, of)| Column::new(name, of)).collect();
+        let table = Table::new((DATABASE, "raw"), (BUCKET, RAW), Format::Json);
+        let table = self.lake.catalog().create_table(Table { columns, ..table })?;
+        let mapping = |column: &Column| Mapping {
             from: column.name.clone(),
             from_type: column.hive_type.clone(),
             to: column.name.clone(),
-            to_type: match POLLUTANTS.contains(&column.name.as_str()) {
-                true => "smallint".to_owned(),
-                false => column.hive_type.clone(),
-            },
+            to_type: column.hive_type.clone(),
             drop: false,
         };
         let nodes = vec![
@@ -578,6 +579,11 @@ fn check(files: &[PathBuf], readings: &Readings) -> Result<Checked> {
                 .sum::<i64>();
             latitude +=
                 column("latitude")?.as_primitive::<Float64Type>().values().iter().sum::<f64>();
+            ensure!(
+                matches!(column("timestamp")?.data_type(), DataType::Timestamp(_, _)),
+                "column timestamp is {}",
+                column("timestamp")?.data_type()
+            );
             let moments = arrow::compute::cast(
                 column("timestamp")?,
                 &DataType::Timestamp(TimeUnit::Millisecond, None),

@@ -206,14 +206,14 @@ fn texts(pieces: &[ArrayRef]) -> Vec<u64> {
     let letters = |text: &[u8]| {
         let mut word = [0; 8];
         let rest = &text[common..];
-        word[..rest.len()].copy_from_slice(rest);
+        word[8 - left..8 - left + rest.len()].copy_from_slice(rest);
         u64::from_be_bytes(word)
     };
     if left <= 8 && shortest == longest {
         all().map(letters).collect()
     } else if left <= 7 {
         // Of texts that differ in zeros behind alone, the shorter comes first.
-        all().map(|text| letters(text) | (text.len() - common) as u64).collect()
+        all().map(|text| (letters(text) << 8) | (text.len() - common) as u64).collect()
     } else {
         ranks(all())
     }

@@ -75,7 +75,10 @@ pub(super) struct Sorter {
     keys: Vec<SortKey>,
     buckets: Vec<Bucket>,
     memory: MemoryReservation,
-    memory_bytes: usize,
+    /// Of memory, for the rows that wait.
+    held_max: usize,
+    /// Of memory, for a partition that is sorted at once.
+    sorted_max: usize,
     spills: SpillManager,
     context: Arc<TaskContext>,
 }
@@ -108,11 +111,14 @@ impl Sorter {
         let runtime = context.runtime_env();
         let spills = SpillManager::new(runtime, metrics, Arc::clone(writer.schema()));
         let consumer = MemoryConsumer::new("Sort").with_can_spill(true);
+        let memory_bytes = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
         Sorter {
             keys,
             buckets: Vec::new(),
             memory: consumer.register(context.memory_pool()),
-            memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
+            // The rest is for what is read, sorted and packed meanwhile.
+            held_max: memory_bytes / 8 * 5,
+            sorted_max: memory_bytes / (2 * AT_A_TIME),
             spills,
             context: Arc::clone(context),
             writer,
@@ -126,7 +132,8 @@ impl Sorter {
                 self.buckets.resize_with(number + 1, Bucket::default);
             }
             let bytes = rows.get_array_memory_size() + rows.num_rows() * ROW_BYTES;
-            if self.memory.try_grow(bytes).is_err() {
+            let full = self.memory.size() + bytes > self.held_max;
+            if full || self.memory.try_grow(bytes).is_err() {
                 self.spill()?;
                 // What one batch needs is had.
                 self.memory.grow(bytes);
@@ -165,7 +172,7 @@ impl Sorter {
             .partition(|(_, bucket)| bucket.spilled.is_empty());
         // Those in memory first, since that gives it back.
         self.sort_in_memory(held).await?;
-        let fits = self.memory_bytes / (2 * AT_A_TIME);
+        let fits = self.sorted_max;
         let (small, large): (Vec<_>, Vec<_>) =
             apart.into_iter().partition(|(_, bucket)| bucket.bytes + bucket.spilled_bytes <= fits);
         self.sort_in_memory(small).await?;

@@ -404,7 +404,7 @@ fn unsorted(rows: u64) -> String {
 #[tokio::test]
 async fn a_sort_by_partition_is_the_sort_of_all_and_keeps_ties_whatever_is_spilled() {
     let mut of_all_memories = Vec::new();
-    for memory in [256, 8, 3] {
+    for memory in [256, 8, 5] {
         let world = World::new();
         world.declare("t", Format::Json, "day string; site string; v int; n bigint", "");
         world.put("raw/t/x", unsorted(150_000)).await;
