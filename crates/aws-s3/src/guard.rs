@@ -428,3 +428,42 @@ async fn xml_body(parts: &Parts, body: Body) -> S3Result<bytes::Bytes> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(fields: &[(&str, &str)]) -> bytes::Bytes {
+        let part = |(name, value): &(&str, &str)| match *name {
+            "file" => format!(
+                "--edge\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{value}\"\r\n\
+                 Content-Type: text/plain\r\n\r\nbytes; name=\"key\"\r\n"
+            ),
+            _ => format!(
+                "--edge\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            ),
+        };
+        let parts: String = fields.iter().map(part).collect();
+        (parts + "--edge--\r\n").into()
+    }
+
+    #[test]
+    fn a_form_names_its_key_after_its_file() {
+        let given =
+            form(&[("key", "in/${filename}"), ("acl", "private"), ("file", "C:\\d\\a.txt")]);
+        let told = form(&[("key", "in/a.txt"), ("acl", "private"), ("file", "C:\\d\\a.txt")]);
+        assert_eq!(with_filename(given), told);
+        for same in [form(&[("key", "k"), ("file", "a")]), form(&[("file", "a")]), "no form".into()]
+        {
+            assert_eq!(with_filename(same.clone()), same);
+        }
+    }
+
+    #[test]
+    fn a_field_of_a_form_is_found_before_its_file_only() {
+        let given = form(&[("AWSAccessKeyId", "AKIA"), ("file", "a"), ("policy", "p")]);
+        assert_eq!(form_field(&given, "awsaccesskeyid").as_deref(), Some("AKIA"));
+        assert_eq!(form_field(&given, "policy"), None);
+        assert_eq!(form_field(&given[..40], "awsaccesskeyid"), None);
+    }
+}

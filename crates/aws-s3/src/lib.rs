@@ -164,7 +164,12 @@ const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024 * 1024;
 async fn with_resource(response: Response<Body>, resource: &str, id: &str) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, ERROR_BYTES_MAX).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let mut text = String::from_utf8_lossy(&bytes);
+    // A form that its policy does not allow: the policy itself is sound, says S3.
+    if text.contains("<Code>InvalidPolicyDocument</Code>") && !text.contains("failed to parse") {
+        parts.status = StatusCode::FORBIDDEN;
+        text = text.replace("InvalidPolicyDocument", "AccessDenied").into();
+    }
     let told = match text.strip_suffix("</Error>") {
         Some(before) => format!(
             "{before}<Resource>{}</Resource><RequestId>{id}</RequestId></Error>",

@@ -215,6 +215,33 @@ async fn an_upload_in_parts_becomes_one_object() {
     shop.ask(("DELETE", &target), &[], b"").await.refused(404, "NoSuchUpload");
 }
 
+#[tokio::test]
+async fn a_form_of_nobody_or_of_a_stranger_is_refused() {
+    let shop = shop();
+    let post = async |fields: &[(&str, &str)]| {
+        let mut form = String::new();
+        for (name, value) in fields.iter().chain(&[("file", "bytes")]) {
+            form += &format!(
+                "--edge\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            );
+        }
+        let request = Request::builder()
+            .method("POST")
+            .uri("/lake")
+            .header("host", "127.0.0.1:1")
+            .header("content-type", "multipart/form-data; boundary=edge")
+            .body(Body::from(form + "--edge--\r\n"));
+        shop.send(request.unwrap()).await
+    };
+    post(&[("key", "k")]).await.refused(403, "AccessDenied");
+    let signed = [("key", "k"), ("policy", "e30="), ("Signature", "AAAA")];
+    let stranger = [&signed[..], &[("AWSAccessKeyId", "AKIANOBODY")]].concat();
+    post(&stranger).await.refused(403, "InvalidAccessKeyId");
+    let forged = [&signed[..], &[("awsAccessKeyID", "AKIATEST")]].concat();
+    post(&forged).await.refused(403, "SignatureDoesNotMatch");
+    assert!(shop.buckets.list("lake", "").await.unwrap().is_empty());
+}
+
 impl Shop {
     /// Begins an upload under a key.
     async fn begin(&self, key: &str) -> String {
@@ -312,7 +339,6 @@ async fn o7_parts_completions_and_aborts_race_and_leave_all_or_nothing() {
         assert_eq!(shop.upload_files(), 0, "parts were left over");
     }
     assert_eq!(objects + aborted, 20);
-    println!("{objects} became objects, {aborted} were aborted");
 }
 
 #[tokio::test]
