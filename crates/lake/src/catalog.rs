@@ -189,6 +189,17 @@ impl Table {
                 )));
             }
         }
+        let is_nested = |column: &&Column| {
+            formats::hive::to_arrow(&column.hive_type).is_ok_and(|known| known.is_nested())
+        };
+        if self.format == Format::Csv
+            && let Some(column) = self.columns.iter().find(is_nested)
+        {
+            return Err(Error::unsupported(format!(
+                "column {:?} of table {:?}: {} is not read from CSV; declare it as string",
+                column.name, self.name, column.hive_type
+            )));
+        }
         let prefix = &self.prefix;
         if !(prefix.is_empty() || prefix.ends_with('/')) || prefix.starts_with('/') {
             return Err(bad(format!("prefix {prefix:?} must end and not begin with '/'")));

@@ -398,7 +398,8 @@ impl Lake {
                 self.catalog().create_table(table)?
             }
             Some(existing) => {
-                if crawler.policy.merge_new_columns {
+                // What another format held says nothing of this one.
+                if crawler.policy.merge_new_columns && existing.format == table.format {
                     merge_new(&mut table.columns, &existing.columns);
                 }
                 keep_order(&mut table.columns, &existing.columns);

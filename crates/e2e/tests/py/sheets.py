@@ -54,7 +54,7 @@ put = lambda key, body: s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 put("crawled/day=1/a.csv", text(days[1]))
 # Other packing, other order of columns: they are found by their names.
 put("crawled/day=2/b.csv.gz", text(days[2][list(reversed(days[2].columns))], "gzip"))
-put("crawled/day=3/c.csv.zst", text(days[3], "zstd"))
+put("crawled/day=3/c.csv.zip", text(days[3], {"method": "zip", "archive_name": "c.csv"}))
 put("crawled/day=3/junk.csv", b"\x00\x01\x02 not, text\n" * 20)
 glue.create_database(DatabaseInput={"Name": "sheets"})
 glue.create_crawler(

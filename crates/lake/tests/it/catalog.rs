@@ -60,6 +60,11 @@ fn what_is_no_table_is_refused() {
     assert_eq!(refused(|t| t.columns[1].name = "ts".into()), ErrorKind::Invalid);
     assert_eq!(refused(|t| t.partition_keys[0].name = "ts".into()), ErrorKind::Invalid);
     assert_eq!(refused(|t| t.format = Format::Csv), ErrorKind::Invalid);
+    let nested = |t: &mut Table| {
+        *t = Table::new(("air", "t"), ("bkt", "t/"), Format::Csv);
+        t.columns = vec![Column::new("a", "array<int>")];
+    };
+    assert_eq!(refused(nested), ErrorKind::Unsupported);
     assert_eq!(refused(|t| t.database = "nowhere".into()), ErrorKind::NotFound);
     catalog(&world).create_table(table("t")).unwrap();
     let twice = catalog(&world).create_table(table("t")).unwrap_err();
