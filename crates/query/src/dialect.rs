@@ -54,7 +54,6 @@ const MEANINGS: &[(&str, usize, &str)] = &[
         "CASE WHEN $1 IS NOT NULL AND $2 IS NOT NULL AND $3 IS NOT NULL \
          THEN least($1, $2, $3) END",
     ),
-    ("replace", 2, "replace($1, $2, '')"),
     ("index", 2, "strpos($1, $2)"),
     ("levenshtein_distance", 2, "levenshtein($1, $2)"),
     ("codepoint", 1, "ascii($1)"),

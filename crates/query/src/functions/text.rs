@@ -15,6 +15,7 @@ pub(super) const ROWS: &[Row] = &[
     row("regexp_extract", &[Text, Text, Optional, Int], Gives::Text, regexp_extract),
     row("regexp_extract_all", &[Text, Text, Optional, Int], Gives::Texts, regexp_extract_all),
     row("regexp_replace", &[Text, Text, Optional, Text], Gives::Text, regexp_replace),
+    row("replace", &[Text, Text, Optional, Text], Gives::Text, replace),
     row("regexp_split", &[Text, Text], Gives::Texts, |memory, args| {
         let pieces = regex(memory, args[1].text())?.split(args[0].text());
         Ok(Some(Out::Texts(pieces.map(str::to_owned).collect())))
@@ -114,7 +115,42 @@ fn regexp_extract_all(memory: &mut Memory, args: &[Value<'_>]) -> Outcome {
 fn regexp_replace(memory: &mut Memory, args: &[Value<'_>]) -> Outcome {
     let regex = regex(memory, args[1].text())?;
     let by = java_replacement(args.get(2).map_or("", |by| by.text()));
-    Ok(Some(Out::Text(regex.replace_all(args[0].text(), by.as_str()).into_owned())))
+    let text = args[0].text();
+    let (mut out, mut from) = (String::new(), 0);
+    for found in regex.captures_iter(text) {
+        let Some(whole) = found.get(0) else { continue };
+        out.push_str(&text[from..whole.start()]);
+        found.expand(&by, &mut out);
+        from = whole.end();
+        check_length(&out)?;
+    }
+    out.push_str(&text[from..]);
+    Ok(Some(Out::Text(out)))
+}
+
+/// Bytes of one text that a replacement makes.
+const REPLACED_MAX: usize = 16 * 1024 * 1024;
+
+fn check_length(out: &str) -> Result<(), String> {
+    match out.len() <= REPLACED_MAX {
+        true => Ok(()),
+        false => Err(format!("the text becomes longer than {REPLACED_MAX} bytes")),
+    }
+}
+
+/// Of an empty text, what is put in stands before each letter and at the end.
+fn replace(_: &mut Memory, args: &[Value<'_>]) -> Outcome {
+    let (text, what) = (args[0].text(), args[1].text());
+    let by = args.get(2).map_or("", |by| by.text());
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, found) in text.match_indices(what) {
+        out.push_str(&text[from..at]);
+        out.push_str(by);
+        from = at + found.len();
+        check_length(&out)?;
+    }
+    out.push_str(&text[from..]);
+    Ok(Some(Out::Text(out)))
 }
 
 /// Java ends the number of a group at the first letter, `regex` only at what no name can have.

@@ -214,7 +214,10 @@ async fn texts_are_cut_matched_and_written_as_documented() {
             "length('grüße'), lower('AB'), upper('ab'), reverse('abc'), trim('  x ')",
             "5|ab|AB|cba|x",
         ),
-        ("replace('abcabc', 'b'), replace('abc', 'b', 'x')", "acac|axc"),
+        (
+            "replace('abcabc', 'b'), replace('abc', 'b', 'x'), replace('ab', '', '-')",
+            "acac|axc|-a-b-",
+        ),
         ("starts_with('hello', 'he'), levenshtein_distance('kitten', 'sitting')", "true|3"),
         ("chr(65), codepoint('A'), translate('abcd', 'a', 'z')", "A|65|zbcd"),
         ("format('%s%%', 123)", "123%"),

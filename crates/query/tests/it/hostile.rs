@@ -69,6 +69,9 @@ async fn harm_stays_within_its_bounds() {
         "SELECT repeat('x', 2000000000)".into(),
         "SELECT lpad('x', 2000000000, 'y')".into(),
         "SELECT array_repeat(1, 1000000000)".into(),
+        // Gigabytes of one text.
+        "SELECT length(regexp_replace(rpad('', 90000, 'x'), '', rpad('', 90000, 'y')))".into(),
+        "SELECT length(replace(rpad('', 90000, 'x'), 'x', rpad('', 90000, 'y')))".into(),
         "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r".into(),
         format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000)),
         format!("SELECT 1{}", " + 1".repeat(50_000)),
