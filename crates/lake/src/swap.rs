@@ -376,14 +376,14 @@ pub(crate) fn is_moving(
     transaction: &Transaction<'_>,
     inputs: &[(String, String, String)],
 ) -> Result<bool> {
-    let mut moving: HashMap<(String, String), ()> = HashMap::new();
+    let mut moving = HashSet::new();
     for (_, swap) in transaction.list::<PreparedSwap>()? {
         for gone in &swap.removed {
-            moving.insert((swap.bucket.clone(), swap.key_of(&gone.name)), ());
+            moving.insert((swap.bucket.clone(), swap.key_of(&gone.name)));
         }
     }
     for (bucket, key, etag) in inputs {
-        if moving.contains_key(&(bucket.clone(), key.clone())) {
+        if moving.contains(&(bucket.clone(), key.clone())) {
             return Ok(true);
         }
         let retired = transaction.get::<RetiredObject>(&format!("{bucket}/{key}"))?;

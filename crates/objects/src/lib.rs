@@ -287,6 +287,8 @@ impl Buckets {
     pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectMeta>> {
         if !self.remotes.contains_key(bucket) {
             let (this, bucket, prefix) = (self.clone(), bucket.to_owned(), prefix.to_owned());
+            // Others have a turn first: a crawl that was told to stop notices it after a listing.
+            tokio::task::yield_now().await;
             return blocking(move || this.plain_objects(&bucket, &prefix)).await;
         }
         let store = self.store(bucket)?;
