@@ -137,14 +137,14 @@ async fn the_end_of_another_run_fires() {
     world.lake.create_job(&job()).unwrap();
     let first = lake::Job { name: "first".into(), ..job() };
     world.lake.create_job(&first).unwrap();
-    let run = |_: ()| world.lake.start_run("first", &Default::default());
-    let spec = run(()).await.unwrap().spec.unwrap();
+    let options = lake::RunOptions::default();
+    let spec = world.lake.start_run("first", &options).await.unwrap().spec.unwrap();
     world.lake.finish_run("first", &spec.run_id, &engine(&spec)).await.unwrap();
     let when = When::Conditional { all: true, conditions: vec![condition] };
     world.lake.create_trigger(&trigger(when)).unwrap();
     assert_eq!(fire(&world).await.len(), 0, "what ended before it was made is no news");
     world.clock.advance(Duration::from_secs(1));
-    run(()).await.unwrap();
+    world.lake.start_run("first", &options).await.unwrap();
     assert_eq!(fire(&world).await.len(), 1);
     assert_eq!(fire(&world).await.len(), 0);
 }
