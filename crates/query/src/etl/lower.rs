@@ -178,8 +178,8 @@ impl<'a> Graph<'a> {
             Node::Resample { input, by, time, freq, aggregates, .. } => {
                 self.resample(self.rows(input)?, (by, time), *freq, aggregates)?
             }
-            Node::FillGaps { input, by, time, freq, .. } => {
-                self.fill_gaps(self.rows(input)?, by, time, *freq)?
+            Node::FillGaps { id, input, by, time, freq } => {
+                self.fill_gaps(id, self.rows(input)?, by, time, *freq)?
             }
             Node::DropDuplicatesByTime { input, by, time, keep, .. } => {
                 self.drop_duplicates_by_time(self.rows(input)?, by, time, *keep)?

@@ -243,6 +243,7 @@ impl Graph<'_> {
 
     pub(super) fn fill_gaps(
         &self,
+        id: &str,
         rows: DataFrame,
         by: &[String],
         time: &str,
@@ -253,8 +254,9 @@ impl Graph<'_> {
         let input = self.by_time(rows, by, time)?;
         let place = input.sorted_by[by.len()];
         Keys::new(&schema, by_places.clone())?;
-        let (of, device) = (Arc::clone(&schema), by_places);
+        let (of, device, node) = (Arc::clone(&schema), by_places, id.to_owned());
         self.table(Operator::step("FillGaps", input, schema, move || FillGaps {
+            node: node.clone(),
             schema: Arc::clone(&of),
             keys: Keys::new(&of, device.clone()),
             by: device.clone(),
@@ -346,6 +348,7 @@ impl Step for Align {
 }
 
 struct FillGaps {
+    node: String,
     schema: SchemaRef,
     keys: Result<Keys>,
     by: Vec<usize>,
@@ -362,7 +365,14 @@ pub(super) fn checked<T>(made: &Result<T>) -> Result<&T> {
 
 impl Step for FillGaps {
     fn batch(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
-        let keys = checked(&self.keys)?.of(&batch)?;
+        // Whether times lie on steps is known only here, long after the graph was planned.
+        self.fill(&batch).map_err(|error| error.context(format!("node {:?}", self.node)))
+    }
+}
+
+impl FillGaps {
+    fn fill(&mut self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        let keys = checked(&self.keys)?.of(batch)?;
         let times = millis(batch.column(self.place))?;
         // For each row made: the row it is, or the one whose device it shares.
         let (mut of, mut device, mut at) = (Vec::new(), Vec::new(), Vec::new());
