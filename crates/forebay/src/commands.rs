@@ -701,7 +701,7 @@ fn table_text(answer: &Value) -> String {
     format!("{}\n{count} rows, {scanned} scanned", shown.render())
 }
 
-fn text_of_file(path: &std::path::Path) -> Result<String> {
+fn text_of_file(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|cause| Error::io(format!("read {}", path.display()), cause).into())
 }
