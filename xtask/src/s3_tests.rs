@@ -140,8 +140,7 @@ fn unpinned(pins: &BTreeMap<&str, Pin>, source: &str) -> Vec<String> {
 }
 
 fn given() -> Option<PathBuf> {
-    let given = std::env::var_os(VARIABLE);
-    given.map(PathBuf::from)
+    std::env::var_os(VARIABLE).map(PathBuf::from)
 }
 
 #[cfg(test)]

@@ -87,6 +87,10 @@ pub(crate) async fn create(
     refuse(&input.grant_read_acp, "x-amz-grant-read-acp", acl)?;
     refuse(&input.grant_write, "x-amz-grant-write", acl)?;
     refuse(&input.grant_write_acp, "x-amz-grant-write-acp", acl)?;
+    match input.object_ownership.as_ref().map(ObjectOwnership::as_str) {
+        None | Some(ObjectOwnership::BUCKET_OWNER_ENFORCED) => {}
+        Some(other) => return Err(unsupported("x-amz-object-ownership", other)),
+    }
     let lock = input.object_lock_enabled_for_bucket.filter(|wanted| *wanted);
     refuse(&lock, "x-amz-bucket-object-lock-enabled", "there is no object lock")?;
     if let Some(configuration) = &input.create_bucket_configuration {

@@ -121,8 +121,9 @@ impl S3Front {
             }
         };
         let status = response.status();
-        // Who waits to be told to go on sends nothing more.
-        if !status.is_success() && !(waits && unread.is_untouched()) {
+        // Who waits to be told to go on sends nothing until then.
+        let says_nothing = waits && unread.is_untouched();
+        if !status.is_success() && !says_nothing {
             unread.drain().await;
         }
         if is_head || status == StatusCode::NOT_MODIFIED {

@@ -344,7 +344,8 @@ mod tests {
         let buckets = Buckets::open(folder.path()).unwrap();
         buckets.create_bucket("lake").unwrap();
         let keys = || {
-            let page = buckets.page("lake", &Listing { max: 9, ..Listing::default() }).unwrap();
+            let page =
+                buckets.page("lake", &crate::Listing { max: 9, ..Default::default() }).unwrap();
             page.entries.iter().map(|entry| entry.name().to_owned()).collect::<Vec<_>>()
         };
         let seen = |key: &str| buckets.find("lake", key).unwrap().and_then(|f| f.attributes);
