@@ -214,7 +214,8 @@ impl Lake {
         }
         if swap.source == FileSource::Committed {
             let rows = crate::catalog::rows_of(&table.database, &table.name);
-            for key in &gone {
+            for gone in &swap.removed {
+                let key = swap.key_of(&gone.name);
                 let found = transaction.get::<WrittenFile>(&format!("{rows}{key}"))?;
                 if found.is_none_or(|file| file.commit_removed.is_some()) {
                     return conflict(format!("{key:?} is no file of the table any more"));

@@ -251,7 +251,6 @@ async fn flip(count: usize) {
         let what = format!("{codec:?}, byte {at} of {} by {bits:#x}", bytes.len());
         noticed += usize::from(ask(&world, bytes, &what).await);
     }
-    println!("{noticed} of {count} flips were noticed");
     assert!(noticed * 10 > count, "{noticed} of {count}");
 }
 

@@ -228,7 +228,7 @@ async fn rows_of_two_nodes_are_joined_united_and_compared() {
     let names = (
         "m",
         "d string; n bigint; who string",
-        concat!("{\"d\":\"a\",\"n\":2,\"who\":\"Ada\"}{\"d\":\"c\",\"n\":9,\"who\":\"Cy\"}"),
+        r#"{"d":"a","n":2,"who":"Ada"}{"d":"c","n":9,"who":"Cy"}"#,
     );
     let join = |kind: &str| {
         json!([{"node": "join", "id": "x", "left": "t", "right": "m", "kind": kind,
