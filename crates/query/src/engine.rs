@@ -150,19 +150,21 @@ impl Engine {
     ) -> Result<T> {
         let (inner, sql) = (Arc::clone(&self.inner), sql.to_owned());
         let database = options.database.clone();
-        self.pool
-            .run(async move {
-                let time_max = inner.options.time_max;
-                let run = inner.sql(&sql, &database, &mut sink);
-                match tokio::time::timeout(time_max, run).await {
-                    Ok(scanned) => scanned.map(|scanned| answer(sink, scanned)),
-                    Err(_elapsed) => Err(Error::new(
-                        ErrorKind::Exhausted,
-                        format!("the query took longer than {} seconds", time_max.as_secs()),
-                    )),
-                }
-            })
-            .await
+        let time_max = inner.options.time_max;
+        // Held here and not by the query's own task, which is dropped only where it waits: a plan
+        // of one part may work for long before it does.
+        let stop = StopOnDrop(Stop::default());
+        let wanted = stop.0.clone();
+        let run = self.pool.run(async move {
+            let scanned = inner.sql(&sql, &database, &wanted, &mut sink).await?;
+            Ok(answer(sink, scanned))
+        });
+        tokio::time::timeout(time_max, run).await.unwrap_or_else(|_elapsed| {
+            Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("the query took longer than {} seconds", time_max.as_secs()),
+            ))
+        })
     }
 }
 
@@ -188,7 +190,13 @@ impl QueryEngine for Engine {
 }
 
 impl Inner {
-    async fn sql(&self, sql: &str, database: &str, sink: &mut dyn RowSink) -> Result<Scanned> {
+    async fn sql(
+        &self,
+        sql: &str,
+        database: &str,
+        stop: &Stop,
+        sink: &mut dyn RowSink,
+    ) -> Result<Scanned> {
         let closed = |_closed| Error::new(ErrorKind::Unavailable, "the engine is shutting down");
         let _turn = self.turns.acquire().await.map_err(closed)?;
         match statement::parse(sql)? {
@@ -199,8 +207,8 @@ impl Inner {
                 Ok(Scanned::default())
             }
             Request::Query { statement, tables, unnamed, moments } => {
-                let asked =
-                    Asked { tables: &tables, unnamed: &unnamed, moments: &moments, database };
+                let (tables, unnamed, moments) = (&tables[..], &unnamed, &moments[..]);
+                let asked = Asked { tables, unnamed, moments, database, stop };
                 self.query(*statement, asked, sink).await
             }
         }
@@ -246,8 +254,7 @@ impl Inner {
         let aside = Aside::new(&self.options.spill_folder);
         let session =
             crate::session::session(&self.environment, asked.database, self.options.partitions)?;
-        let stop = StopOnDrop(Stop::default());
-        for function in functions::all(&stop.0) {
+        for function in functions::all(asked.stop) {
             session.register_udf(function);
         }
         let moments = asked.moments.to_vec();
@@ -477,6 +484,7 @@ struct Asked<'a> {
     unnamed: &'a Unnamed,
     moments: &'a [String],
     database: &'a str,
+    stop: &'a Stop,
 }
 
 /// How far a statement came.
