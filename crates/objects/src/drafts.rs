@@ -330,7 +330,6 @@ pub(crate) fn meta_of(key: String, meta: &std::fs::Metadata) -> ObjectMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Listing;
 
     fn put(buckets: &Buckets, key: &str, attributes: &[u8]) {
         let mut draft = buckets.draft().unwrap();
