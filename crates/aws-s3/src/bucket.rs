@@ -299,7 +299,9 @@ pub(crate) async fn list_v2(
     check_owner(&input.expected_bucket_owner, &rooms.settings.account_id)?;
     refuse(&input.optional_object_attributes, "x-amz-optional-object-attributes", "no restores")?;
     let url = wants_url(input.encoding_type.as_ref())?;
-    let (as_of, after) = match &input.continuation_token {
+    // An empty one asks for the beginning.
+    let given = input.continuation_token.as_ref().filter(|token| !token.is_empty());
+    let (as_of, after) = match given {
         Some(token) => read_token(token).ok_or_else(|| {
             s3_error!(InvalidArgument, "The continuation token provided is incorrect")
         })?,

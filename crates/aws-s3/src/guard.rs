@@ -204,6 +204,12 @@ fn form_signer(form: &[u8]) -> S3Result<Signer> {
         })?,
         None => form_field(form, "awsaccesskeyid").ok_or_else(|| denied("Access Denied"))?,
     };
+    if !["x-amz-signature", "signature"].iter().any(|name| field_in(form, name).is_some()) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "A form that names an access key must have a field x-amz-signature, or signature"
+        ));
+    }
     Ok(Signer { access_key, token: form_field(form, "x-amz-security-token") })
 }
 

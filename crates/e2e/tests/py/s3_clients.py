@@ -121,7 +121,7 @@ def browser_form():
     form["fields"]["x-amz-meta-a"] = "c"
     assert post("hello") == 403
     form["fields"]["x-amz-meta-a"] = "b"
-    form["fields"]["x-amz-signature"] = "0" * 64
+    form["fields"]["signature" if "signature" in form["fields"] else "x-amz-signature"] = "0" * 28
     assert post("hello") == 403
     assert keys("form/") == ["form/a.txt"]
 

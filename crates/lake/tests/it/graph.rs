@@ -65,7 +65,7 @@ fn a_graph_that_cannot_run_is_refused_with_the_reason() {
             "[\"a\", \"b\", \"t\"] take rows in a circle",
         ),
         (json!([select("a", "a"), target("t", "a")]), "in a circle"),
-        (mapping("o", "int"), "two columns are called \"o\""),
+        (mapping("o", "int"), "mappings: \"o\" is named twice"),
         (mapping("p", "integer!"), "not a Hive type"),
         (prefix(""), "must name a folder"),
         (prefix("/"), "must name a folder"),
