@@ -65,7 +65,7 @@ def listing(turn):
 
 def glob():
     try:
-        rows = duckdb.sql(f"SELECT seq FROM read_parquet('{lake}/tables/readings/**/*.parquet')").fetchall()
+        rows = duckdb.sql(f"SELECT seq FROM read_parquet('{lake}/tables/readings/**/*.parquet', union_by_name=true)").fetchall()
     except duckdb.IOException as error:
         text = str(error)
         assert any(said in text for said in ("No files found", "No such file", "Input/output")), text
