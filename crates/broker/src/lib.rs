@@ -215,7 +215,7 @@ impl Broker {
             retained,
             handshakes: Semaphore::new(settings.handshakes_max),
             handshakes_waiting: AtomicUsize::new(0),
-            shards: Arc::new(Shards::start(&settings, &journal)?),
+            shards: Arc::new(Shards::start(settings.threads(), &journal)?),
             settings,
             journal,
             counters,

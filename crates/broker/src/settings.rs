@@ -46,10 +46,6 @@ pub struct Settings {
     /// Threads that serve connections; 0 for one for every two cores: the log, the subscribers
     /// and what is behind them need the others.
     pub connection_threads: usize,
-    /// Milliseconds that sockets are left alone where messages come one by one from many devices,
-    /// 5 to 100. Longer saves CPU, and delays such messages and their PUBACKs by as much; clients
-    /// that wait for each PUBACK are found out, and served at once, within a second.
-    pub gather_ms: u16,
     /// TLS handshakes and unfinished CONNECTs at one time.
     pub handshakes_max: usize,
     /// Seconds a peer has for its TLS handshake and CONNECT together.
@@ -115,7 +111,6 @@ impl Default for Settings {
             connect_bytes_max: 16 * 1024,
             connections_max: 18_000,
             connection_threads: 0,
-            gather_ms: 5,
             handshakes_max: 256,
             connect_secs_max: 10,
             sessions_max: 100_000,
@@ -195,12 +190,6 @@ impl Settings {
             return Err(Error::invalid(format!(
                 "broker.connection_threads is {}; give 1 to 256, or 0 to have it chosen",
                 self.connection_threads
-            )));
-        }
-        if !(5..=100).contains(&self.gather_ms) {
-            return Err(Error::invalid(format!(
-                "broker.gather_ms is {}; give 5 to 100",
-                self.gather_ms
             )));
         }
         // MQTT's own bound on a packet is 256 MiB.

@@ -41,16 +41,12 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use crate::Broker;
-use crate::Settings;
 use crate::connection::Connection;
 use crate::hub::lock;
 use crate::listen::{Entrance, begin};
 
-/// How long sockets are left alone where messages come one by one, if nobody set it longer.
+/// How long sockets are left alone where messages come one by one.
 const GATHER: Duration = Duration::from_millis(5);
-
-/// Of so many windows one is gathered no longer than [`GATHER`]: only then is it seen who waits.
-const PROBE_EVERY: u32 = 8;
 
 /// Whoever sends this soon after it was answered had waited for the answer.
 pub(crate) const EAGER: Duration = Duration::from_millis(12);
@@ -217,12 +213,11 @@ enum Order {
 impl Shards {
     /// Starts the threads. Within a tokio runtime, whose timers and blocking threads the
     /// connections use.
-    pub(crate) fn start(settings: &Settings, journal: &Arc<dyn Journal>) -> Result<Shards> {
+    pub(crate) fn start(count: usize, journal: &Arc<dyn Journal>) -> Result<Shards> {
         let failed = |cause| Error::io("failed to start a thread for connections", cause);
         let runtime = Handle::current();
-        let longest = Duration::from_millis(settings.gather_ms.into());
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
-        for number in 0..settings.threads() {
+        for number in 0..count {
             let poll = mio::Poll::new().map_err(failed)?;
             let alarm = mio::Waker::new(poll.registry(), ALARM).map_err(failed)?;
             let shard = Arc::new(Shard { inbox: Mutex::default(), nap: Condvar::new(), alarm });
@@ -232,7 +227,7 @@ impl Shards {
                 .name(format!("broker-{number}"))
                 .spawn(move || {
                     let _entered = runtime.enter();
-                    Inside::new(outside, poll, journal, longest).run();
+                    Inside::new(outside, poll, journal).run();
                 })
                 .map_err(failed)?;
             shards.push(shard);
@@ -558,10 +553,6 @@ struct Inside {
 struct Pace {
     since: Instant,
     gathers: bool,
-    /// How long sockets may be left alone.
-    longest: Duration,
-    /// Windows in a row that were gathered.
-    windows: u32,
 }
 
 impl Pace {
@@ -575,24 +566,13 @@ impl Pace {
         // A window that nobody looked at the end of is as long as it was quiet.
         let quiet = now.duration_since(self.since) > 2 * WINDOW;
         self.gathers = !quiet && eager <= EAGER_MAX && calm >= CALM_MIN;
-        self.windows = if self.gathers { self.windows + 1 } else { 0 };
         self.since = now;
         true
-    }
-
-    /// How long sockets are left alone now.
-    fn gap(&self) -> Duration {
-        if self.windows.is_multiple_of(PROBE_EVERY) { GATHER } else { self.longest }
     }
 }
 
 impl Inside {
-    fn new(
-        shard: Arc<Shard>,
-        poll: mio::Poll,
-        journal: Arc<dyn Journal>,
-        longest: Duration,
-    ) -> Inside {
+    fn new(shard: Arc<Shard>, poll: mio::Poll, journal: Arc<dyn Journal>) -> Inside {
         let now = Instant::now();
         Inside {
             shard,
@@ -604,7 +584,7 @@ impl Inside {
             next_deadline: NEVER,
             looked_at: 0,
             epoch: now,
-            pace: Pace { since: now, gathers: false, longest, windows: 0 },
+            pace: Pace { since: now, gathers: false },
             stopping: false,
         }
     }
@@ -665,7 +645,7 @@ impl Inside {
                 here.eager.set(0);
             }
         });
-        let left = (polled_at + self.pace.gap()).saturating_duration_since(now);
+        let left = (polled_at + GATHER).saturating_duration_since(now);
         if !self.pace.gathers || left.is_zero() {
             return false;
         }
@@ -870,47 +850,5 @@ impl Seated {
                 Stage::Leaving(leaving) => return leaving.as_mut().poll(cx),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CALM: u32 = 100;
-
-    fn windows(pace: &mut Pace, count: u32, calm: u32, eager: u32) {
-        for _ in 0..count {
-            assert!(pace.judge(pace.since + WINDOW, calm, eager), "a window is over");
-        }
-    }
-
-    #[test]
-    fn a_long_gap_is_shortened_now_and_then_to_see_who_waits() {
-        let (since, longest) = (Instant::now(), Duration::from_millis(100));
-        let mut pace = Pace { since, gathers: false, longest, windows: 0 };
-        let mut gaps = Vec::new();
-        for _ in 0..2 * PROBE_EVERY {
-            windows(&mut pace, 1, CALM, 0);
-            assert!(pace.gathers);
-            gaps.push(pace.gap());
-        }
-        assert_eq!(gaps.iter().filter(|gap| **gap == GATHER).count(), 2);
-        assert_eq!(gaps.iter().filter(|gap| **gap == longest).count(), 14);
-    }
-
-    #[test]
-    fn whoever_waits_ends_it_at_once_and_few_messages_do_not_begin_it() {
-        let (since, longest) = (Instant::now(), Duration::from_millis(100));
-        let mut pace = Pace { since, gathers: false, longest, windows: 0 };
-        windows(&mut pace, 1, CALM_MIN - 1, 0);
-        assert!(!pace.gathers);
-        windows(&mut pace, 3, CALM, 0);
-        assert!(pace.gathers);
-        // Within the window.
-        assert!(!pace.judge(pace.since, CALM, EAGER_MAX + 1));
-        assert!(!pace.gathers);
-        windows(&mut pace, 1, CALM, EAGER_MAX + 1);
-        assert_eq!((pace.gathers, pace.windows), (false, 0));
     }
 }

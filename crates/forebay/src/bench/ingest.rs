@@ -247,14 +247,10 @@ fn peers(args: &BenchIngest) -> Result<Vec<Peer>> {
     let mut peers = vec![Peer {
         start_tls: Some(Box::new(|secured| {
             // It removes the folder when it ends.
-            start_forebay(copy_of(&secured.folder)?, true, &[])
+            start_forebay(copy_of(&secured.folder)?, true)
         })),
-        ..Peer::plain("forebay", || start_forebay(scratch("forebay")?, false, &[]))
+        ..Peer::plain("forebay", || start_forebay(scratch("forebay")?, false))
     }];
-    // For those who would rather have the CPU than receipts within a tenth of a second.
-    peers.push(Peer::plain("forebay_gather", || {
-        start_forebay(scratch("forebay")?, false, &["--set", "broker.gather_ms=100"])
-    }));
     let usual =
         ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/opt/homebrew/sbin/mosquitto"];
     if let Some(path) = find("--mosquitto", args.mosquitto.as_deref(), &usual)? {
@@ -288,7 +284,7 @@ fn find(flag: &str, wanted: Option<&str>, usual: &[&str]) -> Result<Option<PathB
     }
 }
 
-fn start_forebay(folder: PathBuf, tls: bool, more: &[&str]) -> Result<Server> {
+fn start_forebay(folder: PathBuf, tls: bool) -> Result<Server> {
     let [http, mqtt, mqtts, ws] = free_ports()?;
     let child = Command::new(control::program()?)
         .arg("serve")
@@ -304,7 +300,6 @@ fn start_forebay(folder: PathBuf, tls: bool, more: &[&str]) -> Result<Server> {
             "--mqtt-ws",
             &ws.to_string(),
         ])
-        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
