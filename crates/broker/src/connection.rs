@@ -226,7 +226,11 @@ pub(crate) async fn part(stream: &mut dyn Transport, last_word: &[u8], linger: b
         stream.write_all(last_word).await?;
         stream.shutdown().await?;
         let mut ignored = [0; 512];
-        while linger && stream.read(&mut ignored).await? > 0 {}
+        while linger && stream.read(&mut ignored).await? > 0 {
+            // A peer that never stops sending is always ready to be read: without a turn for
+            // others it would keep the shard, and time would not be looked at.
+            tokio::task::yield_now().await;
+        }
         Ok::<_, std::io::Error>(())
     };
     match timeout(GOODBYE_TIME_MAX, goodbye).await {
