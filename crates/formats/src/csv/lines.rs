@@ -1,12 +1,12 @@
 //! Lines of a stream, and the fields of a line, in bounded memory.
 
-use std::io::{ErrorKind as Io, Read};
+use std::io::Read;
 
 use base::Result;
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 
 use super::Dialect;
-use crate::json::records::unreadable;
+use crate::json::records::fill;
 
 /// First size of the buffer; it doubles while one line needs more.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -177,26 +177,14 @@ impl<R: Read> Lines<R> {
 
     /// Reads more, keeping everything from `self.at` on.
     fn fill(&mut self) {
+        let kept = self.at..self.len;
         self.dropped += self.at as u64;
-        self.buf.copy_within(self.at..self.len, 0);
-        self.len -= self.at;
         self.at = 0;
-        if self.len == self.buf.len() {
-            let most = self.line_bytes_max.saturating_add(1).max(self.len + 1);
-            self.buf.resize((self.len * 2).min(most), 0);
-        }
-        loop {
-            match self.input.read(&mut self.buf[self.len..]) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.len += count,
-                Err(cause) if cause.kind() == Io::Interrupted => continue,
-                Err(cause) => {
-                    self.ended = true;
-                    self.failed = Some(unreadable(self.dropped + self.len as u64, cause));
-                }
-            }
-            return;
-        }
+        let (input, buf) = (&mut self.input, &mut self.buf);
+        let (len, end) = fill(input, buf, kept, self.line_bytes_max, self.dropped);
+        self.len = len;
+        self.ended |= end.is_some();
+        self.failed = end.and_then(Result::err);
     }
 }
 

@@ -14,6 +14,7 @@
 //! * A record longer than the bound ends by the same rule, and only its first bytes are kept.
 
 use std::io::{ErrorKind as Io, Read};
+use std::ops::Range;
 
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -224,27 +225,41 @@ impl<R: Read> Records<R> {
     fn fill(&mut self) {
         self.count_lines();
         self.counted = 0;
+        let kept = self.at..self.len;
         self.dropped += self.at as u64;
-        self.buf.copy_within(self.at..self.len, 0);
-        self.len -= self.at;
         self.at = 0;
-        if self.len == self.buf.len() {
-            // One more than a record may have, so that a full buffer means too long.
-            let most = self.record_bytes_max.saturating_add(1).max(self.len + 1);
-            self.buf.resize((self.len * 2).min(most), 0);
-        }
-        loop {
-            match self.input.read(&mut self.buf[self.len..]) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.len += count,
-                Err(cause) if cause.kind() == Io::Interrupted => continue,
-                Err(cause) => {
-                    self.ended = true;
-                    self.failed = Some(unreadable(self.dropped + self.len as u64, cause));
-                }
-            }
-            return;
-        }
+        let (input, buf) = (&mut self.input, &mut self.buf);
+        let (len, end) = fill(input, buf, kept, self.record_bytes_max, self.dropped);
+        self.len = len;
+        self.ended |= end.is_some();
+        self.failed = end.and_then(Result::err);
+    }
+}
+
+/// Moves what is kept of a buffer to its front and reads more behind it, with more room where
+/// that is needed: how much there is then, and whether the stream ended there, and how.
+/// `dropped` bytes of the stream came before what is kept.
+pub(crate) fn fill(
+    input: &mut impl Read,
+    buf: &mut Vec<u8>,
+    kept: Range<usize>,
+    record_bytes_max: usize,
+    dropped: u64,
+) -> (usize, Option<Result<()>>) {
+    let len = kept.len();
+    buf.copy_within(kept, 0);
+    if len == buf.len() {
+        // One more than a record may have, so that a full buffer means too long.
+        let most = record_bytes_max.saturating_add(1).max(len + 1);
+        buf.resize((len * 2).min(most), 0);
+    }
+    loop {
+        return match input.read(&mut buf[len..]) {
+            Ok(0) => (len, Some(Ok(()))),
+            Ok(count) => (len + count, None),
+            Err(cause) if cause.kind() == Io::Interrupted => continue,
+            Err(cause) => (len, Some(Err(unreadable(dropped + len as u64, cause)))),
+        };
     }
 }
 
