@@ -1,4 +1,5 @@
-//! Bytes to and from Arrow batches: the scans of JSON and CSV, schema inference, Parquet.
+//! Bytes to and from Arrow batches: the scans of JSON and CSV, schema inference, Parquet, and
+//! rows as lines of text.
 //!
 //! What a reader of this crate may count on:
 //! * A scan never stops at a bad record: it goes to the sink with its place, its bytes and
@@ -13,5 +14,6 @@ pub mod csv;
 pub mod hive;
 pub mod json;
 pub mod parquet;
+pub mod text;
 
 pub use compression::{Compression, Encoder, decode, decode_object};

@@ -15,7 +15,7 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{KeyValue, ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -33,6 +33,8 @@ pub enum Codec {
     Zstd,
     /// Snappy, what Glue writes.
     Snappy,
+    /// RFC 1952, what Athena writes where it is told nothing.
+    Gzip,
     /// Plain pages.
     None,
 }
@@ -69,6 +71,7 @@ impl WriterOptions {
                     .map_err(|cause| Error::internal(format!("zstd has no level 3: {cause}")))?,
             ),
             Codec::Snappy => Compression::SNAPPY,
+            Codec::Gzip => Compression::GZIP(GzipLevel::default()),
             Codec::None => Compression::UNCOMPRESSED,
         };
         let note = |(key, value): &(String, String)| KeyValue::new(key.clone(), value.clone());
@@ -340,6 +343,7 @@ impl Reader {
             groups.flat_map(|group| group.columns()).map(|column| match column.compression() {
                 Compression::ZSTD(_) => Some(Codec::Zstd),
                 Compression::SNAPPY => Some(Codec::Snappy),
+                Compression::GZIP(_) => Some(Codec::Gzip),
                 Compression::UNCOMPRESSED => Some(Codec::None),
                 _ => None,
             });

@@ -12,7 +12,31 @@ use crate::{EtlResult, EtlSpec};
 pub struct SqlOptions {
     /// The database that unqualified table names belong to.
     pub database: String,
+    /// Bytes of objects that may be read for it; [`BytesCutoff`] once there are more.
+    pub bytes_scanned_max: Option<u64>,
 }
+
+impl SqlOptions {
+    /// A statement in a database, with no bound on what is read for it.
+    pub fn in_database(database: impl Into<String>) -> Self {
+        SqlOptions { database: database.into(), bytes_scanned_max: None }
+    }
+}
+
+/// The cause of the error of a query that has read more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BytesCutoff {
+    /// Bytes that it had read by then.
+    pub bytes: u64,
+}
+
+impl std::fmt::Display for BytesCutoff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes were scanned", self.bytes)
+    }
+}
+
+impl std::error::Error for BytesCutoff {}
 
 /// An answer to a statement, whole in memory.
 #[derive(Clone, Debug)]

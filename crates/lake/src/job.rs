@@ -22,7 +22,7 @@ pub(crate) use bookmark::{
     Reader, Was, checksum, mark_read, present_readers, readers, readers_of, unmark, was_read,
 };
 pub use commit::Recovered;
-pub(crate) use commit::{refuse_while_written, sync_folders};
+pub(crate) use commit::{refuse_while_written, sync_folder, sync_folders, sync_staged};
 pub(crate) use plan::inputs_of_runs;
 pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
 pub use run::{JobRun, RunState};

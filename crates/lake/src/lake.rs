@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crawl::Fit;
 use crate::glob::Globs;
+use crate::write::Arrivals;
 use crate::{Catalog, FileSource, Format, NULL_PARTITION, Table, unescape};
 
 /// A live file of a table.
@@ -37,6 +38,7 @@ pub struct Lake {
     buckets: Buckets,
     jobs_folder: Arc<Path>,
     clock: Arc<dyn Clock>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Lake {
@@ -53,7 +55,13 @@ impl Lake {
             Error::io(format_args!("failed to make {}", jobs_folder.display()), cause)
         })?;
         let catalog = Catalog::new(store, Arc::clone(&clock));
-        Ok(Lake { catalog, buckets, jobs_folder: jobs_folder.into(), clock })
+        Ok(Lake {
+            catalog,
+            buckets,
+            jobs_folder: jobs_folder.into(),
+            clock,
+            arrivals: Arc::default(),
+        })
     }
 
     /// Databases, tables and partitions.
@@ -74,13 +82,18 @@ impl Lake {
         &*self.clock
     }
 
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
     pub(crate) fn jobs_folder(&self) -> &Path {
         &self.jobs_folder
     }
 
     /// The live files of a table, by key. For a table that our jobs write, those of the
     /// committed runs; for another, what lies beneath its prefix: not what is hidden (`_` or
-    /// `.` at the start of a folder or file), empty, excluded, or known to hold another format.
+    /// `.` at the start of a folder or file), empty, excluded, known to hold another format, or
+    /// of a statement that has not put all of its files there yet.
     ///
     /// Whether their bytes are still those that were stored is for [`Lake::verify`] to say.
     pub async fn files(&self, table: &Table) -> Result<Vec<TableFile>> {
@@ -173,10 +186,17 @@ impl Lake {
     async fn listed_files(&self, table: &Table) -> Result<Vec<TableFile>> {
         let exclusions = Globs::parse(&table.exclusions)?;
         let known = crate::crawl::known_fits(self.store(), &table.bucket, &table.prefix)?;
+        let listing = self.arrivals.listing();
+        let mut coming = self.unfinished_keys(&table.bucket, &table.prefix)?;
+        let objects = self.buckets.list(&table.bucket, &table.prefix).await?;
+        let arrived = listing.arrived().into_iter().filter(|(bucket, _)| *bucket == table.bucket);
+        coming.extend(arrived.map(|(_, key)| key));
+        drop(listing);
         let mut files = Vec::new();
-        for object in self.buckets.list(&table.bucket, &table.prefix).await? {
+        for object in objects {
             let below = &object.key[table.prefix.len()..];
-            if object.bytes == 0 || is_hidden(below) || exclusions.matches(below) {
+            let hidden = is_hidden(below) || exclusions.matches(below);
+            if object.bytes == 0 || hidden || coming.contains(&object.key) {
                 continue;
             }
             let fits = match known.get(&object.key) {

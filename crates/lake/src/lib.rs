@@ -11,6 +11,7 @@
 //!   lies in the staging folder, outside every bucket.
 //! * A run that is prepared is finished forwards, also after a crash at any step; one that is
 //!   not leaves nothing but its staging folder, which the next start sweeps.
+//! * The files that a statement writes become true likewise, all or none ([`Lake::write`]).
 //! * An input object feeds a job with a bookmark once, also where it was joined with others.
 //! * Files of a folder give way to others at once, for those who list as for SQL, and are kept for
 //!   a while for those who listed before ([`Lake::finish_compaction`], [`Lake::retain`]).
@@ -33,6 +34,7 @@ mod schedule;
 mod spec;
 mod swap;
 mod view;
+mod write;
 
 pub use catalog::{
     Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
@@ -47,7 +49,7 @@ pub use crawl::{
     Decision, DeleteBehavior, LastCrawl, ObjectReport, RecrawlBehavior, TableChange, TableGrouping,
     TableReport, UpdateBehavior,
 };
-pub use engine::{QueryEngine, QueryResult, RowSink, Scanned, SqlOptions, UNNAMED};
+pub use engine::{BytesCutoff, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions, UNNAMED};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};
 pub use job::graph::Job;
 pub use job::node::{
@@ -66,3 +68,4 @@ pub use schedule::Schedule;
 pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};
 pub use swap::{PreparedSwap, RecoveredSwaps};
 pub use view::View;
+pub use write::{FinishedWrite, Write, WriteFile, WriteInto, write_id};

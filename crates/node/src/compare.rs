@@ -49,7 +49,8 @@ pub(crate) async fn compare(room: &LakeRoom, above: &Path, input: Compare) -> Re
         written: Arc::clone(&written),
     };
     let sql = format!("SELECT * FROM \"{}\"", table.replace('"', "\"\""));
-    let asked = room.engine.sql_into(&sql, &SqlOptions { database }, Box::new(sink)).await;
+    let asked =
+        room.engine.sql_into(&sql, &SqlOptions::in_database(database), Box::new(sink)).await;
     let written = lock(&written).take();
     // The sink itself ends a query of which it has enough.
     match (&asked, &written) {

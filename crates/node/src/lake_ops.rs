@@ -143,7 +143,7 @@ impl LakeRoom {
 
     /// Runs one SELECT; the answer as Arrow.
     pub async fn query(&self, sql: &str, database: &str) -> Result<QueryResult> {
-        self.engine.sql(sql, &SqlOptions { database: database.to_owned() }).await
+        self.engine.sql(sql, &SqlOptions::in_database(database)).await
     }
 
     pub(crate) async fn sql(&self, input: Sql) -> Result<Value> {

@@ -112,7 +112,7 @@ async fn measure(folder: &Path, megabytes: usize) -> Result<()> {
     let started = cpu_seconds();
     let sql =
         "SELECT device_id, count(*), avg(ozone), max(latitude) FROM readings GROUP BY device_id";
-    let options = SqlOptions { database: "air".into() };
+    let options = SqlOptions::in_database("air");
     let answer = engine.sql(sql, &options).await?;
     let rows: usize = answer.batches.iter().map(|batch| batch.num_rows()).sum();
     report("sql over json", bytes, started, rows as u64, 0);

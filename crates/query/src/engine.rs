@@ -23,8 +23,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use lake::{
-    AsOf, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink, Scanned,
-    SqlOptions, Table, TableFile, Tail, UNNAMED, View,
+    AsOf, BytesCutoff, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink,
+    Scanned, SqlOptions, Table, TableFile, Tail, UNNAMED, View,
 };
 use tokio::sync::Semaphore;
 
@@ -149,14 +149,14 @@ impl Engine {
         answer: fn(S, Scanned) -> T,
     ) -> Result<T> {
         let (inner, sql) = (Arc::clone(&self.inner), sql.to_owned());
-        let database = options.database.clone();
+        let SqlOptions { database, bytes_scanned_max } = options.clone();
         let time_max = inner.options.time_max;
         // Held here and not by the query's own task, which is dropped only where it waits: a plan
         // of one part may work for long before it does.
         let stop = StopOnDrop(Stop::default());
         let wanted = stop.0.clone();
         let run = self.pool.run(async move {
-            let scanned = inner.sql(&sql, &database, &wanted, &mut sink).await?;
+            let scanned = inner.sql(&sql, &database, bytes_scanned_max, &wanted, &mut sink).await?;
             Ok(answer(sink, scanned))
         });
         tokio::time::timeout(time_max, run).await.unwrap_or_else(|_elapsed| {
@@ -194,6 +194,7 @@ impl Inner {
         &self,
         sql: &str,
         database: &str,
+        bytes_max: Option<u64>,
         stop: &Stop,
         sink: &mut dyn RowSink,
     ) -> Result<Scanned> {
@@ -208,7 +209,7 @@ impl Inner {
             }
             Request::Query { statement, tables, unnamed, moments } => {
                 let (tables, unnamed, moments) = (&tables[..], &unnamed, &moments[..]);
-                let asked = Asked { tables, unnamed, moments, database, stop };
+                let asked = Asked { tables, unnamed, moments, database, bytes_max, stop };
                 self.query(*statement, asked, sink).await
             }
         }
@@ -266,9 +267,21 @@ impl Inner {
         let plan = state.create_physical_plan(&plan).await.map_err(explain)?;
         // A decoder that panics on damaged bytes is one more way to fail.
         let run = AssertUnwindSafe(self.run(&session, &plan, asked.unnamed, sink)).catch_unwind();
-        run.await.unwrap_or_else(|panic| Err(gave_up(&*panic))).map_err(Failed::Late)?;
+        let outcome = match asked.bytes_max {
+            None => run.await,
+            Some(bytes_max) => tokio::select! {
+                biased;
+                cutoff = cutoff(meter, &plan, bytes_max) => return Err(Failed::Early(cutoff)),
+                outcome = run => outcome,
+            },
+        };
+        outcome.unwrap_or_else(|panic| Err(gave_up(&*panic))).map_err(Failed::Late)?;
         let (bytes, set_aside) = meter.seen();
-        Ok(Scanned { bytes: bytes + parquet_bytes(&plan), set_aside })
+        let bytes = bytes + parquet_bytes(&plan);
+        if let Some(bytes_max) = asked.bytes_max.filter(|bytes_max| bytes > *bytes_max) {
+            return Err(Failed::Early(over(bytes, bytes_max)));
+        }
+        Ok(Scanned { bytes, set_aside })
     }
 
     /// Gives the session the tables that a statement names, and plans it.
@@ -484,6 +497,7 @@ struct Asked<'a> {
     unnamed: &'a Unnamed,
     moments: &'a [String],
     database: &'a str,
+    bytes_max: Option<u64>,
     stop: &'a Stop,
 }
 
@@ -545,6 +559,9 @@ struct Loading<'a> {
     /// Views within views.
     depth: usize,
 }
+
+/// How often it is looked whether a query has read more than it may.
+const CUTOFF_EVERY: Duration = Duration::from_millis(20);
 
 /// Views within views at most: also the end of one that stands on itself.
 const VIEWS_MAX: usize = 16;
@@ -661,7 +678,23 @@ impl Drop for Aside {
     }
 }
 
-/// Bytes that DataFusion's own readers fetched for a plan that has run.
+/// Ends once a plan has read more than it may, as far as is known while it runs.
+async fn cutoff(meter: &Meter, plan: &Arc<dyn ExecutionPlan>, bytes_max: u64) -> Error {
+    loop {
+        tokio::time::sleep(CUTOFF_EVERY).await;
+        let bytes = meter.seen().0 + parquet_bytes(plan);
+        if bytes > bytes_max {
+            return over(bytes, bytes_max);
+        }
+    }
+}
+
+fn over(bytes: u64, bytes_max: u64) -> Error {
+    let why = format!("the query has read {bytes} bytes and may read {bytes_max}");
+    Error::new(ErrorKind::Exhausted, why).with_source(BytesCutoff { bytes })
+}
+
+/// Bytes that DataFusion's own readers have fetched for a plan.
 fn parquet_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     let own = plan.metrics().and_then(|metrics| metrics.sum_by_name("bytes_scanned"));
     let own = own.map_or(0, |bytes| bytes.as_usize() as u64);

@@ -120,7 +120,11 @@ pub(crate) fn skipped(value: &str) -> Result<Header> {
     }
 }
 
-fn one_byte(name: &str, value: &str) -> Result<u8> {
+/// A character as Hive's properties write one.
+///
+/// # Errors
+/// Unsupported if it is not one ASCII character.
+pub(crate) fn one_byte(name: &str, value: &str) -> Result<u8> {
     let unescaped = match value {
         "\\t" => "\t",
         "\\\\" => "\\",

@@ -14,6 +14,7 @@ mod damage;
 mod demo;
 mod hostile_sql;
 mod input;
+mod inserts;
 mod jobs;
 mod lake;
 mod metrics;

@@ -355,7 +355,7 @@ impl World {
     async fn queries(&self, repetitions: u32) -> Result<Vec<(f64, Vec<Vec<String>>)>> {
         let engine =
             Engine::new(self.lake.clone(), EngineOptions::new(self.data.join("jobs/spill")))?;
-        let options = SqlOptions { database: DATABASE.into() };
+        let options = SqlOptions::in_database(DATABASE);
         let mut answers = Vec::new();
         for (_, sql) in QUERIES {
             let sql = ours(sql);

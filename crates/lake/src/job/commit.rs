@@ -68,11 +68,13 @@ pub struct Recovered {
     pub finished: Vec<JobRun>,
     /// Runs that a crash ended.
     pub failed: Vec<JobRun>,
-    /// Prepared runs that could not be finished, with why. Their files are kept, and their job
+    /// Prepared runs and writes that could not be finished, with why. Their files are kept, and their job
     /// waits; the next start tries again.
     pub stuck: Vec<(String, String)>,
     /// Staging folders that were removed.
     pub swept: u64,
+    /// Writes of statements that were finished.
+    pub writes: Vec<String>,
     /// Compactions and retentions that were under way.
     pub swaps: RecoveredSwaps,
 }
@@ -285,6 +287,9 @@ impl Lake {
                 recovered.failed.push(self.fail_run(&job, &active.run_id, why)?);
             }
         }
+        let (finished, stuck) = self.recover_writes().await?;
+        recovered.writes = finished;
+        recovered.stuck.extend(stuck);
         recovered.swept += self.sweep_all(&recovered)?;
         Ok(recovered)
     }
@@ -314,9 +319,8 @@ impl Lake {
         let mut swept = 0;
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let run_id = name.to_str().filter(|name| {
-                name.starts_with("jr_") || name.starts_with(crate::compact::ID_START)
-            });
+            let ours = ["jr_", crate::compact::ID_START, crate::write::ID_START];
+            let run_id = name.to_str().filter(|name| ours.iter().any(|id| name.starts_with(id)));
             if let Some(run_id) = run_id.filter(|run_id| !recovered.is_stuck(run_id)) {
                 self.sweep_run(run_id);
                 swept += 1;
@@ -342,6 +346,7 @@ fn reserve(transaction: &Transaction<'_>, wanted: &Table) -> Result<()> {
     if let Some(found) = transaction.get::<Table>(&table_key(&wanted.database, &wanted.name))? {
         check_fits(&found, wanted)?;
     }
+    crate::write::refuse_while_filled(transaction, &wanted.database, Some(&wanted.name))?;
     for (_, other) in transaction.list::<PreparedRun>()? {
         if other.table.database == wanted.database && other.table.name == wanted.name {
             check_fits(&other.table, wanted)?;
@@ -364,13 +369,14 @@ fn check_fits(found: &Table, wanted: &Table) -> Result<()> {
     check_same_place(found, &target)
 }
 
-/// Refuses changes to a table, or of a database, while a prepared run is about to be committed
-/// to it.
+/// Refuses changes to a table, or of a database, while a prepared run or write is about to be
+/// committed to it.
 pub(crate) fn refuse_while_written(
     transaction: &Transaction<'_>,
     database: &str,
     table: Option<&str>,
 ) -> Result<()> {
+    crate::write::refuse_while_filled(transaction, database, table)?;
     for (run_id, run) in transaction.list::<PreparedRun>()? {
         if run.table.database == database && table.is_none_or(|name| run.table.name == name) {
             return Err(Error::new(
@@ -524,7 +530,7 @@ fn write_set_aside(
 }
 
 /// Checks that a staged file lies in the staging folder and has its size, and syncs it.
-fn sync_staged(staging: &Path, file: &StagedFile) -> Result<()> {
+pub(crate) fn sync_staged(staging: &Path, file: &StagedFile) -> Result<()> {
     let relative = Path::new(&file.path);
     let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));
     if !inside || file.path.is_empty() {
@@ -561,7 +567,7 @@ pub(crate) fn sync_folders(staging: &Path) -> Result<()> {
     Ok(())
 }
 
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     std::fs::File::open(folder)
         .and_then(|opened| opened.sync_all())
         .map_err(|cause| Error::io(format_args!("failed to sync {}", folder.display()), cause))

@@ -329,7 +329,7 @@ impl Lake {
         self.jobs_folder().join(run_id)
     }
 
-    pub(super) fn staging(&self, run_id: &str) -> PathBuf {
+    pub(crate) fn staging(&self, run_id: &str) -> PathBuf {
         self.run_folder(run_id).join("staging")
     }
 }

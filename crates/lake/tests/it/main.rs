@@ -10,3 +10,4 @@ mod run;
 mod swap;
 mod triggers;
 mod world;
+mod writes;

@@ -455,7 +455,7 @@ async fn views_are_asked_like_tables_and_never_without_end() {
     assert_eq!(world.rows("SELECT level, c FROM high ORDER BY level").await, ["high|1", "low|3"]);
     assert_eq!(world.rows("SELECT max(reading) FROM evens").await, ["6.5"]);
     // Whatever database is in use, a view's tables are those of its own.
-    let options = lake::SqlOptions { database: "other".into() };
+    let options = lake::SqlOptions::in_database("other");
     let answer =
         lake::QueryEngine::sql(&world.engine, "SELECT c FROM air.high ORDER BY c", &options);
     assert_eq!(crate::world::shown(&answer.await.unwrap().batches), ["1", "3"]);
@@ -532,7 +532,7 @@ async fn an_answer_larger_than_may_be_held_goes_into_a_sink() {
     assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
     let count = std::sync::Arc::default();
     let sink = Box::new(Counting(std::sync::Arc::clone(&count)));
-    let options = lake::SqlOptions { database: "air".into() };
+    let options = lake::SqlOptions::in_database("air");
     let scanned = lake::QueryEngine::sql_into(&world.engine, "SELECT n FROM t", &options, sink);
     assert!(scanned.await.unwrap().bytes > 0);
     assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 100_000);

@@ -63,7 +63,7 @@ impl World {
     }
 
     pub(crate) async fn sql(&self, sql: &str) -> Result<QueryResult> {
-        self.engine.sql(sql, &SqlOptions { database: "air".into() }).await
+        self.engine.sql(sql, &SqlOptions::in_database("air")).await
     }
 
     /// The rows of an answer as `1|x`, nulls as `-`.

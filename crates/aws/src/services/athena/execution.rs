@@ -68,6 +68,9 @@ pub(super) struct Execution {
     pub(super) bytes_scanned: u64,
     pub(super) columns: Vec<Column>,
     pub(super) update_count: u64,
+    /// Bytes that it may read, as its workgroup had it.
+    #[serde(default)]
+    pub(super) bytes_scanned_max: Option<u64>,
 }
 
 impl Row for Execution {
@@ -83,6 +86,12 @@ impl Execution {
     /// Whether the result is lines of text.
     pub(super) fn is_text(&self) -> bool {
         self.output.ends_with(".txt")
+    }
+
+    /// Whether the statement writes files of its own: then it has no result object but the list
+    /// of those, by which clients find them.
+    pub(super) fn writes(&self) -> bool {
+        self.output.ends_with(&self.id)
     }
 
     fn shown(&self) -> Value {
@@ -120,9 +129,7 @@ impl Execution {
             "ServiceProcessingTimeInMillis": service,
             "ResultReuseInformation": {"ReusedPreviousResult": false},
         });
-        // Only a table made of a query has no result object but the list of its files; clients
-        // find the files by it.
-        if self.state == State::Succeeded && self.output.ends_with(&self.id) {
+        if self.state == State::Succeeded && self.writes() {
             statistics["DataManifestLocation"] = json!(format!("{}-manifest.csv", self.output));
         }
         json!({
@@ -305,6 +312,7 @@ pub(super) async fn start(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         bytes_scanned: 0,
         columns: Vec::new(),
         update_count: 0,
+        bytes_scanned_max: group.bytes_scanned_max,
     };
     // On the list before there is a row: who finds the row knows that it is not forgotten.
     let task = rooms.athena.enter(&execution.id);
@@ -343,28 +351,44 @@ fn enqueue(rooms: &Rooms, execution: &Execution, token: Option<&str>) -> Result<
     })?)
 }
 
-/// An execution by its id. One whose task is gone ended with the server that ran it.
+/// An execution by its id. One whose task is gone ended with the server that ran it: what it was
+/// about to write is there if that was prepared, and nothing of it otherwise.
 pub(super) fn find(rooms: &Rooms, id: &str) -> Result<Execution, Fault> {
     let missing = || Fault::invalid(format!("QueryExecution {id} was not found"));
     let found = rooms.metastore.get::<Execution>(id)?.ok_or_else(missing)?.row;
     if found.state.is_final() || rooms.athena.is_running(id) {
         return Ok(found);
     }
+    let write = lake::write_id(id);
+    let finished = rooms.lake.finished_write(&write)?;
+    let comes_later = rooms.lake.is_prepared_write(&write)?;
     let ended_at = rooms.clock.now();
     let settled = rooms.metastore.transact(|rows| {
         let Some(found) = rows.get::<Execution>(id)? else { return Ok(None) };
         let mut found = found.row;
         // A task writes its end before it leaves the list, so nothing can have come between.
-        if !found.state.is_final() && !rooms.athena.is_running(id) {
+        if found.state.is_final() || rooms.athena.is_running(id) {
+            return Ok(Some(found));
+        }
+        if let Some(finished) = finished {
+            found.state = State::Succeeded;
+            found.columns = vec![run::rows_column()];
+            found.update_count = finished.rows;
+            found.bytes_scanned = finished.bytes_scanned;
+            found.ended_at = Some(finished.at);
+        } else {
             found.state = State::Failed;
-            found.reason =
-                Some("the server was restarted while the query ran; start it again".into());
             found.our_fault = true;
             found.ended_at = Some(ended_at);
-            rows.put(id, &found)?;
+            let again = if comes_later { run::COMES_LATER } else { "start it again" };
+            found.reason = Some(format!("the server was restarted while the query ran; {again}"));
         }
+        rows.put(id, &found)?;
         Ok(Some(found))
     })?;
+    if finished.is_some() {
+        run::forget_write(rooms, id);
+    }
     settled.ok_or_else(missing)
 }
 

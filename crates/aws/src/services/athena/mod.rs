@@ -8,7 +8,8 @@
 //!
 //! Invariants
 //! * A row that is not final belongs to a task of this process; one that does not (the server
-//!   was restarted) is FAILED as soon as anybody looks.
+//!   was restarted) is FAILED as soon as anybody looks, or SUCCEEDED if what it wrote was as good
+//!   as there.
 //! * The result object is durable before its row says SUCCEEDED.
 //! * At most [`AT_ONCE`] queries run; the others are QUEUED.
 
@@ -52,7 +53,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("GetPreparedStatement", prepared::get),
         operation!("ListPreparedStatements", prepared::list),
         operation!("DeletePreparedStatement", prepared::delete),
-        operation!("CreateWorkGroup", workgroups::create, differs: "of Configuration only the output location, EnforceWorkGroupConfiguration and the engine version"),
+        operation!("CreateWorkGroup", workgroups::create, differs: "of Configuration only the output location, EnforceWorkGroupConfiguration, BytesScannedCutoffPerQuery and the engine version"),
         operation!("GetWorkGroup", workgroups::get),
         operation!("ListWorkGroups", workgroups::list),
         operation!("UpdateWorkGroup", workgroups::update, differs: "as CreateWorkGroup"),

@@ -1,21 +1,24 @@
 //! Running one statement: its turn, its result object, its end.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
-use formats::parquet::Codec;
-use lake::{FileSource, Format, Partition, RowSink, Scanned, SqlOptions, Table, View};
+use lake::{
+    BytesCutoff, FinishedWrite, Format, Lake, RowSink, Scanned, SqlOptions, Table, View, Write,
+    WriteFile, WriteInto,
+};
 
 use super::execution::{Execution, State};
 use super::results::Column;
-use super::sinks::{self, CsvFile, Files};
-use super::statement::{CreateTableAs, CreateView, Insert, Name, Statement, Unload};
+use super::sinks::{self, CsvFile, Files, Form, Made, Shape};
+use super::statement::{
+    CreateTableAs, CreateView, Insert, Name, Output, Packing, Statement, Stored, Unload,
+};
 use super::{Task, definition, folder, location, prepared};
 use crate::rooms::Rooms;
 
@@ -33,12 +36,18 @@ struct Done {
 /// Why one did not.
 enum End {
     Stopped,
+    /// It read more than its workgroup allows.
+    CutOff(BytesCutoff),
     Failed(Error),
 }
 
 impl From<Error> for End {
     fn from(error: Error) -> End {
-        End::Failed(error)
+        let cause = std::error::Error::source(&error);
+        match cause.and_then(|cause| cause.downcast_ref::<BytesCutoff>()) {
+            Some(cutoff) => End::CutOff(*cutoff),
+            None => End::Failed(error),
+        }
     }
 }
 
@@ -79,6 +88,11 @@ pub(super) async fn drive(
             execution.state = State::Cancelled;
             execution.reason = Some("Query cancelled by user".into());
         }
+        Err(End::CutOff(cutoff)) => {
+            execution.state = State::Cancelled;
+            execution.reason = Some("Bytes scanned limit was exceeded".into());
+            execution.bytes_scanned = cutoff.bytes;
+        }
         Err(End::Failed(error)) => {
             execution.state = State::Failed;
             execution.our_fault = matches!(
@@ -93,7 +107,17 @@ pub(super) async fn drive(
     }
     execution.total_millis = millis(submitted);
     execution.ended_at = Some(rooms.clock.now());
-    keep(&rooms, &execution);
+    let told = keep(&rooms, &execution);
+    if told && execution.writes() {
+        forget_write(&rooms, &execution.id);
+    }
+}
+
+/// Has the lake forget what a statement wrote, once its row says it.
+pub(super) fn forget_write(rooms: &Rooms, id: &str) {
+    if let Err(error) = rooms.lake.forget_write(&lake::write_id(id)) {
+        tracing::warn!(%error, id, "the note of a statement's write stays");
+    }
 }
 
 /// Athena puts a word for the kind before what happened.
@@ -116,16 +140,18 @@ fn millis(since: Instant) -> u64 {
 }
 
 /// Writes a row that still is there: a workgroup may have been deleted with its executions.
-fn keep(rooms: &Rooms, execution: &Execution) {
+/// Whether that could be done.
+fn keep(rooms: &Rooms, execution: &Execution) -> bool {
     let kept = rooms.metastore.transact(|rows| {
         if rows.get::<Execution>(&execution.id)?.is_some() {
             rows.put(&execution.id, execution)?;
         }
         Ok(())
     });
-    if let Err(error) = kept {
+    if let Err(error) = &kept {
         tracing::error!(?error, id = execution.id, "the state of a query could not be kept");
     }
+    kept.is_ok()
 }
 
 async fn run(
@@ -143,7 +169,7 @@ async fn run(
             let stage = Stage::new(rooms, &execution.id)?;
             let file = stage.folder.join("result.csv");
             let (sink, columns) = CsvFile::create(&file)?;
-            let scanned = ask(rooms, &sql, &database, Box::new(sink), task).await?;
+            let scanned = ask(rooms, execution, &sql, &database, Box::new(sink), task).await?;
             rooms.buckets.publish_file(&file, &bucket, &key).await?;
             let columns =
                 std::mem::take(&mut *columns.lock().unwrap_or_else(PoisonError::into_inner));
@@ -159,7 +185,7 @@ async fn run(
             let of = name.database.as_deref().unwrap_or(&database).to_owned();
             // Asked once, for no rows: a view that cannot be answered is none.
             let probe = format!("SELECT * FROM ({query}) AS v LIMIT 0");
-            ask(rooms, &probe, &of, Box::new(Nowhere), task).await?;
+            ask(rooms, execution, &probe, &of, Box::new(Nowhere), task).await?;
             let view = View { database: of, name: name.table, sql: query };
             rooms.lake.put_view(&view, replace)?;
             rooms.buckets.put(&bucket, &key, Bytes::new()).await?;
@@ -190,12 +216,16 @@ async fn run(
 /// The engine's answer into a sink; dropping the question on a stop is what ends the work.
 async fn ask(
     rooms: &Rooms,
+    execution: &Execution,
     sql: &str,
     database: &str,
     sink: Box<dyn RowSink>,
     task: &mut Task,
 ) -> Result<Scanned, End> {
-    let options = SqlOptions { database: database.to_owned() };
+    let options = SqlOptions {
+        database: database.to_owned(),
+        bytes_scanned_max: execution.bytes_scanned_max,
+    };
     tokio::select! {
         biased;
         () = task.stopped() => Err(End::Stopped),
@@ -222,10 +252,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|cause| Error::internal(format!("work on a result ended early: {cause}")))?
-}
-
-fn codec(zstd: bool) -> Codec {
-    if zstd { Codec::Zstd } else { Codec::Snappy }
 }
 
 /// Refuses a place where something lies already.
@@ -271,24 +297,25 @@ async fn create_table_as(
     let (bucket, prefix) = location(&place)?;
     let what = format!("table \"{database_of}\".\"{table}\"");
     expect_empty(rooms, &bucket, &prefix, &what).await?;
-    let stage = Stage::new(rooms, &execution.id)?;
-    let (sink, made) =
-        Files::create(&stage.folder, &execution.id, codec(wanted.zstd), None, wanted.with_data)?;
-    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
-    let (rows, schema) = sinks::summary(&made);
+    let Output { stored, packing, partitioned_by } = &wanted.output;
+    let staging = Staging::new(rooms, &execution.id)?;
+    let shape = match wanted.with_data {
+        true => Shape::AsAsked(partitioned_by.clone()),
+        false => Shape::NoRows(partitioned_by.clone()),
+    };
+    let form = Form::new(stored, *packing)?;
+    let (sink, made) = Files::create(&staging.rows, &execution.id, form, shape);
+    let scanned = ask(rooms, execution, &wanted.query, database, Box::new(sink), task).await?;
+    let schema = sinks::schema_of(&made);
     let schema = schema.ok_or_else(|| Error::internal("an answer without columns"))?;
-    let table = table_of(&schema, (database_of, table), (&bucket, &prefix), wanted.zstd)?;
-    let files = blocking(move || sinks::close(&made)).await?;
-    let files = files.into_iter().map(|(_, path)| (prefix.clone(), path)).collect();
-    let keys = publish(rooms, &bucket, files).await?;
-    if let Err(error) = catalog.create_table(table) {
-        withdraw(rooms, &bucket, &keys).await;
-        return Err(error.into());
-    }
-    written(rooms, execution, &bucket, &keys, scanned, rows).await
+    let table = table_of(&schema, (database_of, table), (&bucket, &prefix), &wanted.output)?;
+    let keys = table.partition_keys.iter().map(|key| key.name.clone()).collect();
+    let files = staging.files(made, &bucket, &prefix, keys).await?;
+    let into = WriteInto::New(Box::new(table));
+    write(rooms, execution, &staging, into, files, scanned).await
 }
 
-/// Puts rows into a table of Parquet that lies below a prefix.
+/// Puts rows into a table.
 async fn insert(
     rooms: &Arc<Rooms>,
     execution: &Execution,
@@ -299,49 +326,23 @@ async fn insert(
     let catalog = rooms.lake.catalog();
     let of = wanted.name.database.as_deref().unwrap_or(database);
     let table = catalog.get_table(of, &wanted.name.table)?;
-    let refused = |why: &str| {
-        Err(End::Failed(Error::unsupported(format!(
-            "INSERT INTO {:?} is not supported: {why}",
-            table.name
-        ))))
-    };
-    if table.source != FileSource::Listed {
-        return refused("its rows are those of its job's runs; run the job");
-    }
-    if table.format != Format::Parquet {
-        return refused("only tables of Parquet are written; CREATE TABLE AS makes one");
-    }
     let all: Vec<String> = table.all_columns().map(|column| column.name.to_lowercase()).collect();
     if !wanted.columns.is_empty() && wanted.columns != all {
-        return refused(&format!("name all columns in their order: {}", all.join(", ")));
+        return Err(End::Failed(Error::unsupported(format!(
+            "INSERT INTO {:?} is not supported: name all columns in their order: {}",
+            table.name,
+            all.join(", ")
+        ))));
     }
-    let stage = Stage::new(rooms, &execution.id)?;
-    let (sink, made) =
-        Files::create(&stage.folder, &execution.id, Codec::Snappy, Some(table.clone()), true)?;
-    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
-    let (rows, _) = sinks::summary(&made);
-    let (mut files, mut partitions) = (Vec::new(), BTreeMap::new());
-    for (values, path) in blocking(move || sinks::close(&made)).await? {
-        let keys = table.partition_keys.iter().map(|key| key.name.as_str());
-        let below = lake::partition_folder(keys.zip(values.iter().map(String::as_str)));
-        let prefix = format!("{}{below}", table.prefix);
-        files.push((prefix.clone(), path));
-        if !values.is_empty() {
-            partitions.insert(values, prefix);
-        }
-    }
-    let keys = publish(rooms, &table.bucket, files).await?;
-    let known = catalog.list_partitions(&table.database, &table.name)?;
-    let known: BTreeSet<Vec<String>> = known.into_iter().map(|found| found.values).collect();
-    let missing = partitions.into_iter().filter(|(values, _)| !known.contains(values));
-    let missing = missing.map(|(values, prefix)| Partition {
-        values,
-        bucket: table.bucket.clone(),
-        prefix,
-        created_at: base::Timestamp(0),
-    });
-    catalog.add_partitions(&table.database, &table.name, missing.collect())?;
-    written(rooms, execution, &table.bucket, &keys, scanned, rows).await
+    let staging = Staging::new(rooms, &execution.id)?;
+    let shape = Shape::OfTable(Box::new(table.clone()));
+    let form = Form::of_table(&table)?;
+    let (sink, made) = Files::create(&staging.rows, &execution.id, form, shape);
+    let scanned = ask(rooms, execution, &wanted.query, database, Box::new(sink), task).await?;
+    let keys = table.partition_keys.iter().map(|key| key.name.clone()).collect();
+    let files = staging.files(made, &table.bucket, &table.prefix, keys).await?;
+    let into = WriteInto::Table(Box::new(table));
+    write(rooms, execution, &staging, into, files, scanned).await
 }
 
 /// Puts rows into files at a place, and makes no table of them.
@@ -354,39 +355,76 @@ async fn unload(
 ) -> Result<Done, End> {
     let (bucket, prefix) = location(&folder(&wanted.location)?)?;
     expect_empty(rooms, &bucket, &prefix, "UNLOAD").await?;
-    let stage = Stage::new(rooms, &execution.id)?;
-    let (sink, made) = Files::create(&stage.folder, &execution.id, codec(wanted.zstd), None, true)?;
-    let scanned = ask(rooms, &wanted.query, database, Box::new(sink), task).await?;
-    let (rows, _) = sinks::summary(&made);
-    let files = blocking(move || sinks::close(&made)).await?;
-    let files = files.into_iter().map(|(_, path)| (prefix.clone(), path)).collect();
-    let keys = publish(rooms, &bucket, files).await?;
-    written(rooms, execution, &bucket, &keys, scanned, rows).await
+    let Output { stored, packing, partitioned_by } = wanted.output;
+    let staging = Staging::new(rooms, &execution.id)?;
+    let shape = Shape::AsAsked(partitioned_by.clone());
+    let form = Form::new(&stored, packing)?;
+    let (sink, made) = Files::create(&staging.rows, &execution.id, form, shape);
+    let scanned = ask(rooms, execution, &wanted.query, database, Box::new(sink), task).await?;
+    let files = staging.files(made, &bucket, &prefix, partitioned_by).await?;
+    write(rooms, execution, &staging, WriteInto::Place, files, scanned).await
 }
 
-/// Leaves the list of the files that a statement wrote, by which clients find them.
-async fn written(
+/// Puts the files of a statement where they belong, with their list by which clients find them:
+/// all of it, or nothing.
+async fn write(
     rooms: &Rooms,
     execution: &Execution,
-    bucket: &str,
-    keys: &[String],
+    staging: &Staging<'_>,
+    into: WriteInto,
+    files: Vec<WriteFile>,
     scanned: Scanned,
-    rows: u64,
 ) -> Result<Done, End> {
-    let manifest: String = keys.iter().map(|key| format!("s3://{bucket}/{key}\n")).collect();
-    let (at, key) = location(&format!("{}-manifest.csv", execution.output))?;
-    rooms.buckets.put(&at, &key, Bytes::from(manifest)).await?;
-    let column = Column { name: "rows".into(), kind: "bigint".into(), precision: 19, scale: 0 };
-    Ok(Done { columns: vec![column], bytes_scanned: scanned.bytes, update_count: rows })
+    let names = files.iter().map(|file| format!("s3://{}/{}\n", file.bucket, file.key));
+    let manifest: String = names.collect();
+    let (bucket, key) = location(&format!("{}-manifest.csv", execution.output))?;
+    let bytes = manifest.len() as u64;
+    std::fs::write(staging.folder.join(MANIFEST), manifest)
+        .map_err(|cause| Error::io("write the list of a statement's files", cause))?;
+    let (staged, partition_values) = (MANIFEST.to_owned(), Vec::new());
+    let manifest = WriteFile { staged, bucket, key, bytes, rows: 0, partition_values };
+    let write = Write {
+        id: staging.id.clone(),
+        into,
+        files,
+        beside: vec![manifest],
+        bytes_scanned: scanned.bytes,
+    };
+    let finished = rooms.lake.write(write).await.map_err(|error| {
+        match rooms.lake.is_prepared_write(&staging.id) {
+            Ok(false) => error,
+            _ => error.context(COMES_LATER),
+        }
+    })?;
+    let FinishedWrite { rows, bytes_scanned, .. } = finished;
+    Ok(Done { columns: vec![rows_column()], bytes_scanned, update_count: rows })
+}
+
+/// What is to be known of a statement whose rows wait for the next start.
+pub(super) const COMES_LATER: &str = "its rows are written and will be in their place once the \
+     server has been started again; do not run the statement again";
+
+/// The column of how many rows a statement wrote.
+pub(super) fn rows_column() -> Column {
+    Column { name: "rows".into(), kind: "bigint".into(), precision: 19, scale: 0 }
 }
 
 fn table_of(
     schema: &SchemaRef,
     names: (&str, &str),
     place: (&str, &str),
-    zstd: bool,
+    output: &Output,
 ) -> Result<Table> {
-    let mut table = Table::new(names, place, Format::Parquet);
+    let format = match output.stored {
+        Stored::Parquet => Format::Parquet,
+        Stored::Json => Format::Json,
+        Stored::Text(_) => Format::Csv,
+    };
+    let mut table = Table::new(names, place, format);
+    if let Stored::Text(dialect) = &output.stored {
+        table.csv = Some(dialect.clone());
+    }
+    let mut columns = Vec::new();
     for field in schema.fields() {
         if field.metadata().contains_key(lake::UNNAMED) {
             return Err(Error::invalid(format!(
@@ -396,19 +434,81 @@ fn table_of(
         }
         let hive_type = formats::hive::from_arrow(field.data_type())
             .map_err(|error| error.context(format_args!("column {:?}", field.name())))?;
-        table.columns.push(lake::Column::new(field.name().clone(), hive_type));
+        columns.push(lake::Column::new(field.name().clone(), hive_type));
     }
-    lake::check_columns(&table.columns)?;
-    let compression = if zstd { "ZSTD" } else { "SNAPPY" };
-    for (name, value) in
-        [("EXTERNAL", "TRUE"), ("classification", "parquet"), ("parquet.compression", compression)]
-    {
-        table.parameters.insert(name.to_owned(), value.to_owned());
-    }
+    table.partition_keys =
+        columns.split_off(columns.len().saturating_sub(output.partitioned_by.len()));
+    table.columns = columns;
+    lake::check_columns(table.all_columns())?;
+    let mut set = |name: &str, value: &str| table.parameters.insert(name.into(), value.into());
+    set("EXTERNAL", "TRUE");
+    set("classification", format.as_str());
+    match (format, output.packing) {
+        (Format::Parquet, packing) => {
+            set("parquet.compression", packing.unwrap_or(Packing::Snappy).as_str())
+        }
+        (_, packing) => set("write.compression", packing.unwrap_or(Packing::Gzip).as_str()),
+    };
     Ok(table)
 }
 
-/// Where files lie until they are whole; gone when this is.
+/// The file of a statement's list, beneath its staging folder.
+const MANIFEST: &str = "manifest.csv";
+/// The folder of its rows, likewise.
+const ROWS: &str = "rows";
+
+/// Where the files of a statement lie until they are whole; gone when this is, unless they are on
+/// their way.
+struct Staging<'a> {
+    lake: &'a Lake,
+    id: String,
+    folder: PathBuf,
+    rows: PathBuf,
+}
+
+impl<'a> Staging<'a> {
+    fn new(rooms: &'a Rooms, statement: &str) -> Result<Staging<'a>> {
+        let id = lake::write_id(statement);
+        let folder = rooms.lake.write_staging(&id)?;
+        let rows = folder.join(ROWS);
+        std::fs::create_dir_all(&rows)
+            .map_err(|cause| Error::io("make a folder for a table's files", cause))?;
+        Ok(Staging { lake: &rooms.lake, id, folder, rows })
+    }
+
+    /// Ends the files that were made; each with the key it gets below `prefix`.
+    async fn files(
+        &self,
+        made: Arc<Mutex<Made>>,
+        bucket: &str,
+        prefix: &str,
+        keys: Vec<String>,
+    ) -> Result<Vec<WriteFile>> {
+        let files = blocking(move || sinks::close(&made)).await?;
+        let place = |(values, file): sinks::InPartition| {
+            let pairs = keys.iter().map(String::as_str).zip(values.iter().map(String::as_str));
+            let folder = lake::partition_folder(pairs);
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            WriteFile {
+                staged: format!("{ROWS}/{name}"),
+                bucket: bucket.to_owned(),
+                key: format!("{prefix}{folder}{name}"),
+                bytes: file.bytes,
+                rows: file.rows,
+                partition_values: values,
+            }
+        };
+        Ok(files.into_iter().map(place).collect())
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        self.lake.drop_write(&self.id);
+    }
+}
+
+/// Where a result lies until it is whole; gone when this is.
 struct Stage {
     folder: PathBuf,
 }
@@ -428,33 +528,5 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.folder));
-    }
-}
-
-/// Moves files beneath their prefixes: all of them, or none.
-async fn publish(
-    rooms: &Rooms,
-    bucket: &str,
-    files: Vec<(String, PathBuf)>,
-) -> Result<Vec<String>> {
-    let mut keys = Vec::new();
-    for (prefix, file) in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let key = format!("{prefix}{name}");
-        let published = rooms.buckets.publish_file(&file, bucket, &key).await;
-        keys.push(key);
-        if let Err(error) = published {
-            withdraw(rooms, bucket, &keys).await;
-            return Err(error);
-        }
-    }
-    Ok(keys)
-}
-
-async fn withdraw(rooms: &Rooms, bucket: &str, keys: &[String]) {
-    for key in keys {
-        if let Err(error) = rooms.buckets.delete(bucket, key).await {
-            tracing::warn!(?error, key, "a file of a table that was not made stays");
-        }
     }
 }

@@ -1,6 +1,5 @@
-//! Where the rows of an answer go while it is being made: a file of CSV for a result, files of
-//! Parquet for a table or a place, files by partition for rows that are put into a table. Nobody
-//! holds an answer whole.
+//! Where the rows of an answer go while it is being made: a file of CSV for a result, files by
+//! partition for a table or a place. Nobody holds an answer whole.
 //!
 //! The engine owns a sink while it works; what the sink has come to is shared with whoever gave
 //! it away, and is whole once the engine has answered.
@@ -16,15 +15,20 @@ use arrow::compute::{CastOptions, cast, cast_with_options, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::FormatOptions;
 use base::{Error, ErrorKind, Result};
-use formats::parquet::{Codec, Rolling, WriterOptions};
-use lake::{NULL_PARTITION, RowSink, Table};
+use formats::Compression;
+use formats::parquet::{Codec, WriterOptions, Written};
+use formats::text::Lines;
+use lake::{Format, NULL_PARTITION, RowSink, Table};
 
 use super::results::{self, Column};
+use super::statement::{Packing, Stored};
 
 /// Bytes of a result at most: what an answer may take of the disk.
 const RESULT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Bytes of a file of a table, about.
 const FILE_BYTES: u64 = 128 * 1024 * 1024;
+/// Bytes of memory that open row groups may hold together.
+const BUFFER_BYTES: usize = 128 * 1024 * 1024;
 /// Partitions that one statement may write, Athena's own bound.
 const PARTITIONS_MAX: usize = 100;
 
@@ -84,55 +88,59 @@ impl RowSink for CsvFile {
 #[derive(Default)]
 pub(super) struct Made {
     files: BTreeMap<Vec<String>, Rolling>,
+    layout: Option<Layout>,
     /// The columns of the answer.
     pub(super) schema: Option<SchemaRef>,
     pub(super) rows: u64,
 }
 
 /// A file and the partition it belongs to.
-pub(super) type InPartition = (Vec<String>, PathBuf);
+pub(super) type InPartition = (Vec<String>, Written);
 
 /// Ends the files.
 pub(super) fn close(made: &Mutex<Made>) -> Result<Vec<InPartition>> {
     let mut all = Vec::new();
     for (values, files) in std::mem::take(&mut lock(made).files) {
-        all.extend(files.close()?.into_iter().map(|file| (values.clone(), file.path)));
+        all.extend(files.close()?.into_iter().map(|file| (values.clone(), file)));
     }
     Ok(all)
 }
 
-/// Rows and columns of what was made.
-pub(super) fn summary(made: &Mutex<Made>) -> (u64, Option<SchemaRef>) {
-    let made = lock(made);
-    (made.rows, made.schema.clone())
+/// The columns of what was made.
+pub(super) fn schema_of(made: &Mutex<Made>) -> Option<SchemaRef> {
+    lock(made).schema.clone()
 }
 
-/// How rows become files of Parquet.
+/// Which rows are wanted.
+pub(super) enum Shape {
+    /// Those of the answer; its last columns, named here, are folders.
+    AsAsked(Vec<String>),
+    /// Those that a table has a place for.
+    OfTable(Box<Table>),
+    /// None, but the columns.
+    NoRows(Vec<String>),
+}
+
+/// How rows become files.
 pub(super) struct Files {
     folder: PathBuf,
     stem: String,
-    codec: Codec,
-    /// The table that the rows are for, where there is one already.
-    into: Option<Table>,
-    with_data: bool,
+    form: Form,
+    shape: Shape,
     made: Arc<Mutex<Made>>,
 }
 
 impl Files {
-    /// Files of the rows as they come, or of those that `into` has a place for. `folder` is made.
+    /// Files in `folder`, which is there.
     pub(super) fn create(
         folder: &Path,
         stem: &str,
-        codec: Codec,
-        into: Option<Table>,
-        with_data: bool,
-    ) -> Result<(Files, Arc<Mutex<Made>>)> {
-        std::fs::create_dir_all(folder)
-            .map_err(|cause| Error::io("make a folder for a table's files", cause))?;
+        form: Form,
+        shape: Shape,
+    ) -> (Files, Arc<Mutex<Made>>) {
         let made: Arc<Mutex<Made>> = Arc::default();
         let (folder, stem) = (folder.to_owned(), stem.to_owned());
-        let files = Files { folder, stem, codec, into, with_data, made: Arc::clone(&made) };
-        Ok((files, made))
+        (Files { folder, stem, form, shape, made: Arc::clone(&made) }, made)
     }
 
     fn write(&self, made: &mut Made, values: Vec<String>, batch: &RecordBatch) -> Result<()> {
@@ -140,29 +148,59 @@ impl Files {
         if count >= PARTITIONS_MAX && !made.files.contains_key(&values) {
             return Err(Error::new(
                 ErrorKind::Exhausted,
-                format!("the rows belong to more than {PARTITIONS_MAX} partitions; insert fewer"),
+                format!(
+                    "HIVE_TOO_MANY_OPEN_PARTITIONS: the rows belong to more than {PARTITIONS_MAX} \
+                     partitions; write fewer with one statement"
+                ),
             ));
         }
         let files = made.files.entry(values).or_insert_with(|| {
-            let options = WriterOptions { codec: self.codec, ..WriterOptions::default() };
             let stem = format!("{}-{count}", self.stem);
-            Rolling::new(&self.folder, stem, batch.schema(), options, FILE_BYTES)
+            match &self.form {
+                Form::Parquet(codec) => {
+                    let options = WriterOptions { codec: *codec, ..WriterOptions::default() };
+                    let (folder, schema) = (&self.folder, batch.schema());
+                    Rolling::Parquet(formats::parquet::Rolling::new(
+                        folder, stem, schema, options, FILE_BYTES,
+                    ))
+                }
+                Form::Lines(lines, packing) => Rolling::Lines(formats::text::Rolling::new(
+                    &self.folder,
+                    stem,
+                    lines.clone(),
+                    *packing,
+                    FILE_BYTES,
+                )),
+            }
         });
-        files.write(batch)
+        files.write(batch)?;
+        give_memory_back(made)
     }
+}
+
+/// Ends row groups, the largest first, until those that are open fit their bound.
+fn give_memory_back(made: &mut Made) -> Result<()> {
+    while made.files.values().map(Rolling::memory).sum::<usize>() > BUFFER_BYTES {
+        let Some(largest) = made.files.values_mut().max_by_key(|files| files.memory()) else {
+            return Ok(());
+        };
+        let before = largest.memory();
+        largest.flush()?;
+        if largest.memory() >= before {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 impl RowSink for Files {
     fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
-        if let Some(table) = &self.into {
-            let (wanted, given) = (table.all_columns().count(), schema.fields().len());
-            if wanted != given {
-                return Err(Error::invalid(format!(
-                    "table {:?} has {wanted} columns, partition keys included, and the rows have \
-                     {given}",
-                    table.name
-                )));
-            }
+        let layout = match &self.shape {
+            Shape::OfTable(table) => Layout::of_table(table, schema)?,
+            Shape::AsAsked(keys) | Shape::NoRows(keys) => Layout::as_asked(schema, keys)?,
+        };
+        if let Form::Lines(lines, _) = &self.form {
+            lines.check(&layout.schema)?;
         }
         let mut made = lock(&self.made);
         if !std::mem::take(&mut made.files).is_empty() {
@@ -170,67 +208,119 @@ impl RowSink for Files {
                 .and_then(|()| std::fs::create_dir(&self.folder))
                 .map_err(|cause| Error::io("begin a table's files again", cause))?;
         }
-        *made = Made { schema: Some(Arc::clone(schema)), ..Made::default() };
+        let schema = Some(Arc::clone(schema));
+        *made = Made { schema, layout: Some(layout), ..Made::default() };
         Ok(())
     }
 
     fn rows(&mut self, batch: RecordBatch) -> Result<()> {
         let made = Arc::clone(&self.made);
         let mut made = lock(&made);
-        if !self.with_data {
+        if matches!(self.shape, Shape::NoRows(_)) {
             return Ok(());
         }
         made.rows += batch.num_rows() as u64;
-        let Some(table) = &self.into else {
-            return self.write(&mut made, Vec::new(), &batch);
-        };
-        for (values, rows) in by_partition(table, &batch)? {
+        let layout = made.layout.as_ref().ok_or_else(|| Error::internal("rows before columns"))?;
+        for (values, rows) in layout.apart(&batch)? {
             self.write(&mut made, values, &rows)?;
         }
         Ok(())
     }
 }
 
-/// The rows in the table's types, apart by the values of its partition keys.
-fn by_partition(table: &Table, batch: &RecordBatch) -> Result<BTreeMap<Vec<String>, RecordBatch>> {
-    let options = CastOptions { safe: false, format_options: FormatOptions::default() };
-    let (mut fields, mut arrays) = (Vec::new(), Vec::new());
-    for (column, array) in table.columns.iter().zip(batch.columns()) {
-        let data_type = formats::hive::to_arrow(&column.hive_type)?;
-        let array = cast_with_options(array, &data_type, &options).map_err(|cause| {
-            Error::invalid(format!(
-                "a value does not fit column {:?}, which is {}: {cause}",
-                column.name, column.hive_type
-            ))
-        })?;
-        fields.push(Field::new(&column.name, data_type, true));
-        arrays.push(array);
-    }
-    let wrong = |cause| Error::internal(format!("rows were put together wrongly: {cause}"));
-    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(wrong)?;
-    if table.partition_keys.is_empty() {
-        return Ok([(Vec::new(), rows)].into());
-    }
-    let keys: Result<Vec<ArrayRef>, _> = batch.columns()[table.columns.len()..]
-        .iter()
-        .map(|key| cast(key, &DataType::Utf8))
-        .collect();
-    let keys = keys.map_err(wrong)?;
-    let mut places: BTreeMap<Vec<String>, Vec<u32>> = BTreeMap::new();
-    for row in 0..batch.num_rows() {
-        let value = |key: &ArrayRef| match key.is_null(row) {
-            true => NULL_PARTITION.to_owned(),
-            false => key.as_string::<i32>().value(row).to_owned(),
+/// Which columns of an answer are in the files, in what types, and which name folders: the last
+/// ones.
+struct Layout {
+    schema: SchemaRef,
+    /// What the columns are called in messages, where they are cast.
+    table: Option<Vec<lake::Column>>,
+}
+
+impl Layout {
+    fn of_table(table: &Table, schema: &SchemaRef) -> Result<Layout> {
+        let (wanted, given) = (table.all_columns().count(), schema.fields().len());
+        if wanted != given {
+            return Err(Error::invalid(format!(
+                "table {:?} has {wanted} columns, partition keys included, and the rows have \
+                 {given}",
+                table.name
+            )));
+        }
+        let field = |column: &lake::Column| {
+            Ok(Field::new(&column.name, formats::hive::to_arrow(&column.hive_type)?, true))
         };
-        places.entry(keys.iter().map(value).collect()).or_default().push(row as u32);
+        let fields = table.columns.iter().map(field).collect::<Result<Vec<_>>>()?;
+        Ok(Layout { schema: Arc::new(Schema::new(fields)), table: Some(table.columns.clone()) })
     }
-    places
-        .into_iter()
-        .map(|(values, rows_of)| {
-            let some = take_record_batch(&rows, &UInt32Array::from(rows_of)).map_err(wrong)?;
-            Ok((values, some))
-        })
-        .collect()
+
+    fn as_asked(schema: &SchemaRef, keys: &[String]) -> Result<Layout> {
+        let names: Vec<String> = schema.fields().iter().map(|f| f.name().to_lowercase()).collect();
+        let Some(columns) = names.len().checked_sub(keys.len()).filter(|left| *left > 0) else {
+            return Err(Error::invalid(format!(
+                "partitioned_by names {} of {} columns; files need one at least",
+                keys.len(),
+                names.len()
+            )));
+        };
+        if names[columns..] != *keys {
+            return Err(Error::invalid(format!(
+                "HIVE_COLUMN_ORDER_MISMATCH: partition keys must be the last columns in the SELECT \
+                 and in the same order as in partitioned_by: {}",
+                keys.join(", ")
+            )));
+        }
+        let fields: Vec<_> = schema.fields()[..columns].to_vec();
+        Ok(Layout { schema: Arc::new(Schema::new(fields)), table: None })
+    }
+
+    /// The rows as they are written, apart by the values of the partition keys.
+    fn apart(&self, batch: &RecordBatch) -> Result<BTreeMap<Vec<String>, RecordBatch>> {
+        let wrong = |cause| Error::internal(format!("rows were put together wrongly: {cause}"));
+        let count = self.schema.fields().len();
+        let mut arrays = batch.columns()[..count].to_vec();
+        let options = CastOptions { safe: false, format_options: FormatOptions::default() };
+        for (array, column) in arrays.iter_mut().zip(self.table.iter().flatten()) {
+            let data_type = formats::hive::to_arrow(&column.hive_type)?;
+            *array = cast_with_options(array, &data_type, &options).map_err(|cause| {
+                Error::invalid(format!(
+                    "a value does not fit column {:?}, which is {}: {cause}",
+                    column.name, column.hive_type
+                ))
+            })?;
+        }
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(wrong)?;
+        if batch.num_columns() == count {
+            return Ok([(Vec::new(), rows)].into());
+        }
+        let keys: Result<Vec<ArrayRef>> = batch.columns()[count..]
+            .iter()
+            .zip(&batch.schema_ref().fields()[count..])
+            .map(|(key, field)| {
+                cast(key, &DataType::Utf8).map_err(|cause| {
+                    Error::invalid(format!("column {:?} cannot be a folder: {cause}", field.name()))
+                })
+            })
+            .collect();
+        let keys = keys?;
+        let mut places: BTreeMap<Vec<String>, Vec<u32>> = BTreeMap::new();
+        for row in 0..batch.num_rows() {
+            let value = |key: &ArrayRef| {
+                let text = key.as_string::<i32>();
+                match text.is_null(row) || text.value(row).is_empty() {
+                    true => NULL_PARTITION.to_owned(),
+                    false => text.value(row).to_owned(),
+                }
+            };
+            places.entry(keys.iter().map(value).collect()).or_default().push(row as u32);
+        }
+        places
+            .into_iter()
+            .map(|(values, rows_of)| {
+                let some = take_record_batch(&rows, &UInt32Array::from(rows_of)).map_err(wrong)?;
+                Ok((values, some))
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -241,7 +331,7 @@ mod tests {
 
     #[test]
     fn rows_go_to_the_partition_that_their_last_columns_name() {
-        let mut table = Table::new(("d", "t"), ("bkt", "t/"), lake::Format::Parquet);
+        let mut table = Table::new(("d", "t"), ("bkt", "t/"), Format::Parquet);
         table.columns = vec![lake::Column::new("n", "bigint")];
         table.partition_keys =
             vec![lake::Column::new("day", "string"), lake::Column::new("k", "int")];
@@ -251,7 +341,9 @@ mod tests {
             ("c", Arc::new(Int32Array::from(vec![7, 7, 7, 8]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let found: Vec<(String, usize, DataType)> = by_partition(&table, &batch)
+        let layout = Layout::of_table(&table, &batch.schema()).unwrap();
+        let found: Vec<(String, usize, DataType)> = layout
+            .apart(&batch)
             .unwrap()
             .into_iter()
             .map(|(values, rows)| {

@@ -5,6 +5,7 @@
 //! CREATE TABLE AS are taken over as they were written.
 
 mod changes;
+mod output;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use formats::csv::Dialect;
 use crate::services::text_serde;
 
 pub(crate) use self::changes::{CreateView, Insert, NewPartition, Unload, bound, executed};
+pub(crate) use self::output::{Output, Packing, Stored};
 
 /// A statement, as far as it must be understood here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +124,7 @@ pub(crate) struct CreateTableAs {
     pub(crate) if_not_exists: bool,
     /// Where its files go; beneath the query's results when the statement does not say.
     pub(crate) location: Option<String>,
-    pub(crate) zstd: bool,
+    pub(crate) output: Output,
     pub(crate) with_data: bool,
     pub(crate) query: String,
 }
@@ -644,7 +646,7 @@ impl<'a> Reader<'a> {
             name,
             if_not_exists,
             location: None,
-            zstd: false,
+            output: Output::default(),
             with_data: true,
             query: String::new(),
         };
@@ -656,13 +658,15 @@ impl<'a> Reader<'a> {
         }
         if self.take("with") {
             self.need_mark('(')?;
+            let mut options = output::Options::default();
             loop {
-                self.option(&mut table)?;
+                self.option(&mut table, &mut options)?;
                 if !self.take_mark(',') {
                     self.need_mark(')')?;
                     break;
                 }
             }
+            table.output = options.output(CREATE_AS)?;
         }
         self.need("as")?;
         self.cut_with_no_data(&mut table);
@@ -687,30 +691,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn option(&mut self, table: &mut CreateTableAs) -> Result<()> {
+    fn option(&mut self, table: &mut CreateTableAs, options: &mut output::Options) -> Result<()> {
         let name = self.identifier()?.to_lowercase();
         self.need_mark('=')?;
-        let refused =
-            |why: &str| Err(Error::unsupported(format!("{name} of CREATE TABLE AS: {why}")));
+        if self.output_option(&name, CREATE_AS, options)? {
+            return Ok(());
+        }
+        let refused = |why: &str| Err(Error::unsupported(format!("{name} of {CREATE_AS}: {why}")));
         match name.as_str() {
-            "format" => match self.text()?.to_ascii_uppercase().as_str() {
-                "PARQUET" => Ok(()),
-                other => refused(&format!("{other:?} is not supported; use 'PARQUET'")),
-            },
             "external_location" => {
                 table.location = Some(self.text()?);
-                Ok(())
-            }
-            "write_compression" | "parquet_compression" => {
-                match self.text()?.to_ascii_uppercase().as_str() {
-                    "SNAPPY" => table.zstd = false,
-                    "ZSTD" => table.zstd = true,
-                    other => {
-                        return refused(&format!(
-                            "{other:?} is not supported; use 'SNAPPY' or 'ZSTD'"
-                        ));
-                    }
-                }
                 Ok(())
             }
             "table_type" => match self.text()?.to_ascii_uppercase().as_str() {
@@ -722,6 +712,9 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// What messages call it.
+const CREATE_AS: &str = "CREATE TABLE AS";
 
 /// The only catalog, in lower case.
 pub(crate) const CATALOG: &str = "awsdatacatalog";

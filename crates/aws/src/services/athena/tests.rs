@@ -55,7 +55,17 @@ impl QueryEngine for Canned {
         if sql.contains("wrong") {
             return Err(Error::invalid("COLUMN_NOT_FOUND: wrong"));
         }
-        let batch = batch();
+        if let Some(bytes_max) = options.bytes_scanned_max
+            && sql.contains("a lot")
+        {
+            let bytes = bytes_max + 1;
+            return Err(Error::new(base::ErrorKind::Exhausted, "too many bytes")
+                .with_source(lake::BytesCutoff { bytes }));
+        }
+        let mut batch = batch();
+        if sql.contains("plain") {
+            batch = batch.project(&[0, 1, 2, 3, 4, 5]).unwrap();
+        }
         let (schema, batches) = (batch.schema(), vec![batch]);
         Ok(QueryResult { schema, batches, bytes_scanned: 1234, set_aside: 0 })
     }
@@ -275,7 +285,9 @@ async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
     for (sql, part) in [
         ("SELECT wrong", "COLUMN_NOT_FOUND"),
         ("UNLOAD (SELECT 1) TO 's3://results/x'", "WITH"),
-        ("UNLOAD (SELECT 1) TO 's3://results/x' WITH (format='ORC')", "\"ORC\" of UNLOAD"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x' WITH (format='ORC')", "\"ORC\" is not written"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x' WITH (compression='GZIP')", "format = 'PARQUET'"),
+        ("UNLOAD (SELECT 1) TO 's3://results/x' WITH (format='JSON', wish='x')", "wish of UNLOAD"),
         ("insert into t values (1)", "\"t\""),
         ("merge into t using u", "MERGE INTO is not supported"),
         ("ALTER TABLE t SET LOCATION 'x'", "ADD COLUMNS, ADD PARTITION and DROP PARTITION only"),
@@ -304,7 +316,23 @@ async fn what_a_query_may_not_ask_is_refused_and_what_goes_wrong_is_told() {
             "projection.enabled",
         ),
         ("CREATE TABLE t WITH (format='ORC') AS SELECT 1", "ORC"),
-        ("CREATE TABLE t WITH (partitioned_by=ARRAY['a']) AS SELECT 1", "partitioned_by"),
+        ("CREATE TABLE t WITH (format='AVRO') AS SELECT 1", "\"AVRO\" is not written"),
+        ("CREATE TABLE t WITH (format='what') AS SELECT 1", "\"WHAT\" is not known"),
+        ("CREATE TABLE t WITH (partitioned_by=ARRAY['a']) AS SELECT 1", "COLUMN_ORDER_MISMATCH"),
+        ("CREATE TABLE t WITH (partitioned_by=ARRAY[]) AS SELECT 1", "a column's name"),
+        ("CREATE TABLE t WITH (partitioned_by='a') AS SELECT 1", "Expecting: ARRAY"),
+        ("CREATE TABLE t WITH (bucketed_by=ARRAY['a'], bucket_count=2) AS SELECT 1", "no buckets"),
+        ("CREATE TABLE t WITH (write_compression='LZ4') AS SELECT 1", "\"LZ4\" is not supported"),
+        ("CREATE TABLE t WITH (field_delimiter=',') AS SELECT 1", "only format = 'TEXTFILE'"),
+        (
+            "CREATE TABLE t WITH (format='JSON', write_compression='SNAPPY') AS SELECT 1",
+            "is for Parquet",
+        ),
+        (
+            "CREATE TABLE t WITH (format='TEXTFILE', field_delimiter='||') AS SELECT 1",
+            "one ASCII character",
+        ),
+        ("CREATE TABLE t WITH (format='TEXTFILE') AS SELECT 1", "no form in delimited text"),
         ("CREATE TABLE t WITH (format='PARQUET') AS SELECT wrong", "COLUMN_NOT_FOUND"),
     ] {
         let why = failure(&world, sql).await;
@@ -456,7 +484,29 @@ async fn rows_are_put_into_a_table_and_unloaded_to_a_place() {
     let json = "CREATE EXTERNAL TABLE j (n bigint) ROW FORMAT SERDE \
                 'org.openx.data.jsonserde.JsonSerDe' LOCATION 's3://results/j/'";
     assert_eq!(lines(&world, json).await, none);
-    assert!(failure(&world, "INSERT INTO j VALUES (1)").await.contains("only tables of Parquet"));
+    assert!(failure(&world, "INSERT INTO j VALUES (1)").await.contains("has 1 columns"));
+    let text = "CREATE EXTERNAL TABLE h (n bigint, x double, s string, ok boolean, at timestamp, \
+                day date) ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde' \
+                LOCATION 's3://results/h/' TBLPROPERTIES ('skip.header.line.count'='1', \
+                'write.compression'='NONE')";
+    assert_eq!(lines(&world, text).await, none);
+    let id = start(&world, "INSERT INTO h SELECT plain").await;
+    assert_eq!(ended(&world, &id).await["Status"]["State"], "SUCCEEDED");
+    let keys = world.rooms.buckets.list("results", "h/").await.unwrap();
+    let written = world.rooms.buckets.get("results", &keys[0].key).await.unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&written).lines().collect::<Vec<_>>(),
+        [
+            "n,x,s,ok,at,day",
+            "1,21.5,\"a \"\"b\"\"\",true,1970-01-01T00:00:00,1970-01-01",
+            ",10000000.0,,false,1970-01-01T00:00:01.500,1970-01-02",
+            "3,,,true,1969-12-31T23:59:59.999999,2024-10-04",
+        ]
+    );
+    let wide = "CREATE EXTERNAL TABLE w (a int) LOCATION 's3://results/w/' \
+                TBLPROPERTIES ('skip.header.line.count'='2')";
+    assert_eq!(lines(&world, wide).await, none);
+    assert!(failure(&world, "INSERT INTO w SELECT plain").await.contains("has 1 columns"));
     assert!(failure(&world, "INSERT INTO t (x) VALUES (1)").await.contains("name all columns"));
 
     let unload = "UNLOAD (SELECT (1) AS n) TO 's3://results/out' \
@@ -470,6 +520,104 @@ async fn rows_are_put_into_a_table_and_unloaded_to_a_place() {
     let keys = world.rooms.buckets.list("results", "out/").await.unwrap();
     assert_eq!(manifest, format!("s3://results/{}\n", keys[0].key).as_bytes());
     assert!(failure(&world, unload).await.contains("not empty"));
+}
+
+/// What a crash leaves: a statement that was RUNNING, and its write at one of its steps.
+#[tokio::test]
+async fn a_statement_that_was_killed_while_it_wrote_is_told_as_it_ended() {
+    let world = world();
+    let create =
+        format!("CREATE EXTERNAL TABLE t ({NINE}) STORED AS PARQUET LOCATION 's3://results/t/'");
+    lines(&world, &create).await;
+    let table = world.rooms.lake.catalog().get_table("factory", "t").unwrap();
+    for (step, state) in [(0, "FAILED"), (1, "FAILED"), (2, "SUCCEEDED"), (3, "SUCCEEDED")] {
+        let id = start(&world, "INSERT INTO t SELECT sleep").await;
+        let lake = &world.rooms.lake;
+        let write = lake::write_id(&id);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(get(&world, &id).await["Status"]["State"], "RUNNING");
+        let file = |name: &str, key: String, bytes: u64| lake::WriteFile {
+            staged: name.into(),
+            bucket: "results".into(),
+            key,
+            bytes,
+            rows: 7,
+            partition_values: Vec::new(),
+        };
+        std::fs::write(lake.write_staging(&write).unwrap().join("a"), "PAR1").unwrap();
+        let write_of = lake::Write {
+            id: write.clone(),
+            into: lake::WriteInto::Table(Box::new(table.clone())),
+            files: vec![file("a", format!("t/{id}.parquet"), 4)],
+            beside: Vec::new(),
+            bytes_scanned: 9,
+        };
+        if step > 0 {
+            lake.prepare_write(write_of).await.unwrap();
+        }
+        if step == 2 {
+            assert!(lake.recover().await.unwrap().writes.contains(&write));
+        } else if step == 3 {
+            lake.publish_write(&write).await.unwrap();
+            lake.commit_write(&write).unwrap();
+        }
+        world.rooms.athena.running().remove(&id);
+        let found = get(&world, &id).await;
+        assert_eq!(found["Status"]["State"], state, "{step}: {found}");
+        let seen = lake.files(&table).await.unwrap().iter().any(|file| file.key.contains(&id));
+        assert_eq!(seen, state == "SUCCEEDED", "{step}");
+        if state == "SUCCEEDED" {
+            let results = ok(&world, "GetQueryResults", json!({"QueryExecutionId": id})).await;
+            assert_eq!(results["UpdateCount"], 7);
+            assert_eq!(found["Statistics"]["DataScannedInBytes"], 9);
+            assert_eq!(lake.finished_write(&write).unwrap(), None);
+        } else if step == 1 {
+            let why = found["Status"]["StateChangeReason"].as_str().unwrap();
+            assert!(why.contains("do not run the statement again"), "{why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_reads_more_than_its_workgroup_allows_is_cancelled() {
+    let world = world();
+    let limit = |bytes: u64| json!({"BytesScannedCutoffPerQuery": bytes});
+    let (code, message) =
+        refused(&world, "CreateWorkGroup", json!({"Name": "x", "Configuration": limit(1)})).await;
+    assert_eq!(code, "InvalidRequestException");
+    assert!(message.contains("10000000"), "{message}");
+    let create = json!({"Name": "thrifty", "Configuration": limit(10_000_000)});
+    ok(&world, "CreateWorkGroup", create).await;
+    let cutoff = || async {
+        let found = ok(&world, "GetWorkGroup", json!({"WorkGroup": "thrifty"})).await;
+        found["WorkGroup"]["Configuration"]["BytesScannedCutoffPerQuery"].clone()
+    };
+    assert_eq!(cutoff().await, json!(10_000_000));
+    let run = |sql: &'static str| {
+        let world = &world;
+        async move {
+            let input = json!({
+                "QueryString": sql,
+                "WorkGroup": "thrifty",
+                "QueryExecutionContext": {"Database": "factory"},
+                "ResultConfiguration": {"OutputLocation": "s3://results/"},
+            });
+            let id = ok(world, "StartQueryExecution", input).await;
+            ended(world, id["QueryExecutionId"].as_str().unwrap()).await
+        }
+    };
+    assert_eq!(run("SELECT little").await["Status"]["State"], "SUCCEEDED");
+    for sql in ["SELECT a lot", "UNLOAD (SELECT a lot) TO 's3://results/o' WITH (format='JSON')"] {
+        let found = run(sql).await;
+        assert_eq!(found["Status"]["State"], "CANCELLED", "{found}");
+        assert_eq!(found["Status"]["StateChangeReason"], "Bytes scanned limit was exceeded");
+        assert_eq!(found["Statistics"]["DataScannedInBytes"], 10_000_001);
+    }
+    let remove = json!({"RemoveBytesScannedCutoffPerQuery": true});
+    let update = json!({"WorkGroup": "thrifty", "ConfigurationUpdates": remove});
+    ok(&world, "UpdateWorkGroup", update).await;
+    assert_eq!(cutoff().await, Value::Null);
+    assert_eq!(run("SELECT a lot").await["Status"]["State"], "SUCCEEDED");
 }
 
 #[tokio::test]
@@ -621,11 +769,6 @@ async fn workgroups_say_where_results_go() {
         ("DeleteWorkGroup", json!({"WorkGroup": "primary"}), "primary"),
         ("GetWorkGroup", json!({"WorkGroup": "nobody"}), "WorkGroup nobody is not found"),
         ("CreateWorkGroup", json!({"Name": "a b"}), "a b"),
-        (
-            "CreateWorkGroup",
-            json!({"Name": "x", "Configuration": {"BytesScannedCutoffPerQuery": 10_000_000}}),
-            "BytesScannedCutoffPerQuery",
-        ),
     ] {
         let (code, message) = refused(&world, operation, input).await;
         assert_eq!(code, "InvalidRequestException");

@@ -18,6 +18,8 @@ use crate::rooms::{Rooms, epoch_secs};
 
 const PRIMARY: &str = "primary";
 const ENGINE: &str = "Athena engine version 3";
+/// Least bytes that a query may be allowed, AWS's own bound.
+const CUTOFF_BYTES_MIN: u64 = 10_000_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WorkGroup {
@@ -30,6 +32,9 @@ pub(super) struct WorkGroup {
     engine: String,
     created_at: Timestamp,
     tags: BTreeMap<String, String>,
+    /// Bytes that a query may read; one that reads more is cancelled.
+    #[serde(default)]
+    pub(super) bytes_scanned_max: Option<u64>,
 }
 
 impl Row for WorkGroup {
@@ -52,6 +57,7 @@ impl WorkGroup {
             engine: "AUTO".into(),
             created_at: Timestamp(0),
             tags: BTreeMap::new(),
+            bytes_scanned_max: None,
         }
     }
 
@@ -60,18 +66,22 @@ impl WorkGroup {
         if let Some(uri) = &self.output_location {
             results["OutputLocation"] = json!(uri);
         }
+        let mut configuration = json!({
+            "ResultConfiguration": results,
+            "EnforceWorkGroupConfiguration": self.enforced,
+            "PublishCloudWatchMetricsEnabled": false,
+            "RequesterPaysEnabled": false,
+            "EngineVersion": engine_version(&self.engine),
+        });
+        if let Some(bytes) = self.bytes_scanned_max {
+            configuration["BytesScannedCutoffPerQuery"] = json!(bytes);
+        }
         json!({
             "Name": self.name,
             "State": self.state,
             "Description": self.description,
             "CreationTime": epoch_secs(self.created_at),
-            "Configuration": {
-                "ResultConfiguration": results,
-                "EnforceWorkGroupConfiguration": self.enforced,
-                "PublishCloudWatchMetricsEnabled": false,
-                "RequesterPaysEnabled": false,
-                "EngineVersion": engine_version(&self.engine),
-            },
+            "Configuration": configuration,
         })
     }
 
@@ -121,7 +131,7 @@ struct Configuration {
     enforce_work_group_configuration: Option<bool>,
     #[serde(default, deserialize_with = "lenient::boolean")]
     publish_cloud_watch_metrics_enabled: Option<bool>,
-    bytes_scanned_cutoff_per_query: Option<Value>,
+    bytes_scanned_cutoff_per_query: Option<u64>,
     #[serde(default, deserialize_with = "lenient::boolean")]
     remove_bytes_scanned_cutoff_per_query: Option<bool>,
     #[serde(default, deserialize_with = "lenient::boolean")]
@@ -157,13 +167,17 @@ impl Configuration {
         if self.requester_pays_enabled == Some(true) {
             return Err(Fault::unsupported("RequesterPaysEnabled", "nobody pays here; give false"));
         }
-        refuse(
-            &self.bytes_scanned_cutoff_per_query,
-            "BytesScannedCutoffPerQuery",
-            "queries are bounded by the server's memory and time limits",
-        )?;
-        // There never is a cutoff to remove.
-        _ = self.remove_bytes_scanned_cutoff_per_query;
+        if self.remove_bytes_scanned_cutoff_per_query == Some(true) {
+            group.bytes_scanned_max = None;
+        }
+        if let Some(bytes) = self.bytes_scanned_cutoff_per_query {
+            if bytes < CUTOFF_BYTES_MIN {
+                return Err(Fault::invalid(format!(
+                    "BytesScannedCutoffPerQuery {bytes} is less than {CUTOFF_BYTES_MIN}"
+                )));
+            }
+            group.bytes_scanned_max = Some(bytes);
+        }
         if let Some(engine) = self.engine_version.and_then(|e| e.selected_engine_version) {
             if engine != "AUTO" && engine != ENGINE {
                 return Err(Fault::invalid(format!(

@@ -3,7 +3,7 @@
 
 use base::{Error, Result};
 
-use super::{Kind, Name, Reader, Statement, tokens};
+use super::{Kind, Name, Output, Reader, Statement, output, tokens};
 
 /// `INSERT INTO ... SELECT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(crate) struct Insert {
 pub(crate) struct Unload {
     pub(crate) query: String,
     pub(crate) location: String,
-    pub(crate) zstd: bool,
+    pub(crate) output: Output,
 }
 
 /// A view's definition.
@@ -119,36 +119,26 @@ impl Reader<'_> {
         let location = self.text()?;
         self.need("with")?;
         self.need_mark('(')?;
-        let (mut parquet, mut zstd) = (false, false);
+        let mut options = output::Options::default();
         loop {
             let name = self.identifier()?.to_lowercase();
             self.need_mark('=')?;
-            let refused = |value: &str, use_: &str| {
-                Err(Error::unsupported(format!(
-                    "{name} = {value:?} of UNLOAD is not supported; {use_}"
-                )))
-            };
-            match name.as_str() {
-                "format" => match self.text()?.to_ascii_uppercase().as_str() {
-                    "PARQUET" => parquet = true,
-                    other => return refused(other, "use 'PARQUET'"),
-                },
-                "compression" => match self.text()?.to_ascii_uppercase().as_str() {
-                    "SNAPPY" => zstd = false,
-                    "ZSTD" => zstd = true,
-                    other => return refused(other, "use 'SNAPPY' or 'ZSTD'"),
-                },
-                _ => return refused("...", "leave it out"),
+            if !self.output_option(&name, "UNLOAD", &mut options)? {
+                return Err(Error::unsupported(format!(
+                    "{name} of UNLOAD: it is not supported; leave it out"
+                )));
             }
             if !self.take_mark(',') {
                 self.need_mark(')')?;
                 break;
             }
         }
-        if !parquet {
-            return Err(Error::invalid("UNLOAD needs WITH (format = 'PARQUET')"));
+        if !options.have_format() {
+            return Err(Error::invalid(
+                "UNLOAD needs WITH (format = 'PARQUET'), 'JSON' or 'TEXTFILE'",
+            ));
         }
-        Ok(Statement::Unload(Unload { query, location, zstd }))
+        Ok(Statement::Unload(Unload { query, location, output: options.output("UNLOAD")? }))
     }
 
     fn create_view(&mut self, replace: bool) -> Result<Statement> {
