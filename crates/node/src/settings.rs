@@ -209,6 +209,9 @@ pub struct Lake {
     pub compact_files_min: usize,
     /// Files younger than this are left alone.
     pub compact_age_secs_min: u64,
+    /// Nothing is compacted unasked while the machine's load, that of the last minute, is above
+    /// this; 0 stands for the number of its processors.
+    pub compact_load_max: u64,
     /// Files smaller than this are small.
     pub small_file_bytes: u64,
     /// What files put together come to, about.
@@ -226,6 +229,7 @@ impl Default for Lake {
             upkeep_secs: 300,
             compact_files_min: 64,
             compact_age_secs_min: 15 * 60,
+            compact_load_max: 0,
             small_file_bytes: 32 * MIB,
             target_file_bytes: 128 * MIB,
             retired_secs: 4 * 60 * 60,

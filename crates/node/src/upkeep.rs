@@ -221,7 +221,7 @@ async fn look_after(node: &Arc<Node>, table: &Table) -> Result<()> {
         node.lake.lake.retain(table, &is_in(&busy)).await?;
     }
     let ours = table.source == lake::FileSource::Committed || table.format == lake::Format::Json;
-    if !node.settings.lake.compact || !ours || !is_quiet() {
+    if !node.settings.lake.compact || !ours || !is_quiet(node.settings.lake.compact_load_max) {
         return Ok(());
     }
     let (done, left) =
@@ -242,10 +242,14 @@ async fn look_after(node: &Arc<Node>, table: &Table) -> Result<()> {
     Ok(())
 }
 
-/// Whether the machine has been no busier than it has processors, in the last minute.
-fn is_quiet() -> bool {
+/// Whether the machine has been no busier in the last minute than `load_max`, or than it has
+/// processors if that is 0.
+fn is_quiet(load_max: u64) -> bool {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).unwrap_or(0.0);
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    load <= processors as f64
+    let load_max = match load_max {
+        0 => std::thread::available_parallelism().map_or(1, usize::from) as f64,
+        given => given as f64,
+    };
+    load <= load_max
 }

@@ -32,3 +32,4 @@ mod sheets;
 mod storage;
 mod topics;
 mod trial;
+mod upkeep;
