@@ -19,6 +19,7 @@
 
 pub(crate) mod columns;
 mod infer;
+mod items;
 mod lex;
 pub(crate) mod records;
 mod scan;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 
 pub use columns::AS_WRITTEN;
 pub use infer::{InferOptions, Inferred, infer, merge};
+pub use items::{Items, Path};
 pub use scan::{Scan, ScanOptions};
 
 /// Longest record that is read unless told otherwise.

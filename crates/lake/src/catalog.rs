@@ -24,6 +24,10 @@ const VERSIONS_KEPT: usize = 100;
 /// Longest name of a database or table, Glue's bound.
 const NAME_BYTES_MAX: usize = 255;
 
+/// The parameter of a table that says where its records lie within a document of JSON, as
+/// [`formats::json::Path`] has it.
+pub const RECORDS_PATH: &str = "jsonPath";
+
 /// A namespace of tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
@@ -160,6 +164,12 @@ impl Table {
         self.columns.iter().chain(&self.partition_keys)
     }
 
+    /// Where records lie within the objects of JSON, if those are not the records themselves: the
+    /// parameter [`RECORDS_PATH`].
+    pub fn records_path(&self) -> Option<&str> {
+        self.parameters.get(RECORDS_PATH).map(String::as_str)
+    }
+
     /// Whether the two say the same, whatever their version and age.
     pub(crate) fn means_the_same(&self, other: &Table) -> bool {
         let ageless = |table: &Table| Table {
@@ -186,6 +196,16 @@ impl Table {
                 return Err(bad(format!(
                     "a dialect of CSV belongs to the format csv and to no other, not to {}",
                     format.as_str()
+                )));
+            }
+        }
+        if let Some(path) = self.records_path() {
+            let path = path.parse::<formats::json::Path>();
+            path.map_err(|error| error.context(format_args!("table {:?}", self.name)))?;
+            if self.format != Format::Json {
+                return Err(bad(format!(
+                    "{RECORDS_PATH} is for JSON and not {}",
+                    self.format.as_str()
                 )));
             }
         }

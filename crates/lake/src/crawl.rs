@@ -12,6 +12,7 @@
 //! * An object is read once for as long as its etag stays.
 //! * A crawl says of every object what it made of it and why, and fails for none of them.
 
+mod classifier;
 mod history;
 mod layout;
 mod look;
@@ -19,6 +20,7 @@ mod report;
 mod settings;
 mod shape;
 
+pub use classifier::{Classifier, ClassifierKind};
 pub use history::{Crawl, CrawlOutcome};
 pub use report::{CrawlReport, Decision, ObjectReport, TableChange, TableReport};
 pub use settings::{
@@ -38,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::{rows_of, table_key};
 use crate::glob::Globs;
 use crate::lake::{blocking, is_hidden, partition_values};
-use crate::{Column, FileSource, Format, Lake, Partition, Table};
+use crate::{Column, FileSource, Format, Lake, Partition, RECORDS_PATH, Table};
 
 use layout::{Found, Grouping, Seen};
 use look::Look;
@@ -63,6 +65,9 @@ pub(crate) struct CrawledObject {
     /// [`LOOK_VERSION`] of the time.
     #[serde(default)]
     version: u32,
+    /// [`classifier::fingerprint`] of those that it was looked at with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    classifiers: String,
     look: Look,
 }
 
@@ -72,8 +77,8 @@ impl Row for CrawledObject {
 
 /// Whether an object can be part of a table, as far as a crawl found out.
 pub(crate) enum Fit {
-    /// It has this format, and CSV this dialect.
-    Format(Format, Option<Dialect>),
+    /// It has this format, CSV this dialect, and JSON its records at this path.
+    Format(Format, Option<Dialect>, Option<String>),
     /// It cannot.
     Never,
     /// It was altered, and what it held is not known.
@@ -88,7 +93,7 @@ pub(crate) fn known_fits(
 ) -> Result<HashMap<String, (String, Fit)>> {
     let rows = store.list_prefix::<FitRow>(&format!("{bucket}/{prefix}"))?;
     let fit = |look: FitLook| match look {
-        FitLook::Understood { format, csv } => Fit::Format(format, csv),
+        FitLook::Understood { format, csv, path } => Fit::Format(format, csv, path),
         FitLook::NotUnderstood {} => Fit::Never,
         FitLook::Altered {} => Fit::Altered,
     };
@@ -113,6 +118,8 @@ enum FitLook {
         format: Format,
         #[serde(default)]
         csv: Option<Dialect>,
+        #[serde(default)]
+        path: Option<String>,
     },
     NotUnderstood {},
     Altered {},
@@ -180,12 +187,13 @@ impl Lake {
 
     async fn crawl(&self, crawler: &Crawler) -> Result<CrawlReport> {
         self.catalog().get_database(&crawler.database)?;
+        let classifiers = self.classifiers_of(&crawler.classifiers)?;
         let mut report = Reporter::new(&crawler.name);
         // Everything is looked at before anything is changed, so that who is stopped, and who
         // finds a bucket gone, leaves the catalog as it was.
         let mut places = Vec::new();
         for target in crawler.targets() {
-            places.push(self.look_at(crawler, target, &mut report).await?);
+            places.push(self.look_at(crawler, target, &classifiers, &mut report).await?);
         }
         self.go_on(crawler)?;
         for place in &places {
@@ -200,8 +208,10 @@ impl Lake {
         &self,
         crawler: &Crawler,
         target: CrawlTarget,
+        classifiers: &[ClassifierKind],
         report: &mut Reporter,
     ) -> Result<Place> {
+        let fingerprint = classifier::fingerprint(classifiers)?;
         self.buckets().expect_here(&target.bucket)?;
         let folder = target.folder();
         let exclusions = Globs::parse(&target.exclusions)?;
@@ -227,9 +237,11 @@ impl Lake {
         }
         known.retain(|key, found| {
             let is_old = found.version < LOOK_VERSION;
-            wanted
-                .binary_search_by(|object| object.key.as_str().cmp(key))
-                .is_ok_and(|index| wanted[index].etag == found.etag)
+            let likewise = found.classifiers == fingerprint;
+            likewise
+                && wanted
+                    .binary_search_by(|object| object.key.as_str().cmp(key))
+                    .is_ok_and(|index| wanted[index].etag == found.etag)
                 && match found.look {
                     Look::Understood { .. } => true,
                     Look::NotUnderstood { .. } => !is_old,
@@ -253,7 +265,8 @@ impl Lake {
         let fresh = unknown.iter().map(|object| object.key.clone()).collect();
         report.0.read += unknown.len() as u64;
         report.0.bytes_read += unknown.iter().map(|object| object.bytes).sum::<u64>();
-        self.look_into(crawler, &target.bucket, unknown, &mut known).await?;
+        let with = (classifiers, fingerprint.as_str());
+        self.look_into(crawler, &target.bucket, unknown, with, &mut known).await?;
         Ok(Place { target, folder, wanted, known, fresh })
     }
 
@@ -263,10 +276,11 @@ impl Lake {
         for object in &place.wanted {
             let Some(found) = place.known.get(&object.key) else { continue };
             match &found.look {
-                Look::Understood { format, csv, shape, records, .. } => seen.push(Seen {
+                Look::Understood { format, csv, path, shape, records, .. } => seen.push(Seen {
                     below: &object.key[place.folder.len()..],
                     format: *format,
                     csv: csv.as_ref(),
+                    path: path.as_deref(),
                     shape,
                     records: *records,
                     bytes: object.bytes,
@@ -304,15 +318,18 @@ impl Lake {
         crawler: &Crawler,
         bucket: &str,
         objects: Vec<ObjectMeta>,
+        (classifiers, fingerprint): (&[ClassifierKind], &str),
         known: &mut HashMap<String, CrawledObject>,
     ) -> Result<()> {
         let looks = futures::stream::iter(objects)
             .map(|object| async move {
                 self.go_on(crawler)?;
                 let (buckets, bucket) = (self.buckets().clone(), bucket.to_owned());
+                let (told, with) = (classifiers.to_vec(), fingerprint.to_owned());
                 let looked = blocking(move || {
-                    let look = look::look(&buckets, &bucket, &object.key);
-                    let found = CrawledObject { etag: object.etag, version: LOOK_VERSION, look };
+                    let look = look::look(&buckets, &bucket, &object.key, &told);
+                    let (etag, version, classifiers) = (object.etag, LOOK_VERSION, with);
+                    let found = CrawledObject { etag, version, classifiers, look };
                     Ok((object.key, found))
                 });
                 looked.await
@@ -619,6 +636,9 @@ fn wanted_table(crawler: &Crawler, place: &Place, seen: &[Seen<'_>], found: &Fou
     set("averageRecordSize", (bytes / records.max(1)).to_string());
     set("sizeKey", bytes.to_string());
     set(UPDATED_BY, crawler.name.clone());
+    if let Some(path) = &found.path {
+        set(RECORDS_PATH, path.clone());
+    }
     if let Some(csv) = &found.csv {
         set("delimiter", char::from(csv.delimiter).to_string());
         set("columnsOrdered", "true".to_owned());

@@ -203,12 +203,17 @@ impl Lake {
                 Some((etag, fit)) if *etag == object.etag => match fit {
                     // Who declared the table said how to read it; what a crawler keeps has only
                     // what reads like the rest.
-                    Fit::Format(format, csv) => {
-                        *format == table.format
-                            && (!crate::crawl::is_kept(table) || *csv == table.csv)
+                    Fit::Format(format, csv, path) => {
+                        let path = path.as_deref();
+                        let alike = *csv == table.csv && path == table.records_path();
+                        *format == table.format && (!crate::crawl::is_kept(table) || alike)
                     }
-                    // Who declares a table of text knows better than a guess at its columns.
-                    Fit::Never => table.format == Format::Csv && !crate::crawl::is_kept(table),
+                    // Who declares a table of text, or says where its records lie, knows better
+                    // than a guess at them.
+                    Fit::Never => {
+                        let declared = !crate::crawl::is_kept(table);
+                        table.records_path().is_some() || (table.format == Format::Csv && declared)
+                    }
                     // Whoever reads the table has to be told.
                     Fit::Altered => true,
                 },

@@ -37,7 +37,8 @@ mod view;
 mod write;
 
 pub use catalog::{
-    Catalog, Column, Database, FileSource, Format, Partition, Table, WrittenFile, check_columns,
+    Catalog, Column, Database, FileSource, Format, Partition, RECORDS_PATH, Table, WrittenFile,
+    check_columns,
 };
 pub use commits::{AsOf, CommitKind, TableCommit};
 pub use compact::{
@@ -45,9 +46,9 @@ pub use compact::{
     compact,
 };
 pub use crawl::{
-    Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule, CrawlState, CrawlTarget, Crawler,
-    Decision, DeleteBehavior, LastCrawl, ObjectReport, RecrawlBehavior, TableChange, TableGrouping,
-    TableReport, UpdateBehavior,
+    Classifier, ClassifierKind, Crawl, CrawlOutcome, CrawlPolicy, CrawlReport, CrawlSchedule,
+    CrawlState, CrawlTarget, Crawler, Decision, DeleteBehavior, LastCrawl, ObjectReport,
+    RecrawlBehavior, TableChange, TableGrouping, TableReport, UpdateBehavior,
 };
 pub use engine::{BytesCutoff, QueryEngine, QueryResult, RowSink, Scanned, SqlOptions, UNNAMED};
 pub use hive_path::{NULL_PARTITION, escape, partition_folder, unescape};

@@ -420,6 +420,13 @@ impl Inner {
                         table.name
                     )));
                 };
+                if let Some(path) = table.records_path() {
+                    return Err(Error::unsupported(format!(
+                        "table {:?}: its records lie at {path} of its objects, and those in the log \
+                         do not; leave {LIVE} out",
+                        table.name
+                    )));
+                }
                 let folder = loading.aside.folder(&format!("{}.{}", table.database, table.name))?;
                 let (tail, bytes_max) = (Arc::clone(tail), self.options.tail_bytes_max);
                 let files = self.lake.live_files(&table, tail, &folder, bytes_max).await?;

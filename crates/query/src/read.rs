@@ -32,6 +32,8 @@ pub(crate) struct Layout {
     pub(crate) format: Format,
     /// How the fields of CSV are told apart.
     csv: Option<Dialect>,
+    /// Where records of JSON lie, if they are not the documents themselves.
+    records: Option<json::Path>,
     /// Columns in the files.
     pub(crate) data: SchemaRef,
     /// Columns that folders give.
@@ -48,7 +50,8 @@ impl Layout {
         let data = Arc::new(Schema::new(data));
         let all = Arc::new(Schema::new(all));
         let (format, csv) = (table.format, table.csv.clone());
-        let layout = Layout { format, csv, data, partition, all };
+        let records = table.records_path().map(str::parse).transpose()?;
+        let layout = Layout { format, csv, records, data, partition, all };
         if format != Format::Parquet {
             // A column that cannot be read is the table's fault and not that of every file.
             let options = ScanOptions { record_bytes_max: 1, ..ScanOptions::default() };
@@ -247,7 +250,10 @@ fn read_text(
     hand_out: Sink<'_>,
 ) -> Result<(), Damage> {
     let counted = Counted { inner: open(file)?, meter, at: 0, counted: 0 };
-    let input = formats::decode_object(counted, &file.key)?;
+    let mut input = formats::decode_object(counted, &file.key)?;
+    if let Some(path) = &picked.layout.records {
+        input = Box::new(json::Items::new(input, path));
+    }
     let data = picked.data_columns();
     let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
     let mut scan = picked.layout.scan(Some(&data), input, options)?;

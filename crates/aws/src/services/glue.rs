@@ -1,5 +1,6 @@
 //! Glue: databases and their tables here, crawlers, jobs and the rest in files of their own.
 
+mod classifiers;
 mod crawlers;
 mod expression;
 mod graph;
@@ -55,7 +56,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DeleteTable", delete_table),
         operation!("GetPartition", get_partition),
         operation!("GetPartitions", get_partitions, differs: "Expression as documented, without functions"),
-        operation!("CreateCrawler", crawlers::create_crawler, differs: "S3 targets only; no classifiers of your own; of Configuration AddOrUpdateBehavior, TableGroupingPolicy and TableLevelConfiguration; no CRAWL_EVENT_MODE; a schedule may be due every minute"),
+        operation!("CreateCrawler", crawlers::create_crawler, differs: "S3 targets only; of Configuration AddOrUpdateBehavior, TableGroupingPolicy and TableLevelConfiguration; no CRAWL_EVENT_MODE; a schedule may be due every minute"),
         operation!("GetCrawler", crawlers::get_crawler),
         operation!("GetCrawlers", crawlers::get_crawlers),
         operation!("ListCrawlers", crawlers::list_crawlers),
@@ -67,6 +68,11 @@ pub(crate) static SERVICE: Service = Service {
         operation!("UpdateCrawlerSchedule", crawlers::update_crawler_schedule),
         operation!("DeleteCrawler", crawlers::delete_crawler),
         operation!("BatchGetCrawlers", crawlers::batch_get_crawlers),
+        operation!("CreateClassifier", classifiers::create_classifier, differs: "JsonClassifier, whose path has keys and [*]; CsvClassifier without CustomDatatypes, values are never trimmed; no Grok, no XML"),
+        operation!("GetClassifier", classifiers::get_classifier),
+        operation!("GetClassifiers", classifiers::get_classifiers),
+        operation!("UpdateClassifier", classifiers::update_classifier, differs: "as CreateClassifier; what is left out is as for a new one"),
+        operation!("DeleteClassifier", classifiers::delete_classifier, differs: "a crawler that still names it fails until it is changed"),
         operation!("ListCrawls", crawlers::list_crawls, differs: "the last hundred"),
         operation!("GetCrawlerMetrics", crawlers::get_crawler_metrics, differs: "counts the crawls that ListCrawls has"),
         operation!("TagResource", tags::tag_resource, differs: "databases, crawlers, jobs and triggers"),

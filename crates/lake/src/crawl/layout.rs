@@ -33,6 +33,7 @@ pub(super) struct Seen<'a> {
     pub(super) below: &'a str,
     pub(super) format: Format,
     pub(super) csv: Option<&'a Dialect>,
+    pub(super) path: Option<&'a str>,
     pub(super) shape: &'a Shape,
     pub(super) records: u64,
     pub(super) bytes: u64,
@@ -47,6 +48,7 @@ pub(super) struct Found {
     pub(super) base_name: String,
     pub(super) format: Format,
     pub(super) csv: Option<Dialect>,
+    pub(super) path: Option<String>,
     pub(super) columns: Vec<Column>,
     pub(super) partition_keys: Vec<Column>,
     /// Its objects, as indexes.
@@ -248,10 +250,10 @@ impl<'a> Summary<'a> {
 }
 
 /// What a reader must be told to read an object.
-type Kind<'a> = (Format, Option<&'a Dialect>);
+type Kind<'a> = (Format, Option<&'a Dialect>, Option<&'a str>);
 
 fn kind_of<'a>(object: &Seen<'a>) -> Kind<'a> {
-    (object.format, object.csv)
+    (object.format, object.csv, object.path)
 }
 
 /// The kind of most of the objects; of equals JSON, then CSV, then the first by key.
@@ -272,8 +274,8 @@ fn main_kind<'a>(seen: &[Seen<'a>], objects: &[usize]) -> Kind<'a> {
     let best = counts
         .iter()
         .enumerate()
-        .max_by_key(|(at, ((format, _), count))| (*count, rank(*format), usize::MAX - at));
-    best.map_or((Format::Json, None), |(_, (kind, _))| *kind)
+        .max_by_key(|(at, ((format, _, _), count))| (*count, rank(*format), usize::MAX - at));
+    best.map_or((Format::Json, None, None), |(_, (kind, _))| *kind)
 }
 
 fn table(
@@ -285,7 +287,7 @@ fn table(
     why: String,
 ) -> Found {
     let kind = main_kind(seen, &objects);
-    let (format, csv) = kind;
+    let (format, csv, path) = kind;
     let (members, others): (Vec<usize>, Vec<usize>) =
         objects.into_iter().partition(|index| kind_of(&seen[*index]) == kind);
     let odd = others
@@ -294,6 +296,9 @@ fn table(
             let (its, most) = (seen[index].format.as_str(), format.as_str());
             let why = match its == most {
                 false => format!("it is {its} in a folder of {most}"),
+                true if format == Format::Json => {
+                    "its records do not lie where those of the others in its folder do".into()
+                }
                 true => "its delimiter or header is not that of the others in its folder".into(),
             };
             (index, why)
@@ -306,6 +311,7 @@ fn table(
         base_name: base_name.to_owned(),
         format,
         csv: csv.cloned(),
+        path: path.map(str::to_owned),
         columns,
         partition_keys,
         members,

@@ -9,6 +9,7 @@ use formats::csv::Dialect;
 use objects::Buckets;
 use serde::{Deserialize, Serialize};
 
+use super::classifier::ClassifierKind;
 use super::shape::Shape;
 use crate::Format;
 
@@ -28,6 +29,9 @@ pub(super) enum Look {
         format: Format,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         csv: Option<Dialect>,
+        /// Where its records lie, if a classifier said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
         shape: Shape,
         records: u64,
         bad: u64,
@@ -68,10 +72,15 @@ impl Look {
 }
 
 /// Reads the whole object and tells what it holds. Whatever goes wrong is the object's fault.
-pub(super) fn look(buckets: &Buckets, bucket: &str, key: &str) -> Look {
+pub(super) fn look(
+    buckets: &Buckets,
+    bucket: &str,
+    key: &str,
+    classifiers: &[ClassifierKind],
+) -> Look {
     let not = |error: Error| Look::not(format!("it cannot be read: {error}"));
     match buckets.verify(bucket, key) {
-        Ok(sound) => try_look(&sound.path, key).unwrap_or_else(not),
+        Ok(sound) => try_look(&sound.path, key, classifiers).unwrap_or_else(not),
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             Look::Altered { why: error.to_string() }
         }
@@ -79,7 +88,7 @@ pub(super) fn look(buckets: &Buckets, bucket: &str, key: &str) -> Look {
     }
 }
 
-fn try_look(path: &Path, key: &str) -> Result<Look> {
+fn try_look(path: &Path, key: &str, classifiers: &[ClassifierKind]) -> Result<Look> {
     let failed = |cause| Error::io("failed to read the object", cause);
     let open = || File::open(path).map_err(failed);
     let mut magic = Vec::new();
@@ -89,6 +98,7 @@ fn try_look(path: &Path, key: &str) -> Result<Look> {
         return Ok(Look::Understood {
             format: Format::Parquet,
             csv: None,
+            path: None,
             shape: Shape::of(&reader.schema())?,
             records: reader.rows(),
             bad: 0,
@@ -101,22 +111,32 @@ fn try_look(path: &Path, key: &str) -> Result<Look> {
     if let (Err(cause), true) = (unpacked, start.is_empty()) {
         return Err(Error::io("failed to unpack the object", cause));
     }
+    for classifier in classifiers {
+        if let Some(found) = classifier.look(|| formats::decode_object(open()?, key))? {
+            return Ok(found);
+        }
+    }
     let json = match start.iter().find(|byte| !byte.is_ascii_whitespace()) {
         None => return Ok(Look::not("it begins with 64 KiB of white space, or has nothing else")),
         // A line before the first object may be damaged; what matters is whether any is found.
-        Some(b'[') => {
-            Look::not("it is one JSON array; write its items as JSON objects, one after another")
+        Some(b'[') => Look::not(
+            "it is one JSON array; give the crawler a classifier with the JSON path $[*], or \
+                 write its items as JSON objects, one after another",
+        ),
+        Some(_) if start.contains(&b'{') => {
+            infer_json(formats::decode_object(open()?, key)?, None)?
         }
-        Some(_) if start.contains(&b'{') => infer_json(formats::decode_object(open()?, key)?)?,
         Some(_) => Look::not("it holds neither JSON objects nor delimited text nor Parquet"),
     };
     if matches!(json, Look::Understood { .. }) {
         return Ok(json);
     }
-    Ok(infer_csv(formats::decode_object(open()?, key)?)?.unwrap_or(json))
+    let text = formats::decode_object(open()?, key)?;
+    Ok(infer_csv(text, &formats::csv::InferOptions::default())?.unwrap_or(json))
 }
 
-fn infer_json(text: impl Read) -> Result<Look> {
+/// What records of JSON hold; `path` is where they were found.
+pub(super) fn infer_json(text: impl Read, path: Option<String>) -> Result<Look> {
     let found = formats::json::infer(text, &formats::json::InferOptions::default())?;
     if found.records == 0 {
         let bad = found.bad;
@@ -130,6 +150,7 @@ fn infer_json(text: impl Read) -> Result<Look> {
     Ok(Look::Understood {
         format: Format::Json,
         csv: None,
+        path,
         shape: Shape::of(&found.schema)?,
         records: found.records,
         bad: found.bad,
@@ -137,13 +158,18 @@ fn infer_json(text: impl Read) -> Result<Look> {
     })
 }
 
-fn infer_csv(text: impl Read) -> Result<Option<Look>> {
-    let found = formats::csv::infer(text, &formats::csv::InferOptions::default())?;
+/// What delimited text holds, if it is some.
+pub(super) fn infer_csv(
+    text: impl Read,
+    options: &formats::csv::InferOptions,
+) -> Result<Option<Look>> {
+    let found = formats::csv::infer(text, options)?;
     let sound = found.filter(|found| found.records > 0 && found.bad <= found.records);
     let Some(found) = sound else { return Ok(None) };
     Ok(Some(Look::Understood {
         format: Format::Csv,
         csv: Some(found.dialect),
+        path: None,
         shape: Shape::of(&found.schema)?,
         records: found.records,
         bad: found.bad,

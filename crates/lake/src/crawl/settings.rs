@@ -71,6 +71,9 @@ pub struct Crawler {
     /// What it may do to tables that are there.
     #[serde(default)]
     pub policy: CrawlPolicy,
+    /// Names of the classifiers that it asks, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classifiers: Vec<String>,
     /// When it runs by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<CrawlSchedule>,
@@ -210,6 +213,7 @@ impl Crawler {
             table_prefix: String::new(),
             also: Vec::new(),
             policy: CrawlPolicy::default(),
+            classifiers: Vec::new(),
             schedule: None,
             state: CrawlState::Ready,
             last: None,

@@ -33,6 +33,17 @@ impl Shape {
         Ok(Schema::new(fields(&self.0)?))
     }
 
+    /// Calls the columns otherwise, in their order; false if they are not so many.
+    pub(super) fn rename(&mut self, names: &[String]) -> bool {
+        if names.len() != self.0.len() {
+            return false;
+        }
+        for ((known, _), name) in self.0.iter_mut().zip(names) {
+            known.clone_from(name);
+        }
+        true
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use base::ErrorKind;
-use lake::{Column, CrawlOutcome, CrawlState, Crawler, Decision, Format, TableChange};
+use lake::{
+    ClassifierKind, Column, CrawlOutcome, CrawlState, Crawler, Decision, Format, TableChange,
+};
 
 use crate::world::{World, job};
 
@@ -118,7 +120,7 @@ async fn every_object_is_accounted_for_and_none_fails_the_crawl() {
         ("raw/.hidden/x", "starts with '_' or '.'"),
         ("raw/empty", "it is empty"),
         ("raw/blank", "white space"),
-        ("raw/list", "JSON array"),
+        ("raw/list", "one JSON array; give the crawler a classifier with the JSON path $[*]"),
         ("raw/text", "neither JSON objects nor delimited text nor Parquet"),
         ("raw/csv", "it is csv in a folder of json"),
         ("raw/prose", "no"),
@@ -299,4 +301,75 @@ async fn a_crawl_that_is_stopped_changes_nothing_and_is_remembered() {
     assert_eq!((done.tables_created, done.tables_updated), (1, 0));
     world.lake.delete_crawler("c").unwrap();
     assert_eq!(world.lake.list_crawls("c").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+fn csv(delimiter: u8, header: Option<bool>, names: &[&str]) -> ClassifierKind {
+    ClassifierKind::Csv {
+        delimiter: Some(delimiter),
+        quote: Some(b'"'),
+        header,
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        single_column: false,
+    }
+}
+
+#[tokio::test]
+async fn classifiers_decide_before_the_bytes_do() {
+    let world = World::new();
+    let lake = &world.lake;
+    let path = |path: &str| ClassifierKind::Json { path: path.to_owned() };
+    lake.create_classifier("items", path("$[*]")).unwrap();
+    lake.create_classifier("deep", path("$.records")).unwrap();
+    lake.create_classifier("named", csv(b'#', Some(false), &["who", "n"])).unwrap();
+    lake.create_classifier("headed", csv(b'%', Some(true), &["a", "b"])).unwrap();
+    world.put("raw/list/1", "[{\"n\":1,\"s\":\"x\"},\n{\"n\":2}]").await;
+    let packed = gzip("[\n  {\"n\": 3}\n]\n");
+    lake.buckets().put("bkt", "raw/list/2.gz", packed).await.unwrap();
+    world.put("raw/list/3", "{\"n\":4}\n").await;
+    world.put("raw/deep/1", "{\"meta\":1,\"records\":[{\"v\":1.5},{\"v\":2}]}").await;
+    world.put("raw/named/1", "ann#1\nbob#2\n").await;
+    world.put("raw/headed/1", "x%y\n1%2\n").await;
+    world.put("raw/plain/1", "{\"a\":1}\n").await;
+
+    let mut crawler = Crawler::new("c", ("bkt", "raw"), "air");
+    lake.create_crawler(&crawler).unwrap();
+    let report = lake.run_crawler("c").await.unwrap();
+    let left = report.objects.iter().find(|object| object.key == "raw/list/1").unwrap();
+    assert!(left.why.contains("a classifier with the JSON path $[*]"), "{}", left.why);
+
+    crawler.classifiers = ["items", "deep", "named", "headed"].map(String::from).to_vec();
+    crawler.policy.grouping = lake::TableGrouping::Level(3);
+    lake.update_crawler(&crawler).unwrap();
+    let report = lake.run_crawler("c").await.unwrap();
+    assert_eq!(report.read, 7, "what was looked at without them is looked at again");
+    let list = world.table("list");
+    assert_eq!(columns(&list.columns), "n:int s:string");
+    assert_eq!(list.records_path(), Some("$[*]"));
+    assert_eq!(list.parameters["recordCount"], "3");
+    let files = lake.files(&list).await.unwrap();
+    let keys: Vec<&str> = files.iter().map(|file| file.key.as_str()).collect();
+    assert_eq!(keys, ["raw/list/1", "raw/list/2.gz"], "records lie elsewhere in the third");
+    assert_eq!(world.table("deep").records_path(), Some("$['records']"));
+    assert_eq!(columns(&world.table("deep").columns), "v:double");
+    let named = world.table("named");
+    assert_eq!(columns(&named.columns), "who:string n:bigint");
+    assert_eq!(named.csv.unwrap().header, formats::csv::Header::None);
+    let headed = world.table("headed");
+    assert_eq!(columns(&headed.columns), "a:bigint b:bigint");
+    assert_eq!(headed.csv.unwrap().header, formats::csv::Header::Skip(1));
+    assert_eq!(world.table("plain").records_path(), None);
+
+    assert_eq!(lake.run_crawler("c").await.unwrap().read, 0);
+    lake.update_classifier("named", csv(b'#', Some(false), &["name", "count"])).unwrap();
+    assert_eq!(lake.run_crawler("c").await.unwrap().read, 7);
+    assert_eq!(columns(&world.table("named").columns), "name:string count:bigint");
+    lake.delete_classifier("deep").unwrap();
+    let gone = lake.run_crawler("c").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert!(gone.to_string().contains("\"deep\""), "{gone}");
+    assert_eq!(
+        lake.update_classifier("items", csv(b',', None, &[])).unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
+    assert!(lake.create_classifier("odd", path("$[0]")).is_err());
 }

@@ -1,7 +1,7 @@
 //! Questions and their answers.
 
 use base::ErrorKind;
-use lake::Format;
+use lake::{Format, QueryEngine};
 
 use crate::world::{World, gzip, job};
 
@@ -220,4 +220,52 @@ async fn errors_name_what_is_wrong() {
         assert!(error.to_string().contains(part), "{sql}: {error}");
         assert!(!error.to_string().contains("backtrace"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_query_that_reads_more_than_it_may_ends() {
+    let world = World::new();
+    let line = "{\"a\":1,\"b\":\"some text to be read and counted\"}\n";
+    for number in 0..8 {
+        world.put(&format!("raw/readings/{number}.json"), line.repeat(20_000)).await;
+    }
+    world.crawl().await;
+    let all = world.sql("SELECT count(*), max(b) FROM readings").await.unwrap();
+    assert!(all.bytes_scanned > 5_000_000, "{}", all.bytes_scanned);
+    for (sql, bytes_max, ends) in [
+        ("SELECT count(*), max(b) FROM readings", all.bytes_scanned, false),
+        ("SELECT count(*), max(b) FROM readings", 1_000_000, true),
+        ("SELECT b FROM readings ORDER BY b", 1_000_000, true),
+    ] {
+        let options = lake::SqlOptions {
+            bytes_scanned_max: Some(bytes_max),
+            ..lake::SqlOptions::in_database("air")
+        };
+        let answer = world.engine.sql(sql, &options).await;
+        assert_eq!(answer.is_err(), ends, "{sql} {bytes_max}");
+        if let Err(error) = answer {
+            let cause = std::error::Error::source(&error).unwrap();
+            let cutoff = cause.downcast_ref::<lake::BytesCutoff>().unwrap();
+            assert!(cutoff.bytes > bytes_max, "{cutoff}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_document_is_read_as_the_records_that_lie_in_it() {
+    let world = World::new();
+    world
+        .put("raw/lists/a.json", "[{\"n\":1,\"s\":\"x\"},\n {\"n\":\n2}, {\"n\":\"bad\"}, 7]")
+        .await;
+    world.put("raw/lists/b.gz", gzip("[{\"n\":3},{\"n\":4}]")).await;
+    let mut table = lake::Table::new(("air", "lists"), ("bkt", "raw/lists/"), Format::Json);
+    table.columns = vec![lake::Column::new("n", "int"), lake::Column::new("s", "string")];
+    table.parameters.insert(lake::RECORDS_PATH.into(), "$[*]".into());
+    world.lake.catalog().create_table(table.clone()).unwrap();
+    assert_eq!(world.rows("SELECT n, s FROM lists ORDER BY n").await, ["1|x", "2|-", "3|-", "4|-"]);
+    assert_eq!(world.sql("SELECT count(*) FROM lists").await.unwrap().set_aside, 2);
+    table.name = "wrong".into();
+    table.parameters.insert(lake::RECORDS_PATH.into(), "$..n".into());
+    let refused = world.lake.catalog().create_table(table).unwrap_err();
+    assert!(refused.to_string().contains("$..n"), "{refused}");
 }

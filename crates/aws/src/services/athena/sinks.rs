@@ -84,6 +84,108 @@ impl RowSink for CsvFile {
     }
 }
 
+/// What the files of an answer hold, and how they are packed.
+#[derive(Clone, Debug)]
+pub(super) enum Form {
+    Parquet(Codec),
+    Lines(Lines, Compression),
+}
+
+impl Form {
+    /// What is written for a statement that may name a packing; Athena's own where it does not,
+    /// but for Parquet, where snappy costs a fraction of the time.
+    pub(super) fn new(stored: &Stored, packing: Option<Packing>) -> Result<Form> {
+        let lines = match stored {
+            Stored::Parquet => {
+                return Ok(Form::Parquet(match packing.unwrap_or(Packing::Snappy) {
+                    Packing::Snappy => Codec::Snappy,
+                    Packing::Zstd => Codec::Zstd,
+                    Packing::Gzip => Codec::Gzip,
+                    Packing::None => Codec::None,
+                }));
+            }
+            Stored::Json => Lines::Json,
+            Stored::Text(dialect) => Lines::Csv(dialect.clone()),
+        };
+        let packing = match packing.unwrap_or(Packing::Gzip) {
+            Packing::Gzip => Compression::Gzip,
+            Packing::Zstd => Compression::Zstd,
+            Packing::None => Compression::None,
+            Packing::Snappy => {
+                return Err(Error::unsupported(
+                    "text is not packed with snappy; use GZIP, ZSTD or NONE",
+                ));
+            }
+        };
+        Ok(Form::Lines(lines, packing))
+    }
+
+    /// What a table's files hold.
+    pub(super) fn of_table(table: &Table) -> Result<Form> {
+        if let Some(path) = table.records_path() {
+            return Err(Error::unsupported(format!(
+                "INSERT INTO {:?} is not supported: its records lie at {path} of documents that \
+                 others write",
+                table.name
+            )));
+        }
+        let word = ["write.compression", "parquet.compression"];
+        let word = word.iter().find_map(|name| table.parameters.get(*name));
+        let packing = word.map(|word| {
+            Packing::named(word).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "table {:?} is packed with {word:?}, which is not written; GZIP, SNAPPY, ZSTD \
+                     and NONE are",
+                    table.name
+                ))
+            })
+        });
+        let stored = match (table.format, &table.csv) {
+            (Format::Parquet, _) => Stored::Parquet,
+            (Format::Json, _) => Stored::Json,
+            (Format::Csv, Some(dialect)) => Stored::Text(dialect.clone()),
+            (Format::Csv, None) => return Err(Error::internal("a table of CSV has no dialect")),
+        };
+        Form::new(&stored, packing.transpose()?)
+    }
+}
+
+/// The files of one partition.
+enum Rolling {
+    Parquet(formats::parquet::Rolling),
+    Lines(formats::text::Rolling),
+}
+
+impl Rolling {
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        match self {
+            Rolling::Parquet(files) => files.write(rows),
+            Rolling::Lines(files) => files.write(rows),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Rolling::Parquet(files) => files.memory(),
+            Rolling::Lines(_) => 0,
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        match self {
+            Rolling::Parquet(files) => files.flush(),
+            Rolling::Lines(_) => Ok(()),
+        }
+    }
+
+    fn close(self) -> Result<Vec<Written>> {
+        match self {
+            Rolling::Parquet(files) => files.close(),
+            Rolling::Lines(files) => files.close(),
+        }
+    }
+}
+
 /// What has been written of a table.
 #[derive(Default)]
 pub(super) struct Made {

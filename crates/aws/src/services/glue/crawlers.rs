@@ -184,12 +184,15 @@ fn schedule(text: &str, now: Timestamp) -> Result<Option<CrawlSchedule>, Fault> 
 
 impl Manner {
     /// Has the crawler crawl so; the text of Configuration as written, if there is one.
-    fn apply(self, crawler: &mut Crawler, now: Timestamp) -> Result<Option<String>, Fault> {
-        if let Some(names) = self.classifiers.filter(|names| !names.is_empty()) {
-            return Err(Fault::unsupported(
-                "Classifiers",
-                &format!("{names:?}; JSON, CSV and Parquet are told by their bytes"),
-            ));
+    fn apply(
+        self,
+        lake: &Lake,
+        crawler: &mut Crawler,
+        now: Timestamp,
+    ) -> Result<Option<String>, Fault> {
+        if let Some(names) = self.classifiers {
+            names.iter().try_for_each(|name| lake.get_classifier(name).map(drop))?;
+            crawler.classifiers = names;
         }
         let lineage = self.lineage.and_then(|lineage| lineage.crawler_lineage_settings);
         only("CrawlerLineageSettings", lineage.as_deref(), "DISABLE")?;
@@ -314,7 +317,7 @@ pub(super) async fn create_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         lineage: input.lineage_configuration,
         security: input.crawler_security_configuration,
     };
-    let configuration = manner.apply(&mut crawler, now)?;
+    let configuration = manner.apply(&rooms.lake, &mut crawler, now)?;
     rooms.lake.create_crawler(&crawler)?;
     let extra = Extra {
         role: input.role,
@@ -367,7 +370,7 @@ pub(super) async fn update_crawler(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         lineage: input.lineage_configuration,
         security: input.crawler_security_configuration,
     };
-    let configuration = manner.apply(&mut crawler, now)?;
+    let configuration = manner.apply(&rooms.lake, &mut crawler, now)?;
     extra.configuration = configuration.or(extra.configuration);
     extra.role = input.role.unwrap_or(extra.role);
     extra.description = input.description.unwrap_or(extra.description);
@@ -455,7 +458,7 @@ fn crawler(rooms: &Rooms, found: &Crawler) -> Result<Value, Fault> {
         "DatabaseName": found.database,
         "TablePrefix": found.table_prefix,
         "Targets": {"S3Targets": targets},
-        "Classifiers": [],
+        "Classifiers": found.classifiers,
         "SchemaChangePolicy": {
             "UpdateBehavior": found.policy.update,
             "DeleteBehavior": found.policy.delete,

@@ -10,6 +10,7 @@ fn check(objects: &[&str], expected: &[&str]) {
             below,
             format: *format,
             csv: None,
+            path: None,
             shape,
             records: 1,
             bytes: 9,

@@ -101,7 +101,6 @@ async fn what_a_crawler_is_told_is_given_back_and_acted_on() {
 async fn what_is_not_acted_on_is_refused_by_name() {
     let world = world().await;
     for (member, value, says) in [
-        ("Classifiers", json!(["mine"]), "mine"),
         ("Schedule", json!("cron(0 12 * * * *)"), "day of week"),
         ("RecrawlPolicy", json!({"RecrawlBehavior": "CRAWL_EVENT_MODE"}), "CRAWL_EVENT_MODE"),
         ("RecrawlPolicy", json!({"RecrawlBehavior": "CRAWL_NEW_FOLDERS_ONLY"}), "LOG"),
@@ -134,6 +133,70 @@ async fn what_is_not_acted_on_is_refused_by_name() {
         assert!(message.contains(says), "{member}: {message}");
     }
     assert!(world.rooms.lake.list_crawlers().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classifiers_say_what_objects_do_not_say_themselves() {
+    let world = world().await;
+    let ok = |operation: &'static str, input: Value| {
+        let world = &world;
+        async move { world.call("glue", operation, input).await.unwrap() }
+    };
+    let refused = |operation: &'static str, input: Value| {
+        let world = &world;
+        async move {
+            let (_, code, message) = world.call("glue", operation, input).await.unwrap_err();
+            (code, message)
+        }
+    };
+    let of = |path: &str| json!({"JsonClassifier": {"Name": "items", "JsonPath": path}});
+    ok("CreateClassifier", of("$.list[*]")).await;
+    assert_eq!(refused("CreateClassifier", of("$[*]")).await.0, "AlreadyExistsException");
+    ok("UpdateClassifier", of("$[*]")).await;
+    let sheet = json!({"CsvClassifier": {"Name": "sheet", "Delimiter": "#", "QuoteSymbol": "'",
+        "ContainsHeader": "ABSENT", "Header": ["who", "n"], "AllowSingleColumn": false}});
+    ok("CreateClassifier", sheet.clone()).await;
+    let found = ok("GetClassifier", json!({"Name": "items"})).await;
+    let items = &found["Classifier"]["JsonClassifier"];
+    assert_eq!((&items["JsonPath"], &items["Version"]), (&json!("$[*]"), &json!(2)));
+    let found = ok("GetClassifiers", json!({"MaxResults": 1})).await;
+    assert_eq!(found["Classifiers"].as_array().unwrap().len(), 1);
+    let rest = json!({"NextToken": found["NextToken"]});
+    let rest = ok("GetClassifiers", rest).await;
+    for (member, value) in sheet["CsvClassifier"].as_object().unwrap() {
+        assert_eq!(rest["Classifiers"][0]["CsvClassifier"][member], *value, "{member}");
+    }
+    for (input, says) in [
+        (json!({"GrokClassifier": {"Name": "g"}}), "GrokClassifier"),
+        (json!({"XMLClassifier": {"Name": "x"}}), "XMLClassifier"),
+        (json!({}), "give one of"),
+        (json!({"JsonClassifier": {"Name": "j", "JsonPath": "$..a"}}), "$..a"),
+        (json!({"JsonClassifier": {"Name": "a/b", "JsonPath": "$[*]"}}), "a/b"),
+        (json!({"CsvClassifier": {"Name": "c", "Delimiter": "||"}}), "one ASCII character"),
+        (json!({"CsvClassifier": {"Name": "c", "ContainsHeader": "MAYBE"}}), "MAYBE"),
+        (json!({"CsvClassifier": {"Name": "c", "Header": ["a", "a"]}}), "there twice"),
+        (json!({"CsvClassifier": {"Name": "c", "CustomDatatypes": ["INT"]}}), "CustomDatatypes"),
+        (json!({"CsvClassifier": {"Name": "c", "DisableValueTrimming": false}}), "Trimming"),
+    ] {
+        let (code, message) = refused("CreateClassifier", input).await;
+        assert_eq!(code, "InvalidInputException", "{message}");
+        assert!(message.contains(says), "{message}");
+    }
+    let mut other = crawler("c");
+    other["Classifiers"] = json!(["nobody"]);
+    assert_eq!(refused("CreateCrawler", other.clone()).await.0, "EntityNotFoundException");
+    other["Classifiers"] = json!(["items", "sheet"]);
+    ok("CreateCrawler", other).await;
+    let shown = ok("GetCrawler", json!({"Name": "c"})).await;
+    assert_eq!(shown["Crawler"]["Classifiers"], json!(["items", "sheet"]));
+    ok("UpdateCrawler", json!({"Name": "c", "Classifiers": []})).await;
+    let shown = ok("GetCrawler", json!({"Name": "c"})).await;
+    assert_eq!(shown["Crawler"]["Classifiers"], json!([]));
+    ok("DeleteClassifier", json!({"Name": "items"})).await;
+    let gone = refused("GetClassifier", json!({"Name": "items"})).await;
+    assert_eq!(gone.0, "EntityNotFoundException");
+    let kind = json!({"JsonClassifier": {"Name": "sheet", "JsonPath": "$[*]"}});
+    assert!(refused("UpdateClassifier", kind).await.1.contains("another kind"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
