@@ -19,10 +19,11 @@ use std::ops::ControlFlow;
 use base::{Error, Result};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch, Function,
-    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, LimitClause,
-    ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement as Ast, TableFactor,
-    Value, VisitMut, VisitorMut,
+    AccessExpr, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch,
+    Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident,
+    LambdaFunction, LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, ObjectNamePart,
+    OneOrManyWithParens, Query, Select, SelectItem, SetExpr, Statement as Ast, TableFactor,
+    UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -78,6 +79,12 @@ const MEANINGS: &[(&str, usize, &str)] = &[
     ("array_remove", 2, "array_remove_all($1, $2)"),
     ("arrays_overlap", 2, "array_has_any($1, $2)"),
     ("slice", 3, "array_slice($1, $2, $2 + $3 - 1)"),
+    ("transform", 2, "array_transform($1, $2)"),
+    ("filter", 2, "array_filter($1, $2)"),
+    ("any_match", 2, "array_any_match($1, $2)"),
+    ("none_match", 2, "NOT array_any_match($1, $2)"),
+    // Of the lambda's contrary, see `contrary`.
+    ("all_match", 2, "NOT array_any_match($1, $2)"),
     // Aggregates.
     ("arbitrary", 1, "first_value($1) FILTER (WHERE $1 IS NOT NULL)"),
     ("any_value", 1, "first_value($1) FILTER (WHERE $1 IS NOT NULL)"),
@@ -96,16 +103,11 @@ const MEANINGS: &[(&str, usize, &str)] = &[
 
 /// What Athena has and we do not, where the planner's word would not help.
 const ABSENT: &[(&str, &str)] = &[
-    ("transform", "functions of functions (->) are not supported; UNNEST the array"),
-    ("filter", "functions of functions (->) are not supported; UNNEST the array"),
-    ("reduce", "functions of functions (->) are not supported; UNNEST the array"),
-    ("any_match", "functions of functions (->) are not supported; UNNEST the array"),
-    ("all_match", "functions of functions (->) are not supported; UNNEST the array"),
-    ("none_match", "functions of functions (->) are not supported; UNNEST the array"),
-    ("histogram", "use SELECT x, count(*) ... GROUP BY x"),
     ("approx_most_frequent", "use count(*) with GROUP BY, ORDER BY and LIMIT"),
-    ("map_agg", "use array_agg of the keys and of the values"),
-    ("multimap_agg", "use array_agg of the keys and of the values"),
+    ("map_filter", "map_keys and map_values are arrays, which filter takes"),
+    ("transform_keys", "map_keys and map_values are arrays, which transform takes"),
+    ("transform_values", "map_keys and map_values are arrays, which transform takes"),
+    ("zip_with", "use UNNEST of both arrays"),
     ("repeat", "it makes gigabytes of a few letters; use rpad"),
     ("json_object", "use format or concat"),
     ("json_array", "use format or concat"),
@@ -122,7 +124,7 @@ pub(crate) fn rewrite(statement: &mut Parsed) -> Result<()> {
         _ => return Ok(()),
     };
     let ast: &mut Ast = ast;
-    match VisitMut::visit(ast, &mut Rewrite { grown: 0 }) {
+    match VisitMut::visit(ast, &mut Rewrite { grown: 0, lambdas: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
@@ -131,6 +133,8 @@ pub(crate) fn rewrite(statement: &mut Parsed) -> Result<()> {
 struct Rewrite {
     /// Expressions that meanings put in more than once, with all that is in them.
     grown: usize,
+    /// Parameters of lambdas that got names of their own.
+    lambdas: usize,
 }
 
 /// How many expressions the meanings of a statement may add: `greatest` within `greatest`
@@ -298,10 +302,9 @@ impl Rewrite {
             Expr::Cast { kind, expr, data_type, format: None, array: false } => {
                 cast_of_json(kind, expr, data_type).or_else(|| rounded(kind, expr, data_type))
             }
-            Expr::Lambda(_) => {
-                return Err(Error::unsupported(
-                    "a function of a function (->) is not supported: UNNEST the array",
-                ));
+            Expr::BinaryOp { left, op: BinaryOperator::Arrow, right } => {
+                let lambda = lambda(left, right)?;
+                Some(Expr::Lambda(self.with_own_names(lambda)))
             }
             _ => None,
         })
@@ -312,7 +315,7 @@ impl Rewrite {
         if name == "listagg" {
             return listagg(function);
         }
-        let Some(args) = unnamed(function) else { return Ok(None) };
+        let Some(mut args) = unnamed(function) else { return Ok(None) };
         if let Some((_, instead)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err(Error::unsupported(format!("{name} is not supported: {instead}")));
         }
@@ -322,6 +325,9 @@ impl Rewrite {
         let found =
             MEANINGS.iter().find(|(known, count, _)| *known == name && *count == args.len());
         let Some((_, _, text)) = found else { return Ok(None) };
+        if let ("all_match", Some(Expr::Lambda(lambda))) = (name.as_str(), args.last_mut()) {
+            contrary(lambda);
+        }
         let mut meaning = template(text)?;
         let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut Fill { args: &args });
         let mut size = Size(0);
@@ -338,6 +344,100 @@ impl Rewrite {
         let stands_alone = matches!(meaning, Expr::Function(_) | Expr::Case { .. });
         Ok(Some(if stands_alone { meaning } else { Expr::Nested(Box::new(meaning)) }))
     }
+}
+
+impl Rewrite {
+    /// A lambda whose parameters no column is called by: columns are looked for in any case, and
+    /// would be found first.
+    fn with_own_names(&mut self, mut lambda: LambdaFunction) -> LambdaFunction {
+        let mut names = Vec::new();
+        let params = match &mut lambda.params {
+            OneOrManyWithParens::One(param) => std::slice::from_mut(param),
+            OneOrManyWithParens::Many(params) => params.as_mut_slice(),
+        };
+        for param in params {
+            self.lambdas += 1;
+            let own = Ident::new(format!("__{}_{}", param.name.value.to_lowercase(), self.lambdas));
+            names.push((std::mem::replace(&mut param.name, own.clone()), own));
+        }
+        let mut named = Named { names: &names };
+        let ControlFlow::Continue(()) = VisitMut::visit(&mut lambda.body, &mut named);
+        lambda
+    }
+}
+
+/// `x -> body` and `(x, y) -> body`, which come as an operator between the two.
+fn lambda(params: &Expr, body: &Expr) -> Result<LambdaFunction> {
+    let param = |expr: &Expr| match expr {
+        Expr::Identifier(name) => {
+            Ok(LambdaFunctionParameter { name: name.clone(), data_type: None })
+        }
+        other => Err(Error::invalid(format!(
+            "{other} before -> is no parameter: write x -> ... or (x, y) -> ..."
+        ))),
+    };
+    let params = match params {
+        Expr::Tuple(params) => {
+            OneOrManyWithParens::Many(params.iter().map(param).collect::<Result<_>>()?)
+        }
+        Expr::Nested(inner) => OneOrManyWithParens::One(param(inner)?),
+        one => OneOrManyWithParens::One(param(one)?),
+    };
+    let body = match body {
+        Expr::Nested(inner) => inner.clone(),
+        other => Box::new(other.clone()),
+    };
+    Ok(LambdaFunction { params, body, syntax: LambdaSyntax::Arrow })
+}
+
+/// Calls what is called by a lambda's parameter by another name. Lambdas within have names of
+/// their own by then.
+struct Named<'a> {
+    names: &'a [(Ident, Ident)],
+}
+
+impl Named<'_> {
+    fn find(&self, ident: &Ident) -> Option<&Ident> {
+        let is = |known: &Ident| match (&known.quote_style, &ident.quote_style) {
+            (None, None) => known.value.eq_ignore_ascii_case(&ident.value),
+            _ => known.value == ident.value,
+        };
+        self.names.iter().find(|(known, _)| is(known)).map(|(_, own)| own)
+    }
+}
+
+impl VisitorMut for Named<'_> {
+    type Break = std::convert::Infallible;
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        match expr {
+            Expr::Identifier(ident) => {
+                if let Some(own) = self.find(ident) {
+                    *ident = own.clone();
+                }
+            }
+            // A field of what the parameter is.
+            Expr::CompoundIdentifier(parts) => {
+                if let Some((first, fields)) = parts.split_first()
+                    && let Some(own) = self.find(first)
+                {
+                    let dot = |field: &Ident| AccessExpr::Dot(Expr::Identifier(field.clone()));
+                    let access_chain = fields.iter().map(dot).collect();
+                    let root = Box::new(Expr::Identifier(own.clone()));
+                    *expr = Expr::CompoundFieldAccess { root, access_chain };
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Has a lambda answer the contrary.
+fn contrary(lambda: &mut LambdaFunction) {
+    let body = std::mem::replace(&mut *lambda.body, Expr::value(Value::Null));
+    let expr = Box::new(Expr::Nested(Box::new(body)));
+    *lambda.body = Expr::UnaryOp { op: UnaryOperator::Not, expr };
 }
 
 /// The name of a function that is not qualified, in lower case.
@@ -389,6 +489,7 @@ impl VisitorMut for Fill<'_> {
                     | Expr::CompoundIdentifier(_)
                     | Expr::Value(_)
                     | Expr::Function(_)
+                    | Expr::Lambda(_)
             );
             *expr = if simple { arg.clone() } else { Expr::Nested(Box::new(arg.clone())) };
         }
@@ -585,7 +686,8 @@ impl VisitorMut for Try {
 }
 
 /// Writes `array(type)` as `array<type>`, which the parser knows: where Athena has brackets
-/// after `array`, it always means the type.
+/// after `array`, it always means the type. Brackets go around what stands behind `->`, so that
+/// it is read whole: the parser takes the arrow for an operator that binds more tightly.
 pub(crate) fn types(sql: &str) -> Option<String> {
     let dialect = GenericDialect {};
     let mut tokens = Tokenizer::new(&dialect, sql).tokenize().ok()?;
@@ -609,6 +711,27 @@ pub(crate) fn types(sql: &str) -> Option<String> {
         })?;
         tokens[at] = Token::Lt;
         tokens[at + end] = Token::Gt;
+        changed = true;
+    }
+    let arrows: Vec<usize> = (0..tokens.len()).filter(|at| tokens[*at] == Token::Arrow).collect();
+    // From the last on: what is put in then moves only what was dealt with.
+    for at in arrows.into_iter().rev() {
+        let mut depth = 0_usize;
+        let ends = |token: &Token| match token {
+            Token::LParen | Token::LBracket => {
+                depth += 1;
+                false
+            }
+            Token::RParen | Token::RBracket if depth > 0 => {
+                depth -= 1;
+                false
+            }
+            Token::RParen | Token::RBracket | Token::Comma => depth == 0,
+            _ => false,
+        };
+        let end = tokens[at + 1..].iter().position(ends).map_or(tokens.len(), |end| at + 1 + end);
+        tokens.insert(end, Token::RParen);
+        tokens.insert(at + 1, Token::LParen);
         changed = true;
     }
     changed.then(|| tokens.iter().map(ToString::to_string).collect())

@@ -13,7 +13,9 @@
 
 mod bytes;
 mod json;
+mod maps;
 mod outcome;
+mod reduce;
 mod text;
 mod time;
 mod whole;
@@ -31,6 +33,8 @@ use datafusion::logical_expr::{
 };
 use outcome::Column;
 
+pub(crate) use maps::all as aggregates;
+pub(crate) use reduce::Reduce;
 pub(crate) use whole::{ORDINALS, ROUNDED, trino_type};
 
 /// What the name of a function's twin begins with.

@@ -10,9 +10,10 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::HigherOrderUDF;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::functions::Stop;
+use crate::functions::{Reduce, Stop};
 use crate::statement::CATALOG;
 
 /// Functions that make gigabytes of a few characters, outside the memory pool.
@@ -80,5 +81,10 @@ pub(crate) fn session(
     for function in crate::functions::all(&Stop::default()) {
         state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
     }
+    for function in crate::functions::aggregates() {
+        state.register_udaf(Arc::new(function)).map_err(crate::error::explain)?;
+    }
+    let reduce = HigherOrderUDF::new_from_impl(Reduce::new(&Stop::default()));
+    state.register_higher_order_function(Arc::new(reduce)).map_err(crate::error::explain)?;
     Ok(SessionContext::new_with_state(state))
 }
