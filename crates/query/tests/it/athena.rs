@@ -351,7 +351,7 @@ async fn arrays_and_maps_answer_as_documented() {
 async fn functions_take_functions_of_an_arrays_items() {
     check(&[
         ("transform(ARRAY[1, 2, NULL], x -> x + 1)", "[2, 3, ]"),
-        ("transform(ARRAY['a', 'b'], X -> upper(x) || 'z')", "[AZ, BZ]"),
+        ("transform(ARRAY['a', 'b'], X -> upper(x) || 'z')", "[Az, Bz]"),
         (
             "transform(ARRAY[ARRAY[1, 2], ARRAY[3]], x -> transform(x, x -> x * 10))",
             "[[10, 20], [30]]",
