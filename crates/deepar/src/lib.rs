@@ -34,6 +34,7 @@
 //! documents; forget gates start open.
 
 mod artifact;
+mod crew;
 mod features;
 mod hyper;
 mod kernels;
@@ -45,7 +46,7 @@ mod sample;
 mod train;
 
 pub use hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule, TABLE};
-pub use kernels::Isa;
+pub use kernels::{Isa, limit};
 pub use likelihood::Likelihood;
 pub use model::{Model, Provenance};
 pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, train};

@@ -7,12 +7,15 @@
 //!   rounding only.
 //! * A model is only returned if its loss and its weights are finite.
 
+use std::sync::Arc;
+
 use base::{Error, Result};
 use forecast::{
     Dataset, EpochReport, Estimator, TimeSeries, TrainReport, Trained, TrainingObserver,
 };
 use sha2::{Digest, Sha256};
 
+use crate::crew::{Crew, Task};
 use crate::features::{Item, Plan, Scaling, lags};
 use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
 use crate::kernels::{Isa, LANES, Loops};
@@ -78,7 +81,10 @@ pub fn train(
     }
     let prepared = Prepared::new(hyper, data)?;
     let mut run = Run::new(hyper, &prepared, options);
-    let report = run.epochs(observer)?;
+    let report = std::thread::scope(|scope| {
+        let mut crew = Crew::start(scope, run.workers.len() - 1);
+        run.epochs(&mut crew, observer)
+    })?;
     let parts = Parts {
         hyper: hyper.clone(),
         shape: prepared.shape.clone(),
@@ -127,6 +133,7 @@ struct Prepared {
     items: Vec<Item>,
     plan: Plan,
     shape: Shape,
+    layout: Layout,
     nonnegative: bool,
     /// Steps at the end of each series kept from training.
     held: Vec<usize>,
@@ -176,7 +183,8 @@ impl Prepared {
             Some(_) => hold_back(&items, horizon),
             None => vec![0; items.len()],
         };
-        Ok(Prepared { nonnegative, items, plan, shape, held })
+        let layout = shape.layout();
+        Ok(Prepared { nonnegative, items, plan, shape, layout, held })
     }
 
     /// Splits at which a training window may begin its horizon: 0 to this, a series.
@@ -293,7 +301,7 @@ struct Run<'a> {
     hyper: &'a Hyperparameters,
     data: &'a Prepared,
     options: &'a TrainOptions,
-    layout: Layout,
+    layout: &'a Layout,
     params: Vec<f32>,
     adam: Adam,
     workers: Vec<Worker>,
@@ -305,6 +313,7 @@ struct Run<'a> {
 }
 
 /// One thread's room.
+#[derive(Default)]
 struct Worker {
     work: Workspace,
     grad: Vec<f32>,
@@ -313,7 +322,7 @@ struct Worker {
 
 impl<'a> Run<'a> {
     fn new(hyper: &'a Hyperparameters, data: &'a Prepared, options: &'a TrainOptions) -> Run<'a> {
-        let layout = data.shape.layout();
+        let layout = &data.layout;
         let params = init(&data.shape, options.seed);
         let mut total = 0;
         let splits = data.splits(hyper.prediction_length).into_iter().map(|count| {
@@ -349,7 +358,11 @@ impl<'a> Run<'a> {
         self.hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000))
     }
 
-    fn epochs(&mut self, observer: &mut dyn TrainingObserver) -> Result<TrainReport> {
+    fn epochs(
+        &mut self,
+        crew: &mut Crew<Share<'a>>,
+        observer: &mut dyn TrainingObserver,
+    ) -> Result<TrainReport> {
         let batch = self.hyper.mini_batch_size as u64;
         let steps = self.windows_per_epoch().div_ceil(batch);
         let mut report = TrainReport::default();
@@ -361,7 +374,7 @@ impl<'a> Run<'a> {
                     report.stopped = Some("asked to stop".to_owned());
                     return self.finish(report);
                 }
-                loss.add(self.train_step(rate.at(self.step)));
+                loss.add(self.train_step(crew, rate.at(self.step)));
                 if step % 16 == 0 {
                     let total = u64::from(self.hyper.epochs) * steps * batch;
                     observer.progress(self.step * batch, total);
@@ -419,41 +432,34 @@ impl<'a> Run<'a> {
     }
 
     /// One batch, one step down.
-    fn train_step(&mut self, learning_rate: f64) -> Loss {
+    fn train_step(&mut self, crew: &mut Crew<Share<'a>>, learning_rate: f64) -> Loss {
         let batch = self.hyper.mini_batch_size;
         let windows = self.draw_windows(batch);
-        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, true);
+        let packed = Packed::new(&self.data.shape, self.layout, &self.params, true);
+        // Lent to the threads for this batch.
+        let weights = Arc::new((std::mem::take(&mut self.params), packed));
         let shares = share_out(batch, self.workers.len());
-        let chance = Chance {
-            rate: self.hyper.dropout_rate,
-            seed: self.options.seed,
-            step: self.step,
-            first: 0,
-        };
-        let lengths = (self.hyper.context_length, self.hyper.prediction_length);
-        let net = Net {
-            shape: &self.data.shape,
-            layout: &self.layout,
-            params: &self.params,
-            packed: &packed,
-            plan: &self.data.plan,
+        let share = |(worker, share): (&mut Worker, std::ops::Range<usize>)| Share {
+            worker: std::mem::take(worker),
+            data: self.data,
+            weights: Some(weights.clone()),
+            windows: windows[share.clone()].to_vec(),
+            lengths: (self.hyper.context_length, self.hyper.prediction_length),
+            chance: Chance {
+                rate: self.hyper.dropout_rate,
+                seed: self.options.seed,
+                step: self.step,
+                first: share.start,
+            },
             isa: self.options.isa,
         };
-        let items = &self.data.items;
-        let job = |worker: &mut Worker, share: &std::ops::Range<usize>| {
-            let chance = Chance { first: share.start, ..chance };
-            worker.run(net, items, &windows[share.clone()], lengths, chance);
-        };
-        std::thread::scope(|scope| {
-            let mut pairs = self.workers.iter_mut().zip(&shares);
-            let first = pairs.next();
-            for (worker, share) in pairs {
-                scope.spawn(move || job(worker, share));
-            }
-            if let Some((worker, share)) = first {
-                job(worker, share);
-            }
-        });
+        let mut tasks = self.workers.iter_mut().zip(shares).map(share);
+        if let Some(own) = tasks.next() {
+            let done = crew.run(own, tasks.collect());
+            self.workers = done.into_iter().map(|share| share.worker).collect();
+        }
+        let weights = Arc::into_inner(weights).expect("every share has given them back");
+        self.params = weights.0;
         let loss = self.reduce();
         self.step += 1;
         // The mean over observed points, whatever was missing in this batch.
@@ -488,10 +494,10 @@ impl<'a> Run<'a> {
     }
 
     fn held_loss(&mut self) -> f64 {
-        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, false);
+        let packed = Packed::new(&self.data.shape, self.layout, &self.params, false);
         let net = Net {
             shape: &self.data.shape,
-            layout: &self.layout,
+            layout: self.layout,
             params: &self.params,
             packed: &packed,
             plan: &self.data.plan,
@@ -510,6 +516,29 @@ impl<'a> Run<'a> {
 
 fn with_items<'i>(items: &'i [Item], windows: &[Window]) -> Vec<(&'i Item, Window)> {
     windows.iter().map(|window| (&items[window.item], *window)).collect()
+}
+
+/// One thread's share of a batch.
+struct Share<'a> {
+    worker: Worker,
+    data: &'a Prepared,
+    /// Given back when the share is done.
+    weights: Option<Arc<(Vec<f32>, Packed)>>,
+    windows: Vec<Window>,
+    lengths: (usize, usize),
+    chance: Chance,
+    isa: Isa,
+}
+
+impl Task for Share<'_> {
+    fn run(&mut self) {
+        let Some(weights) = self.weights.take() else { return };
+        let (params, packed) = &*weights;
+        let (shape, layout, plan) = (&self.data.shape, &self.data.layout, &self.data.plan);
+        let net = Net { shape, layout, params, packed, plan, isa: self.isa };
+        let (items, windows) = (&self.data.items, &self.windows);
+        self.worker.run(net, items, windows, self.lengths, self.chance);
+    }
 }
 
 impl Worker {

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "calls into code compiled for instructions just detected")]
 
+pub mod limit;
 mod lstm;
 mod simd;
 
