@@ -175,21 +175,17 @@ impl Loops for ByIsa<'_, '_> {
 
     #[inline(always)]
     fn run(mut self) {
-        let lanes = match &self.work {
-            Half::Forward(a) => a.lanes,
-            Half::Backward(a) => a.lanes,
-        };
         for _ in 0..self.rounds {
             // SAFETY: `Isa::run` compiles this for the set that `Isa` has detected; `check` has
             // passed for either half.
             unsafe {
                 match (self.isa.0, &mut self.work) {
                     #[cfg(target_arch = "x86_64")]
-                    (Kind::Avx512, Half::Forward(a)) if lanes == 16 => {
+                    (Kind::Avx512, Half::Forward(a)) if a.lanes == 16 => {
                         lstm::forward_products::<Avx512, 8, 1>(a);
                     }
                     #[cfg(target_arch = "x86_64")]
-                    (Kind::Avx512, Half::Backward(a)) if lanes == 16 => {
+                    (Kind::Avx512, Half::Backward(a)) if a.lanes == 16 => {
                         lstm::backward_products::<Avx512, 8, 1, 6>(a);
                     }
                     #[cfg(target_arch = "x86_64")]
