@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, Thread};
 
-/// Looks at a seat before going to sleep: about 50 microseconds, which is what the step that
-/// follows a batch takes.
+/// Looks at a seat before going to sleep: some tens of microseconds, which is about what lies
+/// between two batches.
 const SPINS: u32 = 3000;
 
 /// Whose turn it is at a seat.

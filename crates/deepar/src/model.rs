@@ -31,6 +31,10 @@ pub struct Provenance {
 }
 
 /// A trained DeepAR model. It is a [`Predictor`].
+///
+/// [`Model::to_files`] and [`Model::from_files`] are how it travels. Forecasts depend on the
+/// series, the options and the instruction set, not on what was asked before, so one model may
+/// serve many threads.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(crate) hyper: Hyperparameters,

@@ -70,6 +70,39 @@ impl Estimator for DeepAr {
 /// Refuses data of another frequency, with fewer than [`OBSERVATIONS_MIN`] observed points,
 /// with values the likelihood cannot produce, or whose series are all shorter than the
 /// horizon.
+///
+/// ```
+/// use deepar::{Hyperparameters, TrainOptions, train};
+/// use forecast::{Dataset, EpochReport, Frequency, TimeSeries, TrainingObserver};
+///
+/// /// Sees each epoch, and has had enough after some.
+/// struct Enough(u32);
+/// impl TrainingObserver for Enough {
+///     fn epoch(&mut self, report: &EpochReport) {
+///         assert!(report.loss.is_finite());
+///         self.0 -= 1;
+///     }
+///     fn should_stop(&mut self) -> bool {
+///         self.0 == 0
+///     }
+/// }
+///
+/// let target = (0..400).map(|t| (t % 24) as f32 + 5.0).collect();
+/// let series = TimeSeries { target, ..TimeSeries::default() };
+/// let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
+/// let hyper = Hyperparameters::parse([
+///     ("time_freq", "H"),
+///     ("context_length", "24"),
+///     ("prediction_length", "6"),
+///     ("epochs", "50"),
+///     ("num_cells", "16"),
+///     ("windows_per_epoch", "256"),
+/// ])?;
+/// let options = TrainOptions { seed: 7, threads: 2, ..TrainOptions::default() };
+/// let model = train(&hyper, &data, &options, &mut Enough(3))?;
+/// assert_eq!(model.report().epochs, 3);
+/// # Ok::<(), base::Error>(())
+/// ```
 pub fn train(
     hyper: &Hyperparameters,
     data: &Dataset,
@@ -129,8 +162,8 @@ fn hash(data: &Dataset) -> String {
 }
 
 /// The data, checked and in the form passes read.
-struct Prepared {
-    items: Vec<Item>,
+struct Prepared<'d> {
+    items: Vec<Item<'d>>,
     plan: Plan,
     shape: Shape,
     layout: Layout,
@@ -139,13 +172,13 @@ struct Prepared {
     held: Vec<usize>,
 }
 
-impl Prepared {
-    fn new(hyper: &Hyperparameters, data: &Dataset) -> Result<Prepared> {
+impl<'d> Prepared<'d> {
+    fn new(hyper: &Hyperparameters, data: &'d Dataset) -> Result<Prepared<'d>> {
         check(hyper, data)?;
         let cardinality = cardinality(hyper, data)?;
         let features = num_features(hyper, data)?;
         let horizon = hyper.prediction_length;
-        let items: Vec<Item> = data
+        let items: Vec<Item<'_>> = data
             .series
             .iter()
             .filter(|series| series.target.len() >= horizon)
@@ -177,7 +210,7 @@ impl Prepared {
             embedding: hyper.embedding_dimension,
         };
         shape.check_size(hyper.context_length + horizon)?;
-        let observed = || items.iter().flat_map(|item| &item.target).filter(|z| !z.is_nan());
+        let observed = || items.iter().flat_map(|item| item.target).filter(|z| !z.is_nan());
         let nonnegative = observed().all(|z| *z >= 0.0);
         let held = match hyper.early_stopping_patience {
             Some(_) => hold_back(&items, horizon),
@@ -189,7 +222,7 @@ impl Prepared {
 
     /// Splits at which a training window may begin its horizon: 0 to this, a series.
     fn splits(&self, horizon: usize) -> Vec<u64> {
-        let count = |(item, held): (&Item, &usize)| {
+        let count = |(item, held): (&Item<'_>, &usize)| {
             (item.target.len() - held).checked_sub(horizon).map_or(0, |last| last as u64 + 1)
         };
         self.items.iter().zip(&self.held).map(count).collect()
@@ -277,10 +310,10 @@ fn num_features(hyper: &Hyperparameters, data: &Dataset) -> Result<usize> {
 
 /// The last horizon of every series; several if there are few series, as far as they take no
 /// more than a tenth of it: twelve windows alone would choose the best epoch by luck.
-fn hold_back(items: &[Item], horizon: usize) -> Vec<usize> {
+fn hold_back(items: &[Item<'_>], horizon: usize) -> Vec<usize> {
     const WINDOWS_WANTED: usize = 64;
     let wanted = WINDOWS_WANTED.div_ceil(items.len().max(1));
-    let held = |item: &Item| {
+    let held = |item: &Item<'_>| {
         let len = item.target.len();
         // At least one window must be left to learn from.
         let most = (len / 10 / horizon).max(usize::from(len >= 2 * horizon));
@@ -299,7 +332,7 @@ struct Best {
 /// One training under way.
 struct Run<'a> {
     hyper: &'a Hyperparameters,
-    data: &'a Prepared,
+    data: &'a Prepared<'a>,
     options: &'a TrainOptions,
     layout: &'a Layout,
     params: Vec<f32>,
@@ -321,7 +354,11 @@ struct Worker {
 }
 
 impl<'a> Run<'a> {
-    fn new(hyper: &'a Hyperparameters, data: &'a Prepared, options: &'a TrainOptions) -> Run<'a> {
+    fn new(
+        hyper: &'a Hyperparameters,
+        data: &'a Prepared<'a>,
+        options: &'a TrainOptions,
+    ) -> Run<'a> {
         let layout = &data.layout;
         let params = init(&data.shape, options.seed);
         let mut total = 0;
@@ -514,14 +551,14 @@ impl<'a> Run<'a> {
     }
 }
 
-fn with_items<'i>(items: &'i [Item], windows: &[Window]) -> Vec<(&'i Item, Window)> {
+fn with_items<'i>(items: &'i [Item<'i>], windows: &[Window]) -> Vec<(&'i Item<'i>, Window)> {
     windows.iter().map(|window| (&items[window.item], *window)).collect()
 }
 
 /// One thread's share of a batch.
 struct Share<'a> {
     worker: Worker,
-    data: &'a Prepared,
+    data: &'a Prepared<'a>,
     /// Given back when the share is done.
     weights: Option<Arc<(Vec<f32>, Packed)>>,
     windows: Vec<Window>,
@@ -547,7 +584,7 @@ impl Worker {
     fn run(
         &mut self,
         net: Net<'_>,
-        items: &[Item],
+        items: &[Item<'_>],
         windows: &[Window],
         lengths: (usize, usize),
         chance: Chance,

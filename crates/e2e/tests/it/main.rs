@@ -16,6 +16,7 @@ mod hostile_sql;
 mod input;
 mod jobs;
 mod lake;
+mod large;
 mod metrics;
 mod models;
 mod peers;
