@@ -102,34 +102,67 @@ const SCALE_RANGE: (f32, f32) = (1e-30, 1e30);
 /// otherwise have scale 0 and an unbounded loss.
 const SCALE_FLOOR: f32 = 0.01;
 
-/// A series ready for the network.
+/// A series ready for the network. Its values stay where they are.
 #[derive(Clone, Debug)]
-pub(crate) struct Item {
+pub(crate) struct Item<'a> {
     pub(crate) start: DateTime,
     /// NaN where missing.
-    pub(crate) target: Vec<f32>,
-    /// As an input: missing values repeat the last observed one, leading ones are 0.
-    pub(crate) filled: Vec<f32>,
-    pub(crate) features: Vec<Vec<f32>>,
+    pub(crate) target: &'a [f32],
+    pub(crate) features: Vec<&'a [f32]>,
     pub(crate) cats: Vec<u32>,
     /// Mean |z| over all observations, if there are any that are not zero.
     pub(crate) mean_abs: Option<f32>,
+    /// What was observed last before each stretch of [`CARRY`] points; 0 before the first.
+    carried: Vec<f32>,
 }
 
-impl Item {
-    pub(crate) fn new(series: &TimeSeries) -> Item {
+/// Points after which the value carried on is noted, so that looking back through a gap is short
+/// however long the gap.
+const CARRY: usize = 4096;
+
+impl<'a> Item<'a> {
+    pub(crate) fn new(series: &'a TimeSeries) -> Item<'a> {
+        let target = series.target.as_slice();
         let mut last = 0.0;
-        let carry = |value: &f32| {
-            last = if value.is_nan() { last } else { *value };
-            last
+        let carry = |stretch: &[f32]| {
+            let before = last;
+            last = last_observed(stretch).unwrap_or(last);
+            before
         };
         Item {
             start: series.start,
-            filled: series.target.iter().map(carry).collect(),
-            target: series.target.clone(),
-            features: series.feat_dynamic_real.clone(),
+            carried: target.chunks(CARRY).map(carry).collect(),
+            target,
+            features: series.feat_dynamic_real.iter().map(|feature| feature.as_slice()).collect(),
             cats: series.feat_static_cat.clone(),
-            mean_abs: mean_abs(&series.target).filter(|mean| *mean > 0.0),
+            mean_abs: mean_abs(target).filter(|mean| *mean > 0.0),
+        }
+    }
+
+    /// The value of step `at` as an input: where it is missing the last one observed before, 0 if
+    /// there is none.
+    pub(crate) fn filled(&self, at: usize) -> f32 {
+        let stretch = &self.target[at / CARRY * CARRY..=at];
+        last_observed(stretch).unwrap_or_else(|| self.carried[at / CARRY])
+    }
+
+    /// [`Item::filled`] of the steps from `first` on, 0 before the series and after it.
+    fn fill(&self, first: i64, out: &mut [f32]) {
+        let before = usize::try_from(-first).unwrap_or(0).min(out.len());
+        let from = usize::try_from(first).unwrap_or(0).min(self.target.len());
+        let (front, rest) = out.split_at_mut(before);
+        let there = rest.len().min(self.target.len() - from);
+        let (middle, back) = rest.split_at_mut(there);
+        front.fill(0.0);
+        back.fill(0.0);
+        middle.copy_from_slice(&self.target[from..from + there]);
+        // Most windows have no gap.
+        if middle.iter().fold(false, |gap, value| gap | value.is_nan()) {
+            let mut last = self.filled(from);
+            for value in middle {
+                last = if value.is_nan() { last } else { *value };
+                *value = last;
+            }
         }
     }
 
@@ -139,6 +172,10 @@ impl Item {
         let typical = self.mean_abs.unwrap_or(scaling.scale_default);
         own.unwrap_or(typical).max(typical * SCALE_FLOOR).clamp(SCALE_RANGE.0, SCALE_RANGE.1)
     }
+}
+
+fn last_observed(values: &[f32]) -> Option<f32> {
+    values.iter().rev().find(|value| !value.is_nan()).copied()
 }
 
 fn mean_abs(values: &[f32]) -> Option<f32> {
@@ -152,7 +189,7 @@ fn mean_abs(values: &[f32]) -> Option<f32> {
 
 impl Scaling {
     /// Learns the scaling from training series.
-    pub(crate) fn fit(items: &[Item]) -> Scaling {
+    pub(crate) fn fit(items: &[Item<'_>]) -> Scaling {
         let scales = || items.iter().filter_map(|item| item.mean_abs).map(f64::from);
         let count = scales().count().max(1) as f64;
         let default = scales().sum::<f64>() / count;
@@ -190,8 +227,8 @@ impl Scaling {
     }
 }
 
-fn feature_moments(items: &[Item], k: usize) -> (f32, f32) {
-    let values = || items.iter().flat_map(|item| &item.features[k]).map(|x| f64::from(*x));
+fn feature_moments(items: &[Item<'_>], k: usize) -> (f32, f32) {
+    let values = || items.iter().flat_map(|item| item.features[k]).map(|x| f64::from(*x));
     let count = values().count().max(1) as f64;
     let mean = values().sum::<f64>() / count;
     let spread = (values().map(|x| (x - mean).powi(2)).sum::<f64>() / count).sqrt();
@@ -217,13 +254,20 @@ impl Plan {
     }
 
     /// The scale by which a window divides, given its context.
-    pub(crate) fn scale(&self, item: &Item, context: std::ops::Range<usize>) -> f32 {
+    pub(crate) fn scale(&self, item: &Item<'_>, context: std::ops::Range<usize>) -> f32 {
         if self.scaled { item.scale(context, &self.scaling) } else { 1.0 }
     }
 
     /// Fills a lane with the inputs of `steps` steps from `first`, which may lie before the
     /// series begins.
-    pub(crate) fn fill(&self, item: &Item, first: i64, steps: usize, scale: f32, into: Lane<'_>) {
+    pub(crate) fn fill(
+        &self,
+        item: &Item<'_>,
+        first: i64,
+        steps: usize,
+        scale: f32,
+        into: Lane<'_>,
+    ) {
         let Lane { x, lanes, lane } = into;
         // A context of one step is over before it begins.
         if steps == 0 {
@@ -231,13 +275,13 @@ impl Plan {
         }
         let stride = self.inputs() * lanes;
         let inverse = 1.0 / scale;
+        // Lags overlap, so the values are filled once, from the longest lag on.
+        let longest = self.lags.iter().copied().max().unwrap_or(0);
+        let mut filled = vec![0.0; longest + steps];
+        item.fill(first - longest as i64, &mut filled);
         for (k, lag) in self.lags.iter().enumerate() {
-            let from = first - *lag as i64;
-            let mut slots = x[k * lanes + lane..].iter_mut().step_by(stride).take(steps);
-            let before = usize::try_from(-from).unwrap_or(0).min(steps);
-            slots.by_ref().take(before).for_each(|slot| *slot = 0.0);
-            let at = usize::try_from(from.max(0)).unwrap_or(0).min(item.filled.len());
-            for (slot, value) in slots.zip(&item.filled[at..]) {
+            let slots = x[k * lanes + lane..].iter_mut().step_by(stride);
+            for (slot, value) in slots.zip(&filled[longest - lag..][..steps]) {
                 *slot = value * inverse;
             }
         }
@@ -253,7 +297,7 @@ impl Plan {
     }
 
     /// Age, calendar and known features of step `index`: what needs no target.
-    pub(crate) fn shared(&self, item: &Item, clock: &mut Clock, index: i64, out: &mut [f32]) {
+    pub(crate) fn shared(&self, item: &Item<'_>, clock: &mut Clock, index: i64, out: &mut [f32]) {
         out[0] = (2.0 + index.max(0) as f32).log10();
         let calendar = calendar_len(self.freq);
         out[1..=calendar].copy_from_slice(&clock.at(index)[..calendar]);
@@ -370,10 +414,9 @@ mod tests {
 
     #[test]
     fn scales_survive_gaps_and_zeros() {
-        let item = |target: &[f32]| {
-            Item::new(&TimeSeries { target: target.to_vec(), ..TimeSeries::default() })
-        };
-        let series = [item(&[0.0, 0.0, f32::NAN, -8.0, 8.0]), item(&[f32::NAN])];
+        let whole = [vec![0.0, 0.0, f32::NAN, -8.0, 8.0], vec![f32::NAN]]
+            .map(|target| TimeSeries { target: target.into(), ..TimeSeries::default() });
+        let series = whole.each_ref().map(Item::new);
         let scaling = Scaling::fit(&series);
         assert_eq!(scaling.scale_default, 4.0);
         assert_eq!(series[0].scale(3..5, &scaling), 8.0);
@@ -381,7 +424,35 @@ mod tests {
         assert_eq!(series[0].scale(2..3, &scaling), 4.0);
         assert_eq!(series[1].scale(0..1, &scaling), 4.0);
         assert_eq!(Scaling::fit(&[]).scale_default, 1.0);
-        assert_eq!(series[0].filled, [0.0, 0.0, 0.0, -8.0, 8.0]);
+        assert_eq!([0, 1, 2, 3, 4].map(|at| series[0].filled(at)), [0.0, 0.0, 0.0, -8.0, 8.0]);
+    }
+
+    #[test]
+    fn gaps_carry_the_last_value_however_long_they_are() {
+        let mut target = vec![f32::NAN; 3 * CARRY + 5];
+        for (at, value) in [(9, 3.0), (10, 4.0), (CARRY - 1, 5.0), (3 * CARRY, 6.0)] {
+            target[at] = value;
+        }
+        let mut last = 0.0;
+        let expect: Vec<f32> = target
+            .iter()
+            .map(|value| {
+                last = if value.is_nan() { last } else { *value };
+                last
+            })
+            .collect();
+        let series = TimeSeries { target: target.into(), ..TimeSeries::default() };
+        let item = Item::new(&series);
+        assert!((0..expect.len()).all(|at| item.filled(at) == expect[at]));
+        for first in [-7, 0, 8, 4090, 4096, 8000, 12_280] {
+            let mut out = vec![9.0; 40];
+            item.fill(first, &mut out);
+            for (k, value) in out.iter().enumerate() {
+                let at = usize::try_from(first + k as i64).ok();
+                let there = at.and_then(|at| expect.get(at)).copied().unwrap_or(0.0);
+                assert_eq!(*value, there, "{k} from {first}");
+            }
+        }
     }
 
     #[test]
@@ -393,7 +464,8 @@ mod tests {
             scaling: Scaling::fit(&[]),
             scaled: true,
         };
-        let series = TimeSeries { target: vec![2.0, 4.0, 6.0, 8.0], ..TimeSeries::default() };
+        let series =
+            TimeSeries { target: vec![2.0, 4.0, 6.0, 8.0].into(), ..TimeSeries::default() };
         let item = Item::new(&series);
         let (steps, lanes) = (4, 2);
         let mut x = vec![9.0; steps * plan.inputs() * lanes];

@@ -151,8 +151,18 @@ impl Hyperparameters {
         Hyperparameters::parse(required)
     }
 
-    /// Reads names and values as SageMaker sends them. The error names the parameter, its
-    /// value and what is allowed.
+    /// Reads names and values as SageMaker sends them ([`TABLE`] has all of them). The error
+    /// names the parameter, its value and what is allowed.
+    ///
+    /// ```
+    /// let required = [("time_freq", "H"), ("context_length", "72"), ("prediction_length", "24")];
+    /// let hyper = deepar::Hyperparameters::parse(required.into_iter().chain([("epochs", "20")]))?;
+    /// assert_eq!((hyper.num_cells, hyper.num_layers), (40, 2));
+    ///
+    /// let error = deepar::Hyperparameters::parse([("epoch", "20")]).unwrap_err();
+    /// assert!(error.to_string().contains("unknown hyperparameter epoch; known are time_freq"));
+    /// # Ok::<(), base::Error>(())
+    /// ```
     pub fn parse<K: AsRef<str>, V: AsRef<str>>(
         given: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self> {

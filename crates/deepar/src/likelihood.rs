@@ -18,7 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng::Stream;
 
-/// The law of the target.
+/// The law of the target. For a window of scale v and the network's raw outputs o:
+///
+/// | law | parameters |
+/// | --- | --- |
+/// | gaussian | mean o1 v, standard deviation softplus(o2) v |
+/// | student-T | degrees of freedom 2 + softplus(o1), location o2 v, scale softplus(o3) v (GluonTS) |
+/// | negative-binomial | mean softplus(o1) v, shape softplus(o2) / sqrt(v), variance mean + shape mean² (Salinas et al.) |
+/// | beta | a = softplus(o1), b = softplus(o2); values from 0 to 1, not scaled |
+/// | deterministic-L1 | every path is o1 v; learnt by absolute error (SageMaker) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Likelihood {
     /// For real-valued data.

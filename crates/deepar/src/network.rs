@@ -338,7 +338,7 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item, i64, f32)],
+        starts: &[(&Item<'_>, i64, f32)],
         zone: Zoneout,
     ) {
         let inputs = self.shape.inputs;
@@ -399,7 +399,7 @@ impl Net<'_> {
         (&layer.h[layer.h.len() - state..], &layer.c[layer.c.len() - state..])
     }
 
-    fn fill_statics(&self, work: &mut Workspace, lanes: usize, starts: &[(&Item, i64, f32)]) {
+    fn fill_statics(&self, work: &mut Workspace, lanes: usize, starts: &[(&Item<'_>, i64, f32)]) {
         work.statics.clear();
         work.statics.resize(self.shape.statics() * lanes, 0.0);
         let mut column = vec![0.0; self.shape.statics()];
@@ -412,7 +412,7 @@ impl Net<'_> {
     }
 
     /// Log scale and embeddings of one item.
-    pub(crate) fn statics_of(&self, item: &Item, scale: f32, out: &mut [f32]) {
+    pub(crate) fn statics_of(&self, item: &Item<'_>, scale: f32, out: &mut [f32]) {
         out[0] = self.plan.scaling.log_scale(scale);
         let width = self.shape.embedding;
         for ((table, cat), out) in
@@ -456,13 +456,13 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         lengths: (usize, usize),
-        windows: &[(&Item, Window)],
+        windows: &[(&Item<'_>, Window)],
         zone: Zoneout,
         grad: Option<&mut [f32]>,
     ) -> Loss {
         let (context, horizon) = lengths;
         let steps = context - 1 + horizon;
-        let starts: Vec<(&Item, i64, f32)> = windows
+        let starts: Vec<(&Item<'_>, i64, f32)> = windows
             .iter()
             .map(|(item, window)| {
                 let scale =
@@ -484,7 +484,7 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item, i64, f32)],
+        starts: &[(&Item<'_>, i64, f32)],
     ) -> Loss {
         let outputs = self.shape.outputs();
         let law = self.shape.likelihood;
@@ -523,7 +523,7 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item, i64, f32)],
+        starts: &[(&Item<'_>, i64, f32)],
         zone: Zoneout,
         grad: &mut [f32],
     ) {
@@ -581,7 +581,7 @@ impl Net<'_> {
         &self,
         work: &Workspace,
         lanes: usize,
-        starts: &[(&Item, i64, f32)],
+        starts: &[(&Item<'_>, i64, f32)],
         grad: &mut [f32],
     ) {
         let width = self.shape.statics();
@@ -763,7 +763,7 @@ mod tests {
     struct Bench {
         shape: Shape,
         plan: Plan,
-        items: Vec<Item>,
+        items: Vec<Item<'static>>,
         windows: Vec<Window>,
         params: Vec<f32>,
     }
@@ -784,7 +784,9 @@ mod tests {
                 feat_dynamic_real: vec![(0..60).map(|_| random.uniform() as f32).collect()],
                 ..TimeSeries::default()
             };
-            let items: Vec<Item> = (0..5).map(|k| Item::new(&series(k, &mut random))).collect();
+            // A test's series may stay for its process.
+            let items: Vec<Item<'static>> =
+                (0..5).map(|k| Item::new(Box::leak(Box::new(series(k, &mut random))))).collect();
             let plan = Plan {
                 freq: Frequency::HOURLY,
                 lags: lags(Frequency::HOURLY)[..12].to_vec(),
@@ -817,7 +819,7 @@ mod tests {
                 plan: &self.plan,
                 isa,
             };
-            let windows: Vec<(&Item, Window)> =
+            let windows: Vec<(&Item<'_>, Window)> =
                 self.windows.iter().map(|window| (&self.items[window.item], *window)).collect();
             net.pass(&mut Workspace::default(), 32, (6, 5), &windows, zone, grad)
         }

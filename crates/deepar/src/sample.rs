@@ -64,23 +64,23 @@ fn check_size(model: &Model, options: &PredictOptions) -> Result<()> {
 }
 
 /// A block of series read up to their end.
-struct Context {
-    items: Vec<Item>,
+struct Context<'a> {
+    items: Vec<Item<'a>>,
     scales: Vec<f32>,
     lanes: usize,
 }
 
-impl Context {
-    fn run(model: &Model, series: &[TimeSeries], work: &mut Workspace) -> Context {
-        let items: Vec<Item> = series.iter().map(|series| model.item(series)).collect();
+impl<'a> Context<'a> {
+    fn run(model: &Model, series: &'a [TimeSeries], work: &mut Workspace) -> Context<'a> {
+        let items: Vec<Item<'_>> = series.iter().map(|series| model.item(series)).collect();
         let context = model.hyper.context_length;
         let lanes = if items.len() > LANES { 2 * LANES } else { LANES };
-        let scale = |item: &Item| {
+        let scale = |item: &Item<'_>| {
             let len = item.target.len();
             model.plan.scale(item, len.saturating_sub(context)..len)
         };
         let scales: Vec<f32> = items.iter().map(scale).collect();
-        let starts: Vec<(&Item, i64, f32)> = items
+        let starts: Vec<(&Item<'_>, i64, f32)> = items
             .iter()
             .zip(&scales)
             .map(|(item, scale)| (item, item.target.len() as i64 - context as i64 + 1, *scale))
@@ -104,7 +104,7 @@ impl Model {
     }
 
     /// The series with what the model ignores left out.
-    pub(crate) fn item(&self, series: &TimeSeries) -> Item {
+    pub(crate) fn item<'a>(&self, series: &'a TimeSeries) -> Item<'a> {
         let mut item = Item::new(series);
         item.cats.truncate(self.shape.cardinality.len());
         item.features.truncate(self.plan.features);
@@ -157,7 +157,7 @@ impl<'a> Paths<'a> {
     /// Draws all paths of one series: `[step][path]` in the target's units.
     fn draw(
         &mut self,
-        context: &Context,
+        context: &Context<'_>,
         lane: usize,
         work: &Workspace,
         seed: u64,
@@ -202,7 +202,7 @@ impl<'a> Paths<'a> {
     }
 
     /// Copies the state at the end of the context to every path.
-    fn start(&mut self, context: &Context, lane: usize, work: &Workspace) {
+    fn start(&mut self, context: &Context<'_>, lane: usize, work: &Workspace) {
         let net = self.model.net();
         for l in 0..self.model.shape.layers {
             let (h, c) = net.last_state(work, l, context.lanes);
@@ -277,7 +277,7 @@ impl Model {
     /// and all inputs but the `own` first lags.
     fn shared_base(
         &self,
-        item: &Item,
+        item: &Item<'_>,
         scale: f32,
         step: usize,
         own: usize,
@@ -290,7 +290,7 @@ impl Model {
         for (slot, lag) in inputs.iter_mut().zip(&plan.lags).skip(own) {
             // lag > step here, so this lies before the forecast's start, or before the series.
             let at = (len + step).checked_sub(*lag);
-            *slot = at.map_or(0.0, |at| item.filled[at] / scale);
+            *slot = at.map_or(0.0, |at| item.filled(at) / scale);
         }
         plan.shared(item, clock, (len + step) as i64, &mut inputs[plan.lags.len()..]);
         let columns = self.shape.columns(0);

@@ -7,12 +7,15 @@
 //!   rounding only.
 //! * A model is only returned if its loss and its weights are finite.
 
+use std::sync::Arc;
+
 use base::{Error, Result};
 use forecast::{
     Dataset, EpochReport, Estimator, TimeSeries, TrainReport, Trained, TrainingObserver,
 };
 use sha2::{Digest, Sha256};
 
+use crate::crew::{Crew, Task};
 use crate::features::{Item, Plan, Scaling, lags};
 use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
 use crate::kernels::{Isa, LANES, Loops};
@@ -67,6 +70,39 @@ impl Estimator for DeepAr {
 /// Refuses data of another frequency, with fewer than [`OBSERVATIONS_MIN`] observed points,
 /// with values the likelihood cannot produce, or whose series are all shorter than the
 /// horizon.
+///
+/// ```
+/// use deepar::{Hyperparameters, TrainOptions, train};
+/// use forecast::{Dataset, EpochReport, Frequency, TimeSeries, TrainingObserver};
+///
+/// /// Sees each epoch, and has had enough after some.
+/// struct Enough(u32);
+/// impl TrainingObserver for Enough {
+///     fn epoch(&mut self, report: &EpochReport) {
+///         assert!(report.loss.is_finite());
+///         self.0 -= 1;
+///     }
+///     fn should_stop(&mut self) -> bool {
+///         self.0 == 0
+///     }
+/// }
+///
+/// let target = (0..400).map(|t| (t % 24) as f32 + 5.0).collect();
+/// let series = TimeSeries { target, ..TimeSeries::default() };
+/// let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
+/// let hyper = Hyperparameters::parse([
+///     ("time_freq", "H"),
+///     ("context_length", "24"),
+///     ("prediction_length", "6"),
+///     ("epochs", "50"),
+///     ("num_cells", "16"),
+///     ("windows_per_epoch", "256"),
+/// ])?;
+/// let options = TrainOptions { seed: 7, threads: 2, ..TrainOptions::default() };
+/// let model = train(&hyper, &data, &options, &mut Enough(3))?;
+/// assert_eq!(model.report().epochs, 3);
+/// # Ok::<(), base::Error>(())
+/// ```
 pub fn train(
     hyper: &Hyperparameters,
     data: &Dataset,
@@ -78,7 +114,10 @@ pub fn train(
     }
     let prepared = Prepared::new(hyper, data)?;
     let mut run = Run::new(hyper, &prepared, options);
-    let report = run.epochs(observer)?;
+    let report = std::thread::scope(|scope| {
+        let mut crew = Crew::start(scope, run.workers.len() - 1);
+        run.epochs(&mut crew, observer)
+    })?;
     let parts = Parts {
         hyper: hyper.clone(),
         shape: prepared.shape.clone(),
@@ -123,22 +162,23 @@ fn hash(data: &Dataset) -> String {
 }
 
 /// The data, checked and in the form passes read.
-struct Prepared {
-    items: Vec<Item>,
+struct Prepared<'d> {
+    items: Vec<Item<'d>>,
     plan: Plan,
     shape: Shape,
+    layout: Layout,
     nonnegative: bool,
     /// Steps at the end of each series kept from training.
     held: Vec<usize>,
 }
 
-impl Prepared {
-    fn new(hyper: &Hyperparameters, data: &Dataset) -> Result<Prepared> {
+impl<'d> Prepared<'d> {
+    fn new(hyper: &Hyperparameters, data: &'d Dataset) -> Result<Prepared<'d>> {
         check(hyper, data)?;
         let cardinality = cardinality(hyper, data)?;
         let features = num_features(hyper, data)?;
         let horizon = hyper.prediction_length;
-        let items: Vec<Item> = data
+        let items: Vec<Item<'_>> = data
             .series
             .iter()
             .filter(|series| series.target.len() >= horizon)
@@ -170,18 +210,19 @@ impl Prepared {
             embedding: hyper.embedding_dimension,
         };
         shape.check_size(hyper.context_length + horizon)?;
-        let observed = || items.iter().flat_map(|item| &item.target).filter(|z| !z.is_nan());
+        let observed = || items.iter().flat_map(|item| item.target).filter(|z| !z.is_nan());
         let nonnegative = observed().all(|z| *z >= 0.0);
         let held = match hyper.early_stopping_patience {
             Some(_) => hold_back(&items, horizon),
             None => vec![0; items.len()],
         };
-        Ok(Prepared { nonnegative, items, plan, shape, held })
+        let layout = shape.layout();
+        Ok(Prepared { nonnegative, items, plan, shape, layout, held })
     }
 
     /// Splits at which a training window may begin its horizon: 0 to this, a series.
     fn splits(&self, horizon: usize) -> Vec<u64> {
-        let count = |(item, held): (&Item, &usize)| {
+        let count = |(item, held): (&Item<'_>, &usize)| {
             (item.target.len() - held).checked_sub(horizon).map_or(0, |last| last as u64 + 1)
         };
         self.items.iter().zip(&self.held).map(count).collect()
@@ -269,10 +310,10 @@ fn num_features(hyper: &Hyperparameters, data: &Dataset) -> Result<usize> {
 
 /// The last horizon of every series; several if there are few series, as far as they take no
 /// more than a tenth of it: twelve windows alone would choose the best epoch by luck.
-fn hold_back(items: &[Item], horizon: usize) -> Vec<usize> {
+fn hold_back(items: &[Item<'_>], horizon: usize) -> Vec<usize> {
     const WINDOWS_WANTED: usize = 64;
     let wanted = WINDOWS_WANTED.div_ceil(items.len().max(1));
-    let held = |item: &Item| {
+    let held = |item: &Item<'_>| {
         let len = item.target.len();
         // At least one window must be left to learn from.
         let most = (len / 10 / horizon).max(usize::from(len >= 2 * horizon));
@@ -291,9 +332,9 @@ struct Best {
 /// One training under way.
 struct Run<'a> {
     hyper: &'a Hyperparameters,
-    data: &'a Prepared,
+    data: &'a Prepared<'a>,
     options: &'a TrainOptions,
-    layout: Layout,
+    layout: &'a Layout,
     params: Vec<f32>,
     adam: Adam,
     workers: Vec<Worker>,
@@ -305,6 +346,7 @@ struct Run<'a> {
 }
 
 /// One thread's room.
+#[derive(Default)]
 struct Worker {
     work: Workspace,
     grad: Vec<f32>,
@@ -312,8 +354,12 @@ struct Worker {
 }
 
 impl<'a> Run<'a> {
-    fn new(hyper: &'a Hyperparameters, data: &'a Prepared, options: &'a TrainOptions) -> Run<'a> {
-        let layout = data.shape.layout();
+    fn new(
+        hyper: &'a Hyperparameters,
+        data: &'a Prepared<'a>,
+        options: &'a TrainOptions,
+    ) -> Run<'a> {
+        let layout = &data.layout;
         let params = init(&data.shape, options.seed);
         let mut total = 0;
         let splits = data.splits(hyper.prediction_length).into_iter().map(|count| {
@@ -349,7 +395,11 @@ impl<'a> Run<'a> {
         self.hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000))
     }
 
-    fn epochs(&mut self, observer: &mut dyn TrainingObserver) -> Result<TrainReport> {
+    fn epochs(
+        &mut self,
+        crew: &mut Crew<Share<'a>>,
+        observer: &mut dyn TrainingObserver,
+    ) -> Result<TrainReport> {
         let batch = self.hyper.mini_batch_size as u64;
         let steps = self.windows_per_epoch().div_ceil(batch);
         let mut report = TrainReport::default();
@@ -361,7 +411,7 @@ impl<'a> Run<'a> {
                     report.stopped = Some("asked to stop".to_owned());
                     return self.finish(report);
                 }
-                loss.add(self.train_step(rate.at(self.step)));
+                loss.add(self.train_step(crew, rate.at(self.step)));
                 if step % 16 == 0 {
                     let total = u64::from(self.hyper.epochs) * steps * batch;
                     observer.progress(self.step * batch, total);
@@ -419,41 +469,34 @@ impl<'a> Run<'a> {
     }
 
     /// One batch, one step down.
-    fn train_step(&mut self, learning_rate: f64) -> Loss {
+    fn train_step(&mut self, crew: &mut Crew<Share<'a>>, learning_rate: f64) -> Loss {
         let batch = self.hyper.mini_batch_size;
         let windows = self.draw_windows(batch);
-        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, true);
+        let packed = Packed::new(&self.data.shape, self.layout, &self.params, true);
+        // Lent to the threads for this batch.
+        let weights = Arc::new((std::mem::take(&mut self.params), packed));
         let shares = share_out(batch, self.workers.len());
-        let chance = Chance {
-            rate: self.hyper.dropout_rate,
-            seed: self.options.seed,
-            step: self.step,
-            first: 0,
-        };
-        let lengths = (self.hyper.context_length, self.hyper.prediction_length);
-        let net = Net {
-            shape: &self.data.shape,
-            layout: &self.layout,
-            params: &self.params,
-            packed: &packed,
-            plan: &self.data.plan,
+        let share = |(worker, share): (&mut Worker, std::ops::Range<usize>)| Share {
+            worker: std::mem::take(worker),
+            data: self.data,
+            weights: Some(weights.clone()),
+            windows: windows[share.clone()].to_vec(),
+            lengths: (self.hyper.context_length, self.hyper.prediction_length),
+            chance: Chance {
+                rate: self.hyper.dropout_rate,
+                seed: self.options.seed,
+                step: self.step,
+                first: share.start,
+            },
             isa: self.options.isa,
         };
-        let items = &self.data.items;
-        let job = |worker: &mut Worker, share: &std::ops::Range<usize>| {
-            let chance = Chance { first: share.start, ..chance };
-            worker.run(net, items, &windows[share.clone()], lengths, chance);
-        };
-        std::thread::scope(|scope| {
-            let mut pairs = self.workers.iter_mut().zip(&shares);
-            let first = pairs.next();
-            for (worker, share) in pairs {
-                scope.spawn(move || job(worker, share));
-            }
-            if let Some((worker, share)) = first {
-                job(worker, share);
-            }
-        });
+        let mut tasks = self.workers.iter_mut().zip(shares).map(share);
+        if let Some(own) = tasks.next() {
+            let done = crew.run(own, tasks.collect());
+            self.workers = done.into_iter().map(|share| share.worker).collect();
+        }
+        let weights = Arc::into_inner(weights).expect("every share has given them back");
+        self.params = weights.0;
         let loss = self.reduce();
         self.step += 1;
         // The mean over observed points, whatever was missing in this batch.
@@ -488,10 +531,10 @@ impl<'a> Run<'a> {
     }
 
     fn held_loss(&mut self) -> f64 {
-        let packed = Packed::new(&self.data.shape, &self.layout, &self.params, false);
+        let packed = Packed::new(&self.data.shape, self.layout, &self.params, false);
         let net = Net {
             shape: &self.data.shape,
-            layout: &self.layout,
+            layout: self.layout,
             params: &self.params,
             packed: &packed,
             plan: &self.data.plan,
@@ -508,8 +551,31 @@ impl<'a> Run<'a> {
     }
 }
 
-fn with_items<'i>(items: &'i [Item], windows: &[Window]) -> Vec<(&'i Item, Window)> {
+fn with_items<'i>(items: &'i [Item<'i>], windows: &[Window]) -> Vec<(&'i Item<'i>, Window)> {
     windows.iter().map(|window| (&items[window.item], *window)).collect()
+}
+
+/// One thread's share of a batch.
+struct Share<'a> {
+    worker: Worker,
+    data: &'a Prepared<'a>,
+    /// Given back when the share is done.
+    weights: Option<Arc<(Vec<f32>, Packed)>>,
+    windows: Vec<Window>,
+    lengths: (usize, usize),
+    chance: Chance,
+    isa: Isa,
+}
+
+impl Task for Share<'_> {
+    fn run(&mut self) {
+        let Some(weights) = self.weights.take() else { return };
+        let (params, packed) = &*weights;
+        let (shape, layout, plan) = (&self.data.shape, &self.data.layout, &self.data.plan);
+        let net = Net { shape, layout, params, packed, plan, isa: self.isa };
+        let (items, windows) = (&self.data.items, &self.windows);
+        self.worker.run(net, items, windows, self.lengths, self.chance);
+    }
 }
 
 impl Worker {
@@ -518,7 +584,7 @@ impl Worker {
     fn run(
         &mut self,
         net: Net<'_>,
-        items: &[Item],
+        items: &[Item<'_>],
         windows: &[Window],
         lengths: (usize, usize),
         chance: Chance,

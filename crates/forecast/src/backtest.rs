@@ -12,6 +12,18 @@ use crate::series::{Dataset, TimeSeries};
 ///
 /// A series too short for a window, leaving no history, sits that window out; a data set in
 /// which all do is refused. The levels scored are `options.quantiles`.
+///
+/// ```
+/// use forecast::{Dataset, Frequency, PredictOptions, SeasonalNaive, TimeSeries, backtest};
+///
+/// let target = (0..24 * 14).map(|hour| (hour % 24) as f32).collect();
+/// let series = vec![TimeSeries { target, ..TimeSeries::default() }];
+/// let data = Dataset { freq: Frequency::HOURLY, series };
+/// let naive = SeasonalNaive::for_freq(Frequency::HOURLY, 24)?;
+/// let scores = backtest(&naive, &data, 7, 24, &PredictOptions::default())?;
+/// assert_eq!((scores.windows, scores.points, scores.nd), (7, 168, 0.0));
+/// # Ok::<(), base::Error>(())
+/// ```
 pub fn backtest(
     predictor: &dyn Predictor,
     dataset: &Dataset,

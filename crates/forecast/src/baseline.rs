@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn series(target: &[f32]) -> TimeSeries {
-        TimeSeries { target: target.to_vec(), ..TimeSeries::default() }
+        TimeSeries { target: target.to_vec().into(), ..TimeSeries::default() }
     }
 
     #[test]

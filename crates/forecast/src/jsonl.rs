@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 
 use crate::calendar::{DateTime, Frequency, shorten};
 use crate::series::{Dataset, TimeSeries};
+use crate::values::Values;
 
 /// The longest line read. A hundred years of hours are about 20 MB of text.
 pub const LINE_BYTES_MAX: usize = 256 << 20;
@@ -33,7 +34,21 @@ pub fn read(reader: impl BufRead, freq: Frequency) -> Result<Dataset> {
 }
 
 /// Appends the series of one more file to `dataset`. Validate once after the last.
-pub fn append(mut reader: impl BufRead, dataset: &mut Dataset) -> Result<()> {
+pub fn append(reader: impl BufRead, dataset: &mut Dataset) -> Result<()> {
+    let freq = dataset.freq;
+    each(reader, freq, |series| {
+        dataset.series.push(series);
+        Ok(())
+    })
+}
+
+/// Hands over the series of a file one by one, so that only one of them need be in memory.
+/// `take` may end it with an error. Nothing is validated.
+pub fn each(
+    mut reader: impl BufRead,
+    freq: Frequency,
+    mut take: impl FnMut(TimeSeries) -> Result<()>,
+) -> Result<()> {
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -53,9 +68,9 @@ pub fn append(mut reader: impl BufRead, dataset: &mut Dataset) -> Result<()> {
             Error::invalid(format!("line {number} is not UTF-8 text")).with_source(cause)
         })?;
         if !text.trim().is_empty() {
-            let series = parse_series(text, dataset.freq)
+            parse_series(text, freq)
+                .and_then(&mut take)
                 .map_err(|error| error.context(format_args!("line {number}")))?;
-            dataset.series.push(series);
         }
     }
     Ok(())
@@ -189,7 +204,7 @@ fn plain_id(raw: &str) -> String {
     serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned())
 }
 
-fn numbers(name: &str, points: Vec<Point>) -> Result<Vec<f32>> {
+fn numbers(name: &str, points: Vec<Point>) -> Result<Values> {
     let narrow = |(at, Point(wide)): (usize, &Point)| {
         let value = *wide as f32;
         if value.is_infinite() {
@@ -383,9 +398,9 @@ mod tests {
         let series = TimeSeries {
             item_id: Some("ü \"quoted\" \u{1}".into()),
             start: "1750-01-01 05:00:00".parse().unwrap(),
-            target: vec![1.5, f32::NAN, -0.1, 3.0e38, 1e-30],
+            target: vec![1.5, f32::NAN, -0.1, 3.0e38, 1e-30].into(),
             feat_static_cat: vec![4, 0],
-            feat_dynamic_real: vec![vec![0.0, 1.0, 2.0, 3.0, 4.0]],
+            feat_dynamic_real: vec![vec![0.0, 1.0, 2.0, 3.0, 4.0].into()],
         };
         let dataset = Dataset {
             freq: Frequency::HOURLY,

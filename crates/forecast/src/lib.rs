@@ -16,6 +16,12 @@
 //! assert_eq!(forecasts[0].start.to_string(), "2021-02-05 09:00:00");
 //! # Ok::<(), base::Error>(())
 //! ```
+//!
+//! Values are `f32` in the caller's units, NaN where nothing was observed; times are minutes since
+//! 1970 without a zone. Metrics are those of GluonTS's evaluator (arXiv 1906.05264), whose numbers
+//! the tests pin.
+
+#![deny(missing_docs)]
 
 mod backtest;
 mod baseline;
@@ -25,6 +31,7 @@ mod metrics;
 mod predict;
 mod series;
 mod train;
+mod values;
 
 pub use backtest::backtest;
 pub use baseline::{SeasonalNaive, normal_quantile};
@@ -33,3 +40,4 @@ pub use metrics::{Scorer, Scores, seasonal_error};
 pub use predict::{Forecast, PredictOptions, Predictor, check_quantiles};
 pub use series::{Dataset, Summary, TimeSeries};
 pub use train::{EpochReport, Estimator, Silent, TrainReport, Trained, TrainingObserver};
+pub use values::{Block, Values};

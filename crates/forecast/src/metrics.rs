@@ -70,6 +70,21 @@ fn nan_for_null_list<'de, D: serde::Deserializer<'de>>(
 }
 
 /// Adds windows up into [`Scores`].
+///
+/// ```
+/// use forecast::{DateTime, Forecast, Frequency, PredictOptions, Scorer};
+///
+/// let options = PredictOptions { quantiles: vec![0.1, 0.5, 0.9], ..PredictOptions::default() };
+/// // One step, five paths.
+/// let paths = [vec![1.0, 2.0, 3.0, 4.0, 5.0]];
+/// let made = Forecast::from_steps(None, DateTime(0), Frequency::HOURLY, &paths, &options);
+/// let mut scorer = Scorer::new(&options.quantiles, 24)?;
+/// scorer.add(&[2.0, 3.0, 2.0], &[4.0], &made)?;
+/// let scores = scorer.finish();
+/// assert_eq!(scores.coverage, [0.0, 0.0, 1.0]);
+/// assert_eq!(scores.mase, 1.0);
+/// # Ok::<(), base::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Scorer {
     quantiles: Vec<f64>,

@@ -4,6 +4,7 @@ use base::{Error, Result};
 use serde::Serialize;
 
 use crate::calendar::{DateTime, Frequency};
+use crate::values::Values;
 
 /// One item's history. Made by `training` and by a request; read by estimators and predictors.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,12 +14,12 @@ pub struct TimeSeries {
     /// When `target[0]` was observed.
     pub start: DateTime,
     /// One value a step; NaN where none was observed.
-    pub target: Vec<f32>,
+    pub target: Values,
     /// Groups the item belongs to, counted from 0 (`cat` on the wire).
     pub feat_static_cat: Vec<u32>,
     /// Features known ahead (`dynamic_feat`), each as long as the target, or as the target
     /// and the horizon when a forecast is asked for. No missing values.
-    pub feat_dynamic_real: Vec<Vec<f32>>,
+    pub feat_dynamic_real: Vec<Values>,
 }
 
 impl TimeSeries {
@@ -29,16 +30,15 @@ impl TimeSeries {
 
     /// The first `len` points, features with `beyond` further ones as far as they go.
     pub fn prefix(&self, len: usize, beyond: usize) -> TimeSeries {
-        let cut = |values: &Vec<f32>, len: usize| values[..len.min(values.len())].to_vec();
         TimeSeries {
             item_id: self.item_id.clone(),
             start: self.start,
-            target: cut(&self.target, len),
+            target: self.target.first(len),
             feat_static_cat: self.feat_static_cat.clone(),
             feat_dynamic_real: self
                 .feat_dynamic_real
                 .iter()
-                .map(|feature| cut(feature, len.saturating_add(beyond)))
+                .map(|feature| feature.first(len.saturating_add(beyond)))
                 .collect(),
         }
     }

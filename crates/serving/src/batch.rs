@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn an_abandoned_request_stops_between_groups() {
-        let series = vec![TimeSeries { target: vec![1.0], ..TimeSeries::default() }; 200];
+        let series = vec![TimeSeries { target: vec![1.0].into(), ..TimeSeries::default() }; 200];
         let asked = std::cell::Cell::new(0);
         let go_on = || asked.replace(asked.get() + 1) < 2;
         let options = PredictOptions::default();

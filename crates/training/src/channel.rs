@@ -17,8 +17,11 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, TimeUnit, TimestampSecondType};
 use base::{Error, Result};
 use flate2::bufread::MultiGzDecoder;
-use forecast::{Dataset, DateTime, Frequency, TimeSeries, jsonl};
+use forecast::{Dataset, DateTime, Frequency, TimeSeries, Values, jsonl};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+
+use crate::spool::{self, Spool};
 
 /// Folders deeper than this are taken for a loop.
 const DEPTH_MAX: usize = 32;
@@ -26,13 +29,23 @@ const DEPTH_MAX: usize = 32;
 /// Reads every file of the channel at `path`, a file or a folder with its subfolders. Names
 /// that start with `.` and `_SUCCESS` are skipped.
 pub fn read(path: &Path, freq: Frequency) -> Result<Dataset> {
+    read_into(path, freq, Spool::in_memory())
+}
+
+/// As [`read`], but of more than [`ABOVE_BYTES`](crate::ABOVE_BYTES) of values the rest is
+/// kept in a file in `folder` (made if it is not there) that goes with the data set. So a channel
+/// may be larger than memory; one series, as it is read, may not.
+pub fn read_large(path: &Path, freq: Frequency, folder: &Path) -> Result<Dataset> {
+    read_into(path, freq, Spool::in_folder(folder, spool::ABOVE_BYTES))
+}
+
+pub(crate) fn read_into(path: &Path, freq: Frequency, mut spool: Spool) -> Result<Dataset> {
     let mut files = Vec::new();
     let meta = std::fs::metadata(path).map_err(|cause| Error::io("opening", cause))?;
     match meta.is_dir() {
         true => list(path, 0, &mut files)?,
         false => files.push(path.to_owned()),
     }
-    let mut dataset = Dataset { freq, series: Vec::new() };
     let mut first: Option<(Kind, String)> = None;
     let mut ends = Vec::with_capacity(files.len());
     for file in &files {
@@ -45,16 +58,16 @@ pub fn read(path: &Path, freq: Frequency) -> Result<Dataset> {
             )));
         }
         let read = match kind {
-            Kind::JsonLines => read_json(file, &mut dataset),
-            Kind::Parquet => read_parquet(file, &mut dataset),
+            Kind::JsonLines => read_json(file, freq, &mut spool),
+            Kind::Parquet => read_parquet(file, freq, &mut spool),
         };
         read.map_err(|error| error.context(&name))?;
-        ends.push((name, dataset.series.len()));
+        ends.push((name, spool.len()));
     }
-    if dataset.series.is_empty() {
+    if spool.len() == 0 {
         return Err(Error::invalid("no series found"));
     }
-    validate(dataset, ends)
+    validate(Dataset { freq, series: spool.finish()? }, ends)
 }
 
 /// How messages name a file: by its path inside the channel, since they reach clients who
@@ -131,39 +144,61 @@ fn kind_of(path: &Path) -> Result<Kind> {
     }
 }
 
-fn read_json(path: &Path, dataset: &mut Dataset) -> Result<()> {
+fn read_json(path: &Path, freq: Frequency, spool: &mut Spool) -> Result<()> {
     let file = File::open(path).map_err(|cause| Error::io("opening", cause))?;
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let head = reader.fill_buf().map_err(|cause| Error::io("reading", cause))?;
     // JSON never begins with gzip's magic, so the bytes decide and not the name.
     match head.starts_with(&[0x1f, 0x8b]) {
-        true => jsonl::append(BufReader::new(MultiGzDecoder::new(reader)), dataset),
-        false => jsonl::append(reader, dataset),
+        true => {
+            let reader = BufReader::new(MultiGzDecoder::new(reader));
+            jsonl::each(reader, freq, |series| spool.push(series))
+        }
+        false => jsonl::each(reader, freq, |series| spool.push(series)),
     }
 }
 
-fn read_parquet(path: &Path, dataset: &mut Dataset) -> Result<()> {
+fn read_parquet(path: &Path, freq: Frequency, spool: &mut Spool) -> Result<()> {
     let damaged = |cause| Error::invalid(format!("not readable as Parquet: {cause}"));
     let file = File::open(path).map_err(|cause| Error::io("opening", cause))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.with_batch_size(256).build())
+        .and_then(|builder| {
+            let rows = rows_at_once(builder.metadata());
+            builder.with_batch_size(rows).build()
+        })
         .map_err(|cause| damaged(cause.to_string()))?;
     let mut row = 0;
     for batch in reader {
         let batch = batch.map_err(|cause| damaged(cause.to_string()))?;
-        append_batch(&batch, row, dataset)?;
+        append_batch(&batch, row, freq, spool)?;
         row += batch.num_rows();
     }
     Ok(())
 }
 
-fn append_batch(batch: &RecordBatch, first_row: usize, dataset: &mut Dataset) -> Result<()> {
+/// Rows of a batch: a row is a whole series, and a batch of them is in memory several times over,
+/// as it was stored and as floats.
+fn rows_at_once(metadata: &ParquetMetaData) -> usize {
+    const BYTES: i64 = 8 << 20;
+    let rows = |group: &RowGroupMetaData| {
+        BYTES / (group.total_byte_size() / group.num_rows().max(1)).max(1)
+    };
+    let fewest = metadata.row_groups().iter().map(rows).min().unwrap_or(1);
+    usize::try_from(fewest.clamp(1, 256)).unwrap_or(1)
+}
+
+fn append_batch(
+    batch: &RecordBatch,
+    first_row: usize,
+    freq: Frequency,
+    spool: &mut Spool,
+) -> Result<()> {
     let columns = Columns::of(batch)?;
     for row in 0..batch.num_rows() {
-        let series = columns
-            .series(row, dataset.freq)
+        columns
+            .series(row, freq)
+            .and_then(|series| spool.push(series))
             .map_err(|error| error.context(format_args!("row {}", first_row + row + 1)))?;
-        dataset.series.push(series);
     }
     Ok(())
 }
@@ -286,7 +321,7 @@ fn list_at(column: &ArrayRef, row: usize) -> Option<ArrayRef> {
     (!lists.is_null(row)).then(|| lists.value(row))
 }
 
-fn floats(values: &ArrayRef) -> Vec<f32> {
+fn floats(values: &ArrayRef) -> Values {
     let values = values.as_primitive::<Float32Type>();
     values.iter().map(|value| value.unwrap_or(f32::NAN)).collect()
 }

@@ -6,7 +6,7 @@
 //! * A model worse than the seasonal naive says so, in the log and in its card.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::{Clock, Error, Result, usage};
@@ -130,8 +130,12 @@ pub fn run(spec: &TrainSpec, clock: &dyn Clock, log: &mut dyn FnMut(&str)) -> Re
     ));
     log.info(&format!("Final configuration: {}", json!(estimator.hyper)));
     let freq = estimator.hyper.time_freq;
-    let train = channel::read(&spec.train, freq).map_err(|error| error.context("channel train"))?;
-    let test = spec.test.as_deref().map(|path| channel::read(path, freq)).transpose();
+    // Values that memory should not hold lie beside the model while they are needed.
+    let beside = spec.model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let beside = beside.unwrap_or(Path::new("."));
+    let read = |path: &Path| channel::read_large(path, freq, beside);
+    let train = read(&spec.train).map_err(|error| error.context("channel train"))?;
+    let test = spec.test.as_deref().map(read).transpose();
     let test = test.map_err(|error| error.context("channel test"))?;
     for (name, data) in [("train", Some(&train)), ("test", test.as_ref())] {
         if let Some(data) = data {
@@ -323,7 +327,6 @@ impl TrainingObserver for Log<'_> {
 pub(crate) mod tests {
     use base::{ManualClock, Timestamp};
     use forecast::{Frequency, jsonl};
-    use std::path::Path;
 
     use super::*;
     use crate::table::{Collector, split};

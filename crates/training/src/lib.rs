@@ -14,8 +14,10 @@ mod engine;
 pub mod job;
 pub mod jobs;
 pub mod runner;
+mod spool;
 pub mod table;
 
 pub use engine::load;
 pub use job::{TestScores, TrainResult, TrainSpec};
 pub use jobs::{JobStatus, TrainingJob};
+pub use spool::ABOVE_BYTES;

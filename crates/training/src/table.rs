@@ -46,7 +46,7 @@ impl Collector {
             let (start, target, doubled) = grid(self.freq, readings)
                 .map_err(|error| error.context(format_args!("item \"{item_id}\"")))?;
             duplicates += doubled;
-            let item_id = Some(item_id);
+            let (item_id, target) = (Some(item_id), target.into());
             dataset.series.push(TimeSeries { item_id, start, target, ..TimeSeries::default() });
         }
         dataset.validate()?;

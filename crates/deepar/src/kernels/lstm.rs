@@ -23,8 +23,11 @@ use super::simd::{Simd, sigmoid, tanh};
 
 /// Rows of a weight panel.
 pub(crate) const PANEL: usize = 8;
-/// Steps whose weight gradient is summed in one go: their transposed inputs stay in cache.
-pub(crate) const STEPS_PER_OUTER: usize = 2;
+/// Steps whose weight gradient is summed in one go: their transposed inputs stay in cache, and
+/// a tile of sums is loaded and stored once for so many rows of them.
+fn steps_per_outer(lanes: usize) -> usize {
+    64 / lanes
+}
 
 /// Which units stand still.
 #[derive(Clone, Copy)]
@@ -102,8 +105,22 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
         let x = a.x.as_ptr().add(t * a.inputs * w);
         let h = a.h.as_ptr().add(t * hidden * w);
         let gates = a.gates.as_mut_ptr().add(t * 4 * hidden * w);
-        for panel in 0..hidden / 2 {
+        let mut panel = 0;
+        while panel < hidden / 2 {
             let weights = a.panels.as_ptr().add(panel * panel_len);
+            if pairs::<S, R, C>() && panel + 1 < hidden / 2 {
+                let w_h = weights.add(a.inputs_packed * PANEL);
+                for lane in (0..w).step_by(S::N) {
+                    let at = panel * PANEL * w + lane;
+                    let mut sums = load_pair::<S, R, C>(a.base.as_ptr().add(at), w);
+                    let (x, h) = (x.add(lane), h.add(lane));
+                    multiply_pair::<S, R, C>(&mut sums, weights, panel_len, x, w, a.inputs);
+                    multiply_pair::<S, R, C>(&mut sums, w_h, panel_len, h, w, hidden);
+                    store_pair::<S, R, C>(&sums, gates.add(at), w);
+                }
+                panel += 2;
+                continue;
+            }
             for part in 0..PANEL / R {
                 let row = panel * PANEL + part * R;
                 let w_x = weights.add(part * R);
@@ -118,8 +135,16 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
                     lane += C * S::N;
                 }
             }
+            panel += 1;
         }
     }
+}
+
+/// Whether two panels are taken at once: where a block is one vector wide, the 8 sums of one
+/// panel would just cover a multiply-add's latency, and nothing the loads'.
+#[inline(always)]
+fn pairs<S: Simd, const R: usize, const C: usize>() -> bool {
+    S::N == 16 && R == PANEL && C == 1
 }
 
 /// Activates the gates of step `t` and moves the states on.
@@ -239,7 +264,7 @@ impl Backward<'_> {
         if let Zone::Bits(bits) = self.zone {
             assert!(bits.len() == t * h);
         }
-        self.scratch.prepare(h * w, STEPS_PER_OUTER * w * self.columns);
+        self.scratch.prepare(h * w, steps_per_outer(w) * w * self.columns);
         self.dbase.fill(0.0);
     }
 }
@@ -254,27 +279,18 @@ impl Backward<'_> {
 pub(super) unsafe fn backward<S: Simd, const R: usize, const C: usize, const G: usize>(
     a: &mut Backward<'_>,
 ) {
-    let (w, hidden) = (a.lanes, a.hidden);
-    let state = hidden * w;
     let mut t_end = a.steps;
     while t_end > 0 {
-        let t_start = t_end.saturating_sub(STEPS_PER_OUTER);
+        let t_start = t_end.saturating_sub(steps_per_outer(a.lanes));
         for t in (t_start..t_end).rev() {
             // SAFETY: offsets stay below the lengths `check` has established. `dh` of step t
             // has been read before its slot is reused for dx.
             unsafe {
                 gate_gradients::<S>(a, t);
-                let gates = a.gates.as_ptr().add(t * 4 * state);
-                let kept = a.scratch.dh_kept.as_ptr();
-                let dh_next = a.scratch.dh_next.as_mut_ptr();
-                product::<S, R, C>(a.panels_h, hidden, 4 * hidden, gates, w, Some(kept), dh_next);
-                if !a.panels_x.is_empty() {
-                    let dx = a.dh.as_mut_ptr().add(t * state);
-                    product::<S, R, C>(a.panels_x, hidden, 4 * hidden, gates, w, None, dx);
-                }
+                carry_back::<S, R, C>(a, t);
             }
         }
-        // SAFETY: as above; the scratch holds STEPS_PER_OUTER transposed steps.
+        // SAFETY: as above; the scratch holds that many transposed steps.
         unsafe {
             for t in t_start..t_end {
                 transpose_inputs::<S>(a, t, t - t_start);
@@ -339,6 +355,62 @@ unsafe fn gate_gradients<S: Simd>(a: &mut Backward<'_>, t: usize) {
     }
 }
 
+/// The products of [`forward`] alone, for `super::limit`.
+///
+/// # Safety
+///
+/// As [`forward`].
+#[inline(always)]
+pub(super) unsafe fn forward_products<S: Simd, const R: usize, const C: usize>(
+    a: &mut Forward<'_>,
+) {
+    for t in 0..a.steps {
+        // SAFETY: the caller's.
+        unsafe { sum_gates::<S, R, C>(a, t) };
+    }
+}
+
+/// The products of [`backward`] alone, for `super::limit`.
+///
+/// # Safety
+///
+/// As [`backward`].
+#[inline(always)]
+pub(super) unsafe fn backward_products<S: Simd, const R: usize, const C: usize, const G: usize>(
+    a: &mut Backward<'_>,
+) {
+    let mut t_end = a.steps;
+    while t_end > 0 {
+        let t_start = t_end.saturating_sub(steps_per_outer(a.lanes));
+        // SAFETY: as in `backward`.
+        unsafe {
+            for t in (t_start..t_end).rev() {
+                carry_back::<S, R, C>(a, t);
+            }
+            weight_gradient::<S, G>(a, t_start, t_end - t_start);
+        }
+        t_end = t_start;
+    }
+}
+
+/// From the gates' gradients of step `t` to those of the state before it and of the inputs.
+#[inline(always)]
+unsafe fn carry_back<S: Simd, const R: usize, const C: usize>(a: &mut Backward<'_>, t: usize) {
+    let (w, hidden) = (a.lanes, a.hidden);
+    let state = hidden * w;
+    // SAFETY: offsets stay below the lengths `check` has established.
+    unsafe {
+        let gates = a.gates.as_ptr().add(t * 4 * state);
+        let kept = a.scratch.dh_kept.as_ptr();
+        let dh_next = a.scratch.dh_next.as_mut_ptr();
+        product::<S, R, C>(a.panels_h, hidden, 4 * hidden, gates, w, Some(kept), dh_next);
+        if !a.panels_x.is_empty() {
+            let dx = a.dh.as_mut_ptr().add(t * state);
+            product::<S, R, C>(a.panels_x, hidden, 4 * hidden, gates, w, None, dx);
+        }
+    }
+}
+
 /// `out[rows][W] = init + panels . b[depth][W]`, `rows` a multiple of 8.
 #[inline(always)]
 unsafe fn product<S: Simd, const R: usize, const C: usize>(
@@ -350,26 +422,96 @@ unsafe fn product<S: Simd, const R: usize, const C: usize>(
     init: Option<*const f32>,
     out: *mut f32,
 ) {
-    for panel in 0..rows / PANEL {
-        for part in 0..PANEL / R {
-            let row = panel * PANEL + part * R;
-            let mut lane = 0;
-            while lane < w {
-                // SAFETY: `panels` holds rows / 8 panels of depth x 8, `b` depth x W floats,
-                // `init` and `out` rows x W; C vectors from `lane` stay inside a row.
-                unsafe {
-                    let weights = panels.as_ptr().add(panel * depth * PANEL + part * R);
+    let mut panel = 0;
+    while panel < rows / PANEL {
+        // SAFETY: `panels` holds rows / 8 panels of depth x 8, `b` depth x W floats, `init` and
+        // `out` rows x W; C vectors from `lane` stay inside a row.
+        unsafe {
+            let weights = panels.as_ptr().add(panel * depth * PANEL);
+            if pairs::<S, R, C>() && panel + 1 < rows / PANEL {
+                for lane in (0..w).step_by(S::N) {
+                    let at = panel * PANEL * w + lane;
+                    let mut sums = match init {
+                        Some(init) => load_pair::<S, R, C>(init.add(at), w),
+                        None => [[[S::splat(0.0); C]; R]; 2],
+                    };
+                    let b = b.add(lane);
+                    multiply_pair::<S, R, C>(&mut sums, weights, depth * PANEL, b, w, depth);
+                    store_pair::<S, R, C>(&sums, out.add(at), w);
+                }
+                panel += 2;
+                continue;
+            }
+            for part in 0..PANEL / R {
+                let row = panel * PANEL + part * R;
+                let mut lane = 0;
+                while lane < w {
                     let mut sums = match init {
                         Some(init) => load_tile::<S, R, C>(init.add(row * w + lane), w),
                         None => [[S::splat(0.0); C]; R],
                     };
+                    let weights = weights.add(part * R);
                     multiply::<S, R, C>(&mut sums, weights, b.add(lane), w, depth);
                     store_tile::<S, R, C>(&sums, out.add(row * w + lane), w);
+                    lane += C * S::N;
                 }
-                lane += C * S::N;
             }
         }
+        panel += 1;
     }
+}
+
+#[inline(always)]
+unsafe fn load_pair<S: Simd, const R: usize, const C: usize>(
+    from: *const f32,
+    stride: usize,
+) -> [[[S::V; C]; R]; 2] {
+    // SAFETY: the caller vouches for 2 R rows of C vectors.
+    unsafe {
+        [load_tile::<S, R, C>(from, stride), load_tile::<S, R, C>(from.add(R * stride), stride)]
+    }
+}
+
+#[inline(always)]
+unsafe fn store_pair<S: Simd, const R: usize, const C: usize>(
+    tiles: &[[[S::V; C]; R]; 2],
+    to: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller vouches for 2 R rows of C vectors.
+    unsafe {
+        store_tile::<S, R, C>(&tiles[0], to, stride);
+        store_tile::<S, R, C>(&tiles[1], to.add(R * stride), stride);
+    }
+}
+
+/// As [`multiply`] for two panels, the second `apart` floats after the first.
+#[inline(always)]
+unsafe fn multiply_pair<S: Simd, const R: usize, const C: usize>(
+    sums: &mut [[[S::V; C]; R]; 2],
+    mut weights: *const f32,
+    apart: usize,
+    mut b: *const f32,
+    stride: usize,
+    depth: usize,
+) {
+    let [mut first, mut second] = *sums;
+    for _ in 0..depth {
+        // SAFETY: the caller vouches for `depth` columns of both panels and rows of `b`.
+        unsafe {
+            for v in 0..C {
+                let value = S::load(b.add(v * S::N));
+                for r in 0..R {
+                    first[r][v] = S::fma(S::splat(*weights.add(r)), value, first[r][v]);
+                    let weight = S::splat(*weights.add(apart + r));
+                    second[r][v] = S::fma(weight, value, second[r][v]);
+                }
+            }
+            weights = weights.add(PANEL);
+            b = b.add(stride);
+        }
+    }
+    *sums = [first, second];
 }
 
 #[inline(always)]
@@ -438,7 +580,7 @@ unsafe fn multiply<S: Simd, const R: usize, const C: usize>(
 #[inline(always)]
 unsafe fn transpose_inputs<S: Simd>(a: &mut Backward<'_>, t: usize, slot: usize) {
     let (w, columns) = (a.lanes, a.columns);
-    // SAFETY: slot < STEPS_PER_OUTER, and inputs + hidden <= columns; rows past the last full
+    // SAFETY: slot < steps_per_outer(w), and inputs + hidden <= columns; rows past the last full
     // eight of x are copied one by one.
     unsafe {
         let to = a.scratch.transposed.as_mut_ptr().add(slot * w * columns);

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "calls into code compiled for instructions just detected")]
 
+pub mod limit;
 mod lstm;
 mod simd;
 
@@ -88,6 +89,10 @@ impl Isa {
 
     /// Runs `loops` compiled for this set. For loops the compiler vectorises by itself; they
     /// must be `inline(always)`.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_unsafe, reason = "the portable path alone calls nothing unsafe")
+    )]
     pub(crate) fn run<L: Loops>(self, loops: L) -> L::Output {
         // SAFETY: as `forward`.
         unsafe {

@@ -74,6 +74,15 @@ struct Outcome {
 }
 
 fn run(case: &Case, isa: Isa, train: bool) -> Outcome {
+    run_with(case, |a| isa.forward(a), |a| isa.backward(a), train)
+}
+
+fn run_with(
+    case: &Case,
+    forward: impl Fn(&mut Forward<'_>),
+    backward: impl Fn(&mut Backward<'_>),
+    train: bool,
+) -> Outcome {
     let state = case.hidden * case.lanes;
     let mut out = Outcome {
         h: vec![0.0; (case.steps + 1) * state],
@@ -85,7 +94,7 @@ fn run(case: &Case, isa: Isa, train: bool) -> Outcome {
     // A state before the first step, so that it takes part.
     out.h[..state].copy_from_slice(&noise(state, 90, 0.5));
     out.c[..state].copy_from_slice(&noise(state, 91, 0.5));
-    isa.forward(&mut Forward {
+    forward(&mut Forward {
         lanes: case.lanes,
         hidden: case.hidden,
         steps: case.steps,
@@ -114,7 +123,7 @@ fn run(case: &Case, isa: Isa, train: bool) -> Outcome {
         out.dh = noise(case.steps * state, 92, 1.0);
         out.dbase = vec![9.0; 4 * state];
         out.grad = noise(case.weights.len(), 93, 0.1);
-        isa.backward(&mut Backward {
+        backward(&mut Backward {
             lanes: case.lanes,
             hidden: case.hidden,
             steps: case.steps,
@@ -274,5 +283,117 @@ fn approximations_keep_their_bounds_and_nan() {
         }
         let [exp, sigmoid, tanh] = functions(isa, [f32::INFINITY, f32::NEG_INFINITY].repeat(8));
         assert!(exp.iter().chain(&sigmoid).chain(&tanh).all(|y| y.is_finite()), "{isa}");
+    }
+}
+
+/// One float at a time, in the order of [`Portable`](simd::Portable)'s arrays: what a machine
+/// without vectors, or with others, has to come to.
+struct Scalar;
+
+// SAFETY (of the impl): needs no instructions beyond the target's own; pointers are the caller's.
+impl Simd for Scalar {
+    type V = f32;
+    const N: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> f32 {
+        // SAFETY: the caller's.
+        unsafe { *from }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: f32) {
+        // SAFETY: the caller's.
+        unsafe { *to = v };
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn add(a: f32, b: f32) -> f32 {
+        a + b
+    }
+    #[inline(always)]
+    unsafe fn sub(a: f32, b: f32) -> f32 {
+        a - b
+    }
+    #[inline(always)]
+    unsafe fn mul(a: f32, b: f32) -> f32 {
+        a * b
+    }
+    #[inline(always)]
+    unsafe fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: f32, b: f32, c: f32) -> f32 {
+        c - a * b
+    }
+    #[inline(always)]
+    unsafe fn clamp(x: f32, bound: f32) -> f32 {
+        x.clamp(-bound, bound)
+    }
+    #[inline(always)]
+    unsafe fn round(x: f32) -> f32 {
+        x.round_ties_even()
+    }
+    #[inline(always)]
+    unsafe fn scale(p: f32, n: f32) -> f32 {
+        p * n.exp2()
+    }
+    #[inline(always)]
+    unsafe fn recip(x: f32) -> f32 {
+        1.0 / x
+    }
+    #[inline(always)]
+    unsafe fn select(bits: u32, a: f32, b: f32) -> f32 {
+        if bits & 1 == 1 { a } else { b }
+    }
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller vouches for the tile on both sides.
+        unsafe { simd::Portable::transpose8(from, from_stride, to, to_stride) }
+    }
+}
+
+/// The portable path is what other processors than x86-64 run: autovectorised, and never with
+/// multiply-adds contracted, so the order of its sums decides its bits.
+#[test]
+fn the_portable_path_is_scalar_arithmetic_to_the_bit() {
+    for (lanes, hidden, steps, inputs) in [(32, 40, 5, 45), (16, 24, 3, 24), (16, 8, 1, 1)] {
+        for zoned in [false, true] {
+            let mut case = Case::new(lanes, hidden, steps, inputs, 31);
+            if zoned {
+                let mut stream = Stream::new(4, 4, 4);
+                let keep = |_| (stream.next_u64() & stream.next_u64()) as u32;
+                case.bits = Some((0..steps * hidden).map(keep).collect());
+            }
+            let portable = run(&case, Isa(Kind::Portable), true);
+            let scalar = run_with(
+                &case,
+                |a| {
+                    a.check();
+                    // SAFETY: `check` has passed, and no instructions are needed.
+                    unsafe { lstm::forward::<Scalar, 4, 1>(a) }
+                },
+                |a| {
+                    a.check();
+                    // SAFETY: as above.
+                    unsafe { lstm::backward::<Scalar, 4, 1, 1>(a) }
+                },
+                true,
+            );
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            for (name, ours, theirs) in [
+                ("h", &portable.h, &scalar.h),
+                ("c", &portable.c, &scalar.c),
+                ("gates", &portable.gates, &scalar.gates),
+                ("dh", &portable.dh, &scalar.dh),
+                ("dbase", &portable.dbase, &scalar.dbase),
+                ("grad", &portable.grad, &scalar.grad),
+            ] {
+                assert!(bits(ours) == bits(theirs), "{lanes}x{hidden}x{steps}x{inputs} {name}");
+            }
+        }
     }
 }

@@ -80,7 +80,7 @@ fn histories_of_every_length_are_forecast() {
         let forecast = &model.predict(&[series], &options()).unwrap()[0];
         assert!(forecast.mean.iter().all(|z| z.is_finite()), "{len}");
     }
-    let silent = TimeSeries { target: vec![f32::NAN; 30], ..data.series[0].clone() };
+    let silent = TimeSeries { target: vec![f32::NAN; 30].into(), ..data.series[0].clone() };
     let forecast = &model.predict(&[silent], &options()).unwrap()[0];
     assert!(forecast.mean.iter().all(|z| z.is_finite() && *z > 0.0));
     assert!(model.predict(&[], &options()).unwrap().is_empty());
@@ -94,7 +94,7 @@ fn categories_and_features_are_learnt_and_checked() {
         // What the feature says, the target does: nothing else tells it.
         let feature: Vec<f32> = (0..306).map(|t| ((t * t) % 7) as f32).collect();
         series.target = feature[..300].iter().map(|f| 10.0 + f + 5.0 * (k % 2) as f32).collect();
-        series.feat_dynamic_real = vec![feature];
+        series.feat_dynamic_real = vec![feature.into()];
     }
     let settings = [
         ("epochs", "8"),

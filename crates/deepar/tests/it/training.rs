@@ -3,7 +3,7 @@
 use base::ErrorKind;
 use deepar::{Isa, TrainOptions, train};
 use forecast::{
-    Dataset, EpochReport, PredictOptions, SeasonalNaive, Silent, TrainingObserver, backtest,
+    Dataset, EpochReport, PredictOptions, SeasonalNaive, Silent, TrainingObserver, Values, backtest,
 };
 
 use super::{hyper, sines, trained};
@@ -147,7 +147,7 @@ fn data_nothing_can_be_learnt_from_are_refused() {
         change(&mut data);
         train(&hyper(&[]), &data, &TrainOptions::default(), &mut Silent).unwrap_err().to_string()
     };
-    let each = |f: fn(&mut Vec<f32>)| {
+    let each = |f: fn(&mut Values)| {
         move |data: &mut Dataset| data.series.iter_mut().for_each(|s| f(&mut s.target))
     };
     for (error, expect) in [
@@ -249,4 +249,27 @@ fn the_smallest_network_and_horizon_work() {
     let options = PredictOptions { num_samples: 1, ..PredictOptions::default() };
     let forecasts = forecast::Predictor::predict(&model, &data.series, &options).unwrap();
     assert!(forecasts[1].mean[0].is_finite());
+}
+
+#[test]
+fn where_the_values_lie_changes_nothing() {
+    let mut own = sines(3, 300);
+    own.series[1].target[40..90].fill(f32::NAN);
+    own.series.iter_mut().for_each(|s| s.feat_dynamic_real = vec![s.target[..].repeat(2).into()]);
+    own.series[1].feat_dynamic_real[0].fill(2.0);
+    let mut shared = own.clone();
+    let all = |series: &forecast::TimeSeries| {
+        [&series.target, &series.feat_dynamic_real[0]].map(|values| values.to_vec()).concat()
+    };
+    let block = std::sync::Arc::new(own.series.iter().flat_map(all).collect::<Vec<f32>>());
+    for (k, series) in shared.series.iter_mut().enumerate() {
+        series.target = Values::shared(block.clone(), k * 900, 300);
+        series.feat_dynamic_real = vec![Values::shared(block.clone(), k * 900 + 300, 600)];
+    }
+    let [a, b] = [&own, &shared].map(|data| trained(&hyper(&[]), data));
+    assert!(a.to_files().unwrap() == b.to_files().unwrap());
+    let forecasts = |model: &deepar::Model, data: &Dataset| {
+        forecast::Predictor::predict(model, &data.series, &PredictOptions::default()).unwrap()
+    };
+    assert_eq!(forecasts(&a, &own), forecasts(&b, &shared));
 }

@@ -17,6 +17,7 @@ mod input;
 mod inserts;
 mod jobs;
 mod lake;
+mod large;
 mod metrics;
 mod models;
 mod peers;

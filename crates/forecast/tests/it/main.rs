@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers are tests")]
 
+mod evaluator;
+
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 

@@ -25,7 +25,7 @@ fn wave(site: u32, hours: usize) -> Vec<f32> {
 fn train(folder: &Path) -> PathBuf {
     let series = |site: u32| TimeSeries {
         start: DateTime(0),
-        target: wave(site, 24 * 10),
+        target: wave(site, 24 * 10).into(),
         feat_static_cat: vec![site],
         feat_dynamic_real: vec![(0..24 * 10).map(|hour| (hour % 24) as f32).collect()],
         ..TimeSeries::default()
