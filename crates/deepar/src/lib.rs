@@ -34,6 +34,7 @@
 //! documents; forget gates start open.
 
 mod artifact;
+mod checkpoint;
 mod features;
 mod hyper;
 mod kernels;
@@ -48,4 +49,4 @@ pub use hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule, TABLE};
 pub use kernels::Isa;
 pub use likelihood::Likelihood;
 pub use model::{Model, Provenance};
-pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, train};
+pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, data_sha256, train};

@@ -20,16 +20,20 @@
 mod backtest;
 mod baseline;
 mod calendar;
+mod ets;
 pub mod jsonl;
 mod metrics;
 mod predict;
+mod reference;
 mod series;
 mod train;
 
 pub use backtest::backtest;
 pub use baseline::{SeasonalNaive, normal_quantile};
 pub use calendar::{DateTime, Frequency, Parts, Unit};
+pub use ets::Ets;
 pub use metrics::{Scorer, Scores, seasonal_error};
-pub use predict::{Forecast, PredictOptions, Predictor, check_quantiles};
+pub use predict::{Forecast, Parameters, PredictOptions, Predictor, check_quantiles};
+pub use reference::{REFERENCE_TABLE, Reference, Rule};
 pub use series::{Dataset, Summary, TimeSeries};
 pub use train::{EpochReport, Estimator, Silent, TrainReport, Trained, TrainingObserver};

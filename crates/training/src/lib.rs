@@ -10,12 +10,15 @@
 
 pub mod artifact;
 pub mod channel;
+mod checkpoint;
 mod engine;
 pub mod job;
 pub mod jobs;
+mod reproduce;
 pub mod runner;
 pub mod table;
 
-pub use engine::load;
+pub use engine::{Algorithm, load};
 pub use job::{TestScores, TrainResult, TrainSpec};
 pub use jobs::{JobStatus, TrainingJob};
+pub use reproduce::{Change, Reproduction, reproduce};
