@@ -30,4 +30,5 @@ mod shadows;
 mod sheets;
 mod storage;
 mod topics;
+mod training;
 mod trial;
