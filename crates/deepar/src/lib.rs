@@ -56,6 +56,7 @@
 #![deny(missing_docs)]
 
 mod artifact;
+mod checkpoint;
 mod crew;
 mod features;
 mod hyper;
@@ -71,4 +72,4 @@ pub use hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule, TABLE};
 pub use kernels::{Isa, limit};
 pub use likelihood::Likelihood;
 pub use model::{Model, Provenance};
-pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, train};
+pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, data_sha256, train};

@@ -71,6 +71,28 @@ impl Likelihood {
         }
     }
 
+    /// What its parameters are called, in the order of [`Likelihood::parameters`].
+    pub fn parameter_names(self) -> &'static [&'static str] {
+        match self {
+            Likelihood::Gaussian => &["mean", "sigma"],
+            Likelihood::StudentT => &["nu", "location", "scale"],
+            Likelihood::NegativeBinomial => &["mean", "alpha"],
+            Likelihood::Beta => &["a", "b"],
+            Likelihood::DeterministicL1 => &["value"],
+        }
+    }
+
+    /// The parameters in the units of the target; as many count as there are names.
+    pub(crate) fn parameters(self, o: &[f64; 3], v: f64) -> [f64; 3] {
+        match self {
+            Likelihood::Gaussian => [o[0] * v, sigma(o[1]) * v, 0.0],
+            Likelihood::StudentT => [2.0 + softplus(o[0]), o[1] * v, sigma(o[2]) * v],
+            Likelihood::NegativeBinomial => [count_mean(o, v), count_alpha(o, v), 0.0],
+            Likelihood::Beta => [beta_shape(o[0]), beta_shape(o[1]), 0.0],
+            Likelihood::DeterministicL1 => [o[0] * v, 0.0, 0.0],
+        }
+    }
+
     /// Numbers the network gives for it.
     pub(crate) fn outputs(self) -> usize {
         match self {
@@ -360,6 +382,41 @@ mod tests {
             for (k, sum) in sums.iter().enumerate() {
                 assert!((sum / f64::from(n)).abs() < 0.02, "{law:?} {k}: {}", sum / f64::from(n));
             }
+        }
+    }
+
+    #[test]
+    fn parameters_are_those_the_samples_follow() {
+        // A large nu, so that the variance of the draws settles.
+        let (o, v, n) = ([8.0, 0.8, -0.5], 6.0, 200_000);
+        for law in Likelihood::ALL {
+            let [first, second, third] = law.parameters(&o, v);
+            let expect = match law {
+                Likelihood::Gaussian | Likelihood::NegativeBinomial => first,
+                Likelihood::StudentT => second,
+                Likelihood::Beta => first / (first + second),
+                Likelihood::DeterministicL1 => first,
+            };
+            let variance = match law {
+                Likelihood::Gaussian => second * second,
+                Likelihood::StudentT => third * third * first / (first - 2.0),
+                Likelihood::NegativeBinomial => first + second * first * first,
+                Likelihood::Beta => expect * (1.0 - expect) / (first + second + 1.0),
+                Likelihood::DeterministicL1 => 0.0,
+            };
+            let unit = if law.is_scaled() { v } else { 1.0 };
+            let mut stream = Stream::new(4, 4, 4);
+            let draws: Vec<f64> = (0..n).map(|_| unit * law.sample(&o, v, &mut stream)).collect();
+            let mean = draws.iter().sum::<f64>() / f64::from(n);
+            let spread = draws.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / f64::from(n);
+            assert!(
+                (mean - expect).abs() < 0.05 * (1.0 + expect.abs()),
+                "{law:?}: {mean} {expect}"
+            );
+            assert!(
+                (spread - variance).abs() < 0.1 * (0.01 + variance),
+                "{law:?}: {spread} {variance}"
+            );
         }
     }
 

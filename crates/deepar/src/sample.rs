@@ -10,7 +10,7 @@
 //!   only. Without a seed, seed 0 is used.
 
 use base::{Error, Result};
-use forecast::{Forecast, PredictOptions, TimeSeries};
+use forecast::{Forecast, Parameters, PredictOptions, TimeSeries};
 
 use crate::features::{Clock, Item};
 use crate::kernels::{Forward, LANES, Zone};
@@ -38,6 +38,7 @@ pub(crate) fn predict(
     let mut forecasts = Vec::with_capacity(series.len());
     let mut work = Workspace::default();
     let mut paths = Paths::new(model, options.num_samples);
+    paths.wants_laws = options.want_parameters;
     for (block, series) in series.chunks(SERIES_PER_BLOCK).enumerate() {
         let context = Context::run(model, series, &mut work);
         for (lane, series) in series.iter().enumerate() {
@@ -45,7 +46,9 @@ pub(crate) fn predict(
             let steps = paths.draw(&context, lane, &work, options.seed.unwrap_or(0), index);
             let start = model.plan.freq.advance(series.start, series.target.len() as i64);
             let id = series.item_id.clone();
-            forecasts.push(Forecast::from_steps(id, start, model.plan.freq, &steps, options));
+            let mut made = Forecast::from_steps(id, start, model.plan.freq, &steps, options);
+            made.parameters = options.want_parameters.then(|| paths.parameters());
+            forecasts.push(made);
         }
     }
     Ok(forecasts)
@@ -129,6 +132,9 @@ struct Paths<'a> {
     gates: Vec<f32>,
     tanh_c: Vec<f32>,
     raw: Vec<f32>,
+    wants_laws: bool,
+    /// The law's parameters at every step, summed over the paths; empty unless wanted.
+    laws: Vec<[f64; 3]>,
 }
 
 impl<'a> Paths<'a> {
@@ -151,6 +157,8 @@ impl<'a> Paths<'a> {
             gates: Vec::new(),
             tanh_c: Vec::new(),
             raw: Vec::new(),
+            wants_laws: false,
+            laws: Vec::new(),
         }
     }
 
@@ -172,6 +180,10 @@ impl<'a> Paths<'a> {
         // Scaled values of every path, step by step, rows as wide as all blocks.
         let width: usize = self.blocks.iter().map(|block| block.lanes).sum();
         let mut scaled: Vec<Vec<f32>> = Vec::with_capacity(model.hyper.prediction_length);
+        self.laws.clear();
+        if self.wants_laws {
+            self.laws.resize(model.hyper.prediction_length, [0.0; 3]);
+        }
         for step in 0..model.hyper.prediction_length {
             let own = model.plan.lags.iter().take_while(|lag| **lag <= step).count();
             let row = model.shared_base(item, scale, step, own, &mut clock, &statics);
@@ -188,7 +200,7 @@ impl<'a> Paths<'a> {
                 for lane in 0..lanes.min(self.num_samples.saturating_sub(from)) {
                     let path = (from + lane) as u64;
                     let mut random = Stream::new(key, step as u64, path);
-                    drawn[from + lane] = self.sample(lane, lanes, scale, &mut random);
+                    drawn[from + lane] = self.sample(step, lane, lanes, scale, &mut random);
                 }
                 from += lanes;
             }
@@ -260,15 +272,39 @@ impl<'a> Paths<'a> {
         model.net().head(top, lanes, &mut self.raw);
     }
 
-    fn sample(&self, lane: usize, lanes: usize, scale: f32, random: &mut Stream) -> f32 {
+    /// Draws from the law of one path, and counts its parameters in.
+    fn sample(
+        &mut self,
+        step: usize,
+        lane: usize,
+        lanes: usize,
+        scale: f32,
+        random: &mut Stream,
+    ) -> f32 {
         let outputs = self.model.shape.outputs();
         let raw = std::array::from_fn(|k| match k < outputs {
             true => f64::from(self.raw[k * lanes + lane]),
             false => 0.0,
         });
-        let y = self.model.shape.likelihood.sample(&raw, f64::from(scale), random);
+        let (law, scale) = (self.model.shape.likelihood, f64::from(scale));
+        if let Some(sums) = self.laws.get_mut(step) {
+            for (sum, value) in sums.iter_mut().zip(law.parameters(&raw, scale)) {
+                *sum += value;
+            }
+        }
+        let y = law.sample(&raw, scale, random);
         let floor = if self.model.nonnegative { 0.0 } else { -SAMPLE_MAX };
         y.clamp(floor, SAMPLE_MAX) as f32
+    }
+
+    /// The parameters of the paths drawn last, each the mean over the paths.
+    fn parameters(&self) -> Parameters {
+        let law = self.model.shape.likelihood;
+        let count = self.num_samples as f64;
+        let mean = |sum: f64| ((sum / count) as f32).clamp(f32::MIN, f32::MAX);
+        let of = |k: usize| self.laws.iter().map(|sums| mean(sums[k])).collect();
+        let names = law.parameter_names().iter().enumerate();
+        Parameters { law: law.name(), values: names.map(|(k, name)| (*name, of(k))).collect() }
     }
 }
 

@@ -6,6 +6,8 @@
 //!   thread count and instruction set decide every bit of the result, and the last two change
 //!   rounding only.
 //! * A model is only returned if its loss and its weights are finite.
+//! * What a step reads is in [`Run::fields`], so that a training that goes on from a checkpoint
+//!   gives the bytes of one that was never interrupted.
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use forecast::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::{self, Fields};
 use crate::crew::{Crew, Task};
 use crate::features::{Item, Plan, Scaling, lags};
 use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
@@ -113,10 +116,25 @@ pub fn train(
         return Err(Error::invalid("training on 0 threads"));
     }
     let prepared = Prepared::new(hyper, data)?;
+    let data_sha256 = data_sha256(data);
+    let tag = checkpoint::tag(hyper, options, &data_sha256);
     let mut run = Run::new(hyper, &prepared, options);
+    if let Some(bytes) = observer.resume() {
+        match checkpoint::read(&bytes, &tag, |fields| run.fields(fields)) {
+            Ok(()) => observer.note(&format!(
+                "Going on from a checkpoint: {} epochs and {} steps are done",
+                run.report.log.len(),
+                run.step
+            )),
+            Err(error) => {
+                observer.note(&format!("A checkpoint is left aside: {error}"));
+                run = Run::new(hyper, &prepared, options);
+            }
+        }
+    }
     let report = std::thread::scope(|scope| {
         let mut crew = Crew::start(scope, run.workers.len() - 1);
-        run.epochs(&mut crew, observer)
+        run.epochs(&tag, &mut crew, observer)
     })?;
     let parts = Parts {
         hyper: hyper.clone(),
@@ -128,7 +146,7 @@ pub fn train(
             seed: options.seed,
             threads: options.threads,
             instructions: options.isa.to_string(),
-            data_sha256: hash(data),
+            data_sha256,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
             series: prepared.items.len(),
             series_skipped: data.series.len() - prepared.items.len(),
@@ -139,8 +157,9 @@ pub fn train(
     Model::new(parts, options.isa)
 }
 
-/// SHA-256 over everything that is learnt from, lengths included.
-fn hash(data: &Dataset) -> String {
+/// SHA-256 over everything that is learnt from, lengths included, as a model's
+/// [`Provenance`] names it.
+pub fn data_sha256(data: &Dataset) -> String {
     let mut hash = Sha256::new();
     hash.update(data.freq.to_string());
     let floats = |hash: &mut Sha256, values: &[f32]| {
@@ -285,10 +304,15 @@ fn cardinality(hyper: &Hyperparameters, data: &Dataset) -> Result<Vec<u32>> {
         ))),
         Cardinality::Given(sizes) => {
             for (k, size) in sizes.iter().enumerate() {
-                if largest(k) >= *size {
-                    let found = largest(k);
+                let mut series = data.series.iter().enumerate();
+                let beyond = series.find(|(_, series)| series.feat_static_cat[k] >= *size);
+                if let Some((index, series)) = beyond {
                     return Err(Error::invalid(format!(
-                        "cat[{k}] is as large as {found}, cardinality says {size}"
+                        "{}: cat[{k}] is {}, cardinality allows 0 to {}; raise it to {} or leave cardinality at auto",
+                        series.label(index),
+                        series.feat_static_cat[k],
+                        size - 1,
+                        largest(k).saturating_add(1)
                     )));
                 }
             }
@@ -343,6 +367,11 @@ struct Run<'a> {
     splits: Vec<u64>,
     held: Vec<Window>,
     step: u64,
+    rate: Rate,
+    report: TrainReport,
+    /// Of the epoch under way: steps done and what they lost.
+    steps_done: u64,
+    epoch_loss: Loss,
 }
 
 /// One thread's room.
@@ -373,6 +402,7 @@ impl<'a> Run<'a> {
         };
         // A thread takes at least 16 windows.
         let threads = options.threads.min(hyper.mini_batch_size.div_ceil(LANES));
+        let splits: Vec<u64> = splits.collect();
         Run {
             hyper,
             data,
@@ -380,63 +410,89 @@ impl<'a> Run<'a> {
             adam: Adam::new(layout.len),
             workers: (0..threads).map(worker).collect(),
             best: Best { params: params.clone(), loss: f64::INFINITY, epoch: 0 },
-            splits: splits.collect(),
+            rate: Rate::new(hyper, steps_per_epoch(hyper, &splits)),
+            splits,
             held: data.held_windows(hyper.prediction_length),
             layout,
             params,
             step: 0,
+            report: TrainReport::default(),
+            steps_done: 0,
+            epoch_loss: Loss::default(),
         }
     }
 
-    /// Windows an epoch: as asked, else as many as there are, from 1,600 (GluonTS's 50
-    /// batches of 32) to 4,000 (which gives the article's 20 epochs 2,500 steps).
-    fn windows_per_epoch(&self) -> u64 {
-        let there_are = self.splits.last().copied().unwrap_or(0);
-        self.hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000))
+    /// Everything that changes from step to step, in the order it is kept.
+    fn fields(&mut self, io: &mut dyn Fields) {
+        io.floats(&mut self.params);
+        io.floats(&mut self.adam.mean);
+        io.floats(&mut self.adam.square);
+        io.whole(&mut self.adam.steps);
+        io.floats(&mut self.best.params);
+        io.real(&mut self.best.loss);
+        checkpoint::small(io, &mut self.best.epoch);
+        io.whole(&mut self.step);
+        io.real(&mut self.rate.halved);
+        io.real(&mut self.rate.best);
+        checkpoint::small(io, &mut self.rate.waited);
+        io.whole(&mut self.steps_done);
+        io.real(&mut self.epoch_loss.sum);
+        io.whole(&mut self.epoch_loss.count);
+        checkpoint::log(io, &mut self.report.log);
     }
 
     fn epochs(
         &mut self,
+        tag: &str,
         crew: &mut Crew<Share<'a>>,
         observer: &mut dyn TrainingObserver,
     ) -> Result<TrainReport> {
         let batch = self.hyper.mini_batch_size as u64;
-        let steps = self.windows_per_epoch().div_ceil(batch);
-        let mut report = TrainReport::default();
-        let mut rate = Rate::new(self.hyper, steps);
-        for epoch in 0..self.hyper.epochs {
-            let mut loss = Loss::default();
-            for step in 0..steps {
+        let steps = steps_per_epoch(self.hyper, &self.splits);
+        for epoch in self.report.log.len() as u32..self.hyper.epochs {
+            while self.steps_done < steps {
                 if observer.should_stop() {
-                    report.stopped = Some("asked to stop".to_owned());
-                    return self.finish(report);
+                    self.report.stopped = Some("asked to stop".to_owned());
+                    return self.finish();
                 }
-                loss.add(self.train_step(crew, rate.at(self.step)));
-                if step % 16 == 0 {
+                let loss = self.train_step(crew, self.rate.at(self.step));
+                self.epoch_loss.add(loss);
+                if self.steps_done.is_multiple_of(16) {
                     let total = u64::from(self.hyper.epochs) * steps * batch;
                     observer.progress(self.step * batch, total);
                 }
+                self.steps_done += 1;
+                self.keep(tag, observer);
             }
             let held = (!self.held.is_empty()).then(|| self.held_loss());
             let ended = EpochReport {
                 epoch,
                 epochs: self.hyper.epochs,
-                loss: loss.mean(),
+                loss: self.epoch_loss.mean(),
                 validation_loss: held,
-                learning_rate: rate.at(self.step.saturating_sub(1)),
+                learning_rate: self.rate.at(self.step.saturating_sub(1)),
                 windows: self.step * batch,
             };
             self.judge(&ended)?;
-            rate.epoch(held.unwrap_or(ended.loss));
+            self.rate.epoch(held.unwrap_or(ended.loss));
             observer.epoch(&ended);
-            report.log.push(ended);
+            self.report.log.push(ended);
+            (self.steps_done, self.epoch_loss) = (0, Loss::default());
             let waited = epoch - self.best.epoch;
             if self.hyper.early_stopping_patience.is_some_and(|patience| waited >= patience) {
-                report.stopped = Some(format!("no progress in {waited} epochs"));
+                self.report.stopped = Some(format!("no progress in {waited} epochs"));
                 break;
             }
         }
-        self.finish(report)
+        self.finish()
+    }
+
+    /// Hands the state to the observer if it wants it.
+    fn keep(&mut self, tag: &str, observer: &mut dyn TrainingObserver) {
+        if observer.wants_checkpoint() {
+            let bytes = checkpoint::write(tag, |fields| self.fields(fields));
+            observer.checkpoint(&bytes);
+        }
     }
 
     fn judge(&mut self, ended: &EpochReport) -> Result<()> {
@@ -453,7 +509,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, mut report: TrainReport) -> Result<TrainReport> {
+    fn finish(&mut self) -> Result<TrainReport> {
+        let mut report = std::mem::take(&mut self.report);
         let epochs = report.log.len() as u32;
         if epochs == 0 {
             return Err(Error::new(
@@ -551,6 +608,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Steps an epoch. Its windows are as many as asked, else as many as there are, from 1,600
+/// (GluonTS's 50 batches of 32) to 4,000 (which gives the article's 20 epochs 2,500 steps).
+fn steps_per_epoch(hyper: &Hyperparameters, splits: &[u64]) -> u64 {
+    let there_are = splits.last().copied().unwrap_or(0);
+    let windows = hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000));
+    windows.div_ceil(hyper.mini_batch_size as u64)
+}
+
 fn with_items<'i>(items: &'i [Item<'i>], windows: &[Window]) -> Vec<(&'i Item<'i>, Window)> {
     windows.iter().map(|window| (&items[window.item], *window)).collect()
 }
@@ -616,7 +681,7 @@ fn share_out(count: usize, parts: usize) -> Vec<std::ops::Range<usize>> {
 struct Adam {
     mean: Vec<f32>,
     square: Vec<f32>,
-    steps: i32,
+    steps: u64,
 }
 
 impl Adam {
@@ -628,18 +693,19 @@ impl Adam {
 
     /// Moves `params` against `scale * grad`.
     fn step(&mut self, isa: Isa, params: &mut [f32], grad: &[f32], scale: f64, rate: f64) {
-        self.steps = self.steps.saturating_add(1);
+        self.steps += 1;
+        let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let norm = isa.run(SquareSum(grad)).sqrt() * scale;
         let cut = if norm > GRADIENT_NORM_MAX { GRADIENT_NORM_MAX / norm } else { 1.0 };
         let (b1, b2) = Adam::BETA;
-        let unbias = (1.0 - b2.powi(self.steps)).sqrt();
+        let unbias = (1.0 - b2.powi(steps)).sqrt();
         isa.run(AdamLoop {
             params,
             grad,
             mean: &mut self.mean,
             square: &mut self.square,
             scale: (scale * cut) as f32,
-            rate: (rate / (1.0 - b1.powi(self.steps)) * unbias) as f32,
+            rate: (rate / (1.0 - b1.powi(steps)) * unbias) as f32,
             // Adam's epsilon of 1e-8 is beside the unbiased root.
             epsilon: (1e-8 * unbias) as f32,
         });

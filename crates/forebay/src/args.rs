@@ -463,18 +463,35 @@ pub(crate) struct Train {
     /// Test series, scored on their last prediction_length points.
     #[arg(long, value_name = "F")]
     pub(crate) test: Option<PathBuf>,
+    /// What learns: deepar, seasonal-naive or ets; a training image's name is one, too.
+    #[arg(long, value_name = "NAME", default_value = "deepar", conflicts_with = "reproduce")]
+    pub(crate) algorithm: String,
     /// Hyperparameters as SageMaker names them, k=v ...
-    #[arg(long, value_name = "K=V", num_args = 0.., action = clap::ArgAction::Append)]
+    #[arg(
+        long,
+        value_name = "K=V",
+        num_args = 0..,
+        action = clap::ArgAction::Append,
+        conflicts_with = "reproduce"
+    )]
     pub(crate) hyperparameters: Vec<String>,
     /// Seed; the same data, seed, version and threads give the same bytes.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reproduce")]
     pub(crate) seed: Option<u64>,
     /// Threads.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reproduce")]
     pub(crate) threads: Option<usize>,
-    /// Where the model goes.
-    #[arg(long, value_name = "OUT.tar.gz")]
-    pub(crate) model: PathBuf,
+    /// Where the model goes. A training that was killed goes on from OUT.tar.gz.checkpoint.
+    #[arg(
+        long,
+        value_name = "OUT.tar.gz",
+        conflicts_with = "reproduce",
+        required_unless_present = "reproduce"
+    )]
+    pub(crate) model: Option<PathBuf>,
+    /// Makes this model again and proves that every byte is the same, or names what changed.
+    #[arg(long, value_name = "MODEL.tar.gz")]
+    pub(crate) reproduce: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

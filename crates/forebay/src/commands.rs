@@ -36,7 +36,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Stream(command) => stream(&global, command, printer).await?,
         Command::Lake(command) => lake(&global, command, printer).await?,
         Command::Job(command) => job(&global, command, printer).await?,
-        Command::Train(args) => models::train(args, printer)?,
+        Command::Train(args) => return models::train(args, printer),
         Command::Forecast(args) => models::forecast(&args, printer)?,
         Command::Backtest(args) => models::backtest(&args, printer)?,
         Command::Endpoint(command) => endpoint(&global, command, printer).await?,

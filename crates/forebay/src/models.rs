@@ -1,4 +1,4 @@
-//! `train`, `forecast` and `backtest`: DeepAR on files, no server needed.
+//! `train`, `forecast` and `backtest` on files, no server needed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,36 +11,73 @@ use serde_json::{Value, json};
 use training::{TrainSpec, channel};
 
 use crate::args;
-use crate::exit::Exit;
+use crate::exit::{Exit, FAILED, OK};
 use crate::output::Printer;
 
 /// Points of history in a chart.
 const CHART_POINTS: usize = 60;
 
 /// Trains in this process: there is no server to protect.
-pub(crate) fn train(args: args::Train, printer: Printer) -> Result<()> {
+pub(crate) fn train(args: args::Train, printer: Printer) -> Result<u8> {
+    let model = match (args.reproduce, args.model) {
+        (Some(model), _) => {
+            return reproduce(&model, &args.train, args.test.as_deref(), printer);
+        }
+        (None, Some(model)) => model,
+        (None, None) => return Err(Exit::usage("give --model or --reproduce").into()),
+    };
+    let algorithm = args.algorithm.parse();
     let spec = TrainSpec {
         train: args.train,
         test: args.test,
+        algorithm: algorithm.map_err(|error: Error| Exit::usage(error.to_string()))?,
         hyperparameters: hyperparameters(&args.hyperparameters)?,
         seed: args.seed,
         threads: args.threads,
-        model: args.model,
+        model,
         windows: 1,
     };
     let result = training::job::run(&spec, &base::SystemClock, &mut |line| printer.note(line))?;
     let shown = serde_json::to_value(&result)?;
     printer.answer(&shown, || {
+        let learnt = match result.final_loss {
+            Some(loss) => format!("{} windows, final loss {loss:.4}", result.windows),
+            None => "nothing to learn".to_owned(),
+        };
         format!(
-            "{}: {} windows in {:.1} s ({:.1} CPU s), final loss {}",
+            "{}: {learnt}, in {:.1} s ({:.1} CPU s)",
             spec.model.display(),
-            result.windows,
             result.wall_seconds,
             result.cpu_seconds,
-            result.final_loss.map_or("unknown".to_owned(), |loss| format!("{loss:.4}"))
         )
     });
-    Ok(())
+    Ok(OK)
+}
+
+/// Makes a model again; failed unless it came out the same.
+fn reproduce(model: &Path, train: &Path, test: Option<&Path>, printer: Printer) -> Result<u8> {
+    let told = training::reproduce(model, train, test, &base::SystemClock, &mut |line| {
+        printer.note(line);
+    })?;
+    let mut shown = serde_json::to_value(&told)?;
+    shown["model"] = json!(model.display().to_string());
+    printer.answer(&shown, || {
+        let verdict = match (told.identical, told.compared.is_empty()) {
+            (true, _) => format!("made again, byte for byte: {}", told.compared.join(", ")),
+            (false, true) => "cannot come out again, so nothing was trained".to_owned(),
+            (false, false) => "came out differently".to_owned(),
+        };
+        let changed = told.changes.iter().map(|change| {
+            format!(
+                "\n  {}\n    in the model: {}\n    now: {}",
+                change.what, change.model, change.now
+            )
+        });
+        let left = told.not_compared.iter().map(|what| format!("\n  not compared: {what}"));
+        let more: String = changed.chain(left).collect();
+        format!("{}: {verdict}{more}", model.display())
+    });
+    Ok(if told.identical { OK } else { FAILED })
 }
 
 /// `k=v` words; a later one wins.
@@ -75,7 +112,7 @@ pub(crate) fn forecast(args: &args::Forecast, printer: Printer) -> Result<()> {
         num_samples: args.num_samples,
         seed: args.seed,
         quantiles: levels.collect::<Result<Vec<_>, _>>()?,
-        want_samples: false,
+        ..PredictOptions::default()
     };
     options.validate()?;
     let charts = !printer.is_json() && std::io::IsTerminal::is_terminal(&std::io::stdout());

@@ -7,7 +7,7 @@
 use base::{Error, Result};
 
 use crate::calendar::Frequency;
-use crate::predict::{Forecast, PredictOptions, Predictor};
+use crate::predict::{Forecast, Parameters, PredictOptions, Predictor};
 use crate::series::TimeSeries;
 
 /// How many seasons the residuals are taken from.
@@ -69,6 +69,11 @@ impl SeasonalNaive {
             mean: path(0.0),
             quantiles: options.quantiles.iter().map(|q| (*q, path(normal_quantile(*q)))).collect(),
             samples,
+            parameters: options.want_parameters.then(|| {
+                let sigma = |t: usize| (spread * ((t / season + 1) as f64).sqrt()) as f32;
+                let sigma = (0..self.prediction_length).map(sigma).collect();
+                Parameters { law: "gaussian", values: vec![("mean", path(0.0)), ("sigma", sigma)] }
+            }),
         })
     }
 }
@@ -110,10 +115,10 @@ fn residual(values: &[f64], season: usize) -> f64 {
 }
 
 /// SplitMix64: enough for the samples of a baseline.
-struct Noise(u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -229,6 +229,7 @@ mod tests {
             mean: median.to_vec(),
             quantiles: vec![(0.1, low.to_vec()), (0.5, median.to_vec())],
             samples: None,
+            parameters: None,
         }
     }
 

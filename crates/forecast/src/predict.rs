@@ -21,13 +21,21 @@ pub struct PredictOptions {
     pub quantiles: Vec<f64>,
     /// Whether the paths themselves are wanted.
     pub want_samples: bool,
+    /// Whether the law's parameters are wanted.
+    pub want_parameters: bool,
 }
 
 impl Default for PredictOptions {
     /// DeepAR's own defaults: 100 samples, quantiles 0.1 to 0.9, no paths.
     fn default() -> Self {
         let quantiles = (1..10).map(|tenth| f64::from(tenth) / 10.0).collect();
-        PredictOptions { num_samples: 100, seed: None, quantiles, want_samples: false }
+        PredictOptions {
+            num_samples: 100,
+            seed: None,
+            quantiles,
+            want_samples: false,
+            want_parameters: false,
+        }
     }
 }
 
@@ -71,6 +79,22 @@ pub struct Forecast {
     pub quantiles: Vec<(f64, Vec<f32>)>,
     /// The paths, `num_samples` of one value a step, if asked for.
     pub samples: Option<Vec<Vec<f32>>>,
+    /// The law behind them, if asked for.
+    pub parameters: Option<Parameters>,
+}
+
+/// The law of each step by its parameters, in the units of the target.
+///
+/// A predictor that feeds its samples back knows the law of the first step exactly. Further
+/// ahead each path has a law of its own; what is given is the mean of their parameters, which
+/// tells where and how wide those laws are, and is narrower than the samples: it lacks the
+/// spread between paths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    /// The law's name.
+    pub law: &'static str,
+    /// Each parameter's name and its values, one a step.
+    pub values: Vec<(&'static str, Vec<f32>)>,
 }
 
 impl Forecast {
@@ -112,6 +136,7 @@ impl Forecast {
             mean: steps.iter().map(mean).collect(),
             quantiles,
             samples,
+            parameters: None,
         }
     }
 

@@ -56,6 +56,27 @@ pub trait TrainingObserver {
     fn should_stop(&mut self) -> bool {
         false
     }
+
+    /// Something worth a line in the log.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
+
+    /// What an earlier, interrupted training handed to [`checkpoint`](Self::checkpoint) last.
+    /// Asked once, before the first step. The estimator goes on from it if it is its own.
+    fn resume(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Asked between steps and at the end of an epoch; true asks for a checkpoint now.
+    fn wants_checkpoint(&mut self) -> bool {
+        false
+    }
+
+    /// Takes the state of the training, to be kept until the training ends.
+    fn checkpoint(&mut self, state: &[u8]) {
+        let _ = state;
+    }
 }
 
 /// Watches nothing.

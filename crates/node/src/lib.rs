@@ -261,6 +261,7 @@ impl Node {
             })
         };
         let rooms = self.rooms(&broker, &destinations)?;
+        aws::Trainings::resume(&rooms)?;
         let triggers = tokio::spawn(triggers::run(rooms.clone(), stopped.clone()));
         let web = self.web(rooms, destinations)?;
         let s3 = web.s3.clone();

@@ -73,6 +73,15 @@ pub fn write_prediction(
         }
         out.push(']');
     }
+    if let Some(law) = forecast.parameters.as_ref().filter(|_| configuration.parameters) {
+        name(out, "parameters");
+        out.extend(["{\"distribution\":\"", law.law, "\""]);
+        for (parameter, values) in &law.values {
+            out.extend([",\"", parameter, "\":"]);
+            write_numbers(values, out);
+        }
+        out.push('}');
+    }
     out.push('}');
     Ok(())
 }
@@ -106,6 +115,10 @@ mod tests {
             mean: vec![1.0, f32::NAN],
             quantiles: vec![(0.1, vec![-0.5, 1e30]), (0.9, vec![f32::INFINITY, 1e-7])],
             samples: Some(vec![vec![1.25, 2.0], vec![f32::NEG_INFINITY, 4.0]]),
+            parameters: Some(forecast::Parameters {
+                law: "gaussian",
+                values: vec![("mean", vec![1.0, 2.0]), ("sigma", vec![0.5, f32::NAN])],
+            }),
         }
     }
 
@@ -126,6 +139,8 @@ mod tests {
             read(r#"{"output_types": ["samples"]}"#),
             json!({"samples": [[1.25, 2.0], [null, 4.0]]})
         );
+        let law = json!({"distribution": "gaussian", "mean": [1.0, 2.0], "sigma": [0.5, null]});
+        assert_eq!(read(r#"{"output_types": ["parameters"]}"#), json!({ "parameters": law }));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!                    "quantiles": ["0.1", "0.5", "0.9"]}}
 //! ```
 //!
+//! Of our own is the output type `parameters`: the law of each step by its parameters
+//! ([`forecast::Parameters`] says what they mean further ahead).
+//!
 //! Invariants
 //! * An error names the instance by its place and the field.
 //! * Nothing is accepted and ignored, but fields of an instance that DeepAR ignores too.
@@ -63,6 +66,8 @@ pub struct Configuration {
     pub quantiles: Option<Vec<Level>>,
     /// Whether the sample paths are answered.
     pub samples: bool,
+    /// Whether the law's parameters are answered.
+    pub parameters: bool,
 }
 
 impl Default for Configuration {
@@ -73,6 +78,7 @@ impl Default for Configuration {
             mean: true,
             quantiles: Some(default_levels()),
             samples: false,
+            parameters: false,
         }
     }
 }
@@ -122,20 +128,23 @@ impl Configuration {
     fn choose(&mut self, raw: &str) -> Result<()> {
         let types: Vec<String> = serde_json::from_str(raw)
             .map_err(|cause| Error::invalid(format!("configuration: output_types: {cause}")))?;
-        let known = |name: &String| matches!(name.as_str(), "mean" | "quantiles" | "samples");
+        let known = |name: &String| {
+            matches!(name.as_str(), "mean" | "quantiles" | "samples" | "parameters")
+        };
         if let Some(other) = types.iter().find(|name| !known(name)) {
             return Err(Error::invalid(format!(
-                "configuration: output_types: {other:.40?} is not mean, quantiles or samples"
+                "configuration: output_types: {other:.40?} is not mean, quantiles, samples or parameters"
             )));
         }
         if types.is_empty() {
             return Err(Error::invalid(
-                "configuration: output_types is empty; name mean, quantiles or samples",
+                "configuration: output_types is empty; name mean, quantiles, samples or parameters",
             ));
         }
         let wants = |name: &str| types.iter().any(|wanted| wanted == name);
         self.mean = wants("mean");
         self.samples = wants("samples");
+        self.parameters = wants("parameters");
         if !wants("quantiles") {
             self.quantiles = None;
         }
@@ -150,6 +159,7 @@ impl Configuration {
             seed: None,
             quantiles: levels.map(|level| level.value).collect(),
             want_samples: self.samples,
+            want_parameters: self.parameters,
         }
     }
 
@@ -157,7 +167,9 @@ impl Configuration {
     pub(crate) fn numbers(&self, steps: usize) -> usize {
         let levels = self.quantiles.as_ref().map_or(0, Vec::len);
         let paths = if self.samples { self.num_samples } else { 0 };
-        steps.saturating_mul(usize::from(self.mean) + levels + paths)
+        // No law has more than three parameters.
+        let law = if self.parameters { 3 } else { 0 };
+        steps.saturating_mul(usize::from(self.mean) + levels + paths + law)
     }
 }
 
@@ -416,7 +428,10 @@ mod tests {
             (r#"{"num_samples": 0}"#, "num_samples 0 is outside 1..=10000"),
             (r#"{"num_samples": "50"}"#, "num_samples \"50\" is not a whole number"),
             (r#"{"num_samples": 1.5}"#, "num_samples 1.5"),
-            (r#"{"output_types": ["median"]}"#, "\"median\" is not mean, quantiles or samples"),
+            (
+                r#"{"output_types": ["median"]}"#,
+                "\"median\" is not mean, quantiles, samples or parameters",
+            ),
             (r#"{"output_types": []}"#, "output_types is empty"),
             (r#"{"quantiles": ["1.0"]}"#, "quantiles[0]: quantile 1 is not between"),
             (r#"{"quantiles": ["p50"]}"#, "quantiles[0]: \"p50\" is no number"),

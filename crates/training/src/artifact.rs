@@ -7,14 +7,14 @@
 //!   name. Extension headers are entries like others, so a long name cannot grow memory.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use base::{Error, ErrorKind, Result};
 use flate2::bufread::GzDecoder;
 use flate2::{Compression, GzBuilder};
 
-/// The weights.
+/// The weights; a model that is a rule has none.
 pub const WEIGHTS: &str = "weights.safetensors";
 /// What the model is: version, settings, seed, hash of the data.
 pub const MODEL: &str = "model.json";
@@ -24,7 +24,7 @@ pub const CARD: &str = "card.json";
 const MIB: u64 = 1 << 20;
 /// What is read, up to which size, and whether a model can do without it.
 const MEMBERS: [(&str, u64, bool); 3] =
-    [(WEIGHTS, 512 * MIB, true), (MODEL, 4 * MIB, true), (CARD, 4 * MIB, false)];
+    [(WEIGHTS, 512 * MIB, false), (MODEL, 4 * MIB, true), (CARD, 4 * MIB, false)];
 const ENTRIES_MAX: usize = 16;
 /// All members, their headers and a little more for members of others.
 const BYTES_MAX: u64 = 640 * MIB;
@@ -107,9 +107,15 @@ pub fn read_from(archive: impl Read) -> Result<Vec<(String, Vec<u8>)>> {
     if rest.limit() == 0 {
         return Err(Error::invalid(format!("the archive unpacks to more than {BYTES_MAX} bytes")));
     }
+    let mut behind = rest.into_inner().into_inner();
+    if !behind.fill_buf().map_err(damaged)?.is_empty() {
+        return Err(Error::invalid("something lies behind the archive's end"));
+    }
     for (name, _, needed) in MEMBERS {
         if needed && !files.iter().any(|(have, _): &(String, Vec<u8>)| have == name) {
-            return Err(Error::invalid(format!("the archive has no {name}")));
+            return Err(Error::invalid(format!(
+                "the archive has no {name}, so it is no model of `forebay train` or of a training job"
+            )));
         }
     }
     Ok(files)

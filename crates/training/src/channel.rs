@@ -152,9 +152,24 @@ fn read_json(path: &Path, freq: Frequency, spool: &mut Spool) -> Result<()> {
     match head.starts_with(&[0x1f, 0x8b]) {
         true => {
             let reader = BufReader::new(MultiGzDecoder::new(reader));
-            jsonl::each(reader, freq, |series| spool.push(series))
+            jsonl::each(reader, freq, |series| spool.push(series)).map_err(gzip)
         }
         false => jsonl::each(reader, freq, |series| spool.push(series)),
+    }
+}
+
+/// Gzip data that end early or are bent are the file's fault, not this machine's.
+fn gzip(error: Error) -> Error {
+    use std::io::ErrorKind as Io;
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+    let damaged = cause.is_some_and(|cause: &std::io::Error| {
+        matches!(cause.kind(), Io::UnexpectedEof | Io::InvalidData | Io::InvalidInput)
+    });
+    match damaged {
+        true => Error::invalid(format!(
+            "{error}; the gzip data are cut off or damaged: write or upload the file again"
+        )),
+        false => error,
     }
 }
 
@@ -392,8 +407,14 @@ mod tests {
         assert!(hourly(&folder.path().join("none")).is_err());
         put(folder.path(), "x.json", b"\n");
         assert!(hourly(folder.path()).unwrap_err().to_string().contains("no series"));
-        put(folder.path(), "x.json", &gzip(TWO)[..40]);
-        assert!(hourly(folder.path()).is_err(), "a torn gzip file");
+        let packed = gzip(&TWO.repeat(100));
+        for cut in [packed.len() - 1, packed.len() - 8, packed.len() / 2, 40] {
+            put(folder.path(), "x.json", &packed[..cut]);
+            let error = hourly(folder.path()).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.kind(), base::ErrorKind::Invalid, "{text}");
+            assert!(text.contains("x.json: reading line") && text.contains("cut off"), "{text}");
+        }
         put(folder.path(), "x.json", TWO.as_bytes());
         put(folder.path(), "y.csv", b"a,b\n1,2\n");
         assert!(hourly(folder.path()).unwrap_err().to_string().contains("y.csv"));

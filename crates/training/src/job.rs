@@ -4,22 +4,25 @@
 //! * The model file is written last and whole: a job that fails leaves none.
 //! * The test channel is never shown to the estimator.
 //! * A model worse than the seasonal naive says so, in the log and in its card.
+//! * While it learns, its state lies beside the model as a checkpoint: the same job started
+//!   again goes on from there, and gives the same bytes. It is gone when the job has ended.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use base::{Clock, Error, Result, usage};
-use deepar::DeepAr;
 use forecast::{
-    Dataset, DateTime, EpochReport, Estimator, PredictOptions, Predictor, Scores, SeasonalNaive,
-    Trained, TrainingObserver, backtest,
+    Dataset, DateTime, EpochReport, PredictOptions, Predictor, Scores, SeasonalNaive, TimeSeries,
+    TrainReport, Trained, TrainingObserver, backtest,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{artifact, channel, engine};
+use crate::checkpoint::CheckpointFile;
+use crate::engine::{Algorithm, Engine};
+use crate::{artifact, channel};
 
 /// Where DeepAR's container says that its settings come from; readers of its log look for it.
 const DEFAULT_INPUT: &str =
@@ -54,6 +57,9 @@ pub struct TrainSpec {
     /// `windows * prediction_length` points are forecast.
     #[serde(default)]
     pub test: Option<PathBuf>,
+    /// What learns.
+    #[serde(default)]
+    pub algorithm: Algorithm,
     /// Names and values as SageMaker sends them.
     pub hyperparameters: BTreeMap<String, String>,
     /// Decides every draw; the estimator's own fixed seed if absent.
@@ -117,50 +123,17 @@ pub struct TestScores {
 /// Trains, scores and writes the model. `log` receives the lines DeepAR's container writes.
 pub fn run(spec: &TrainSpec, clock: &dyn Clock, log: &mut dyn FnMut(&str)) -> Result<TrainResult> {
     let started = Instant::now();
-    let mut log = Log { clock, sink: log };
-    if spec.windows == 0 {
-        return Err(Error::invalid("windows is 0; at least one window is scored"));
+    let engine = Engine::new(spec)?;
+    let mut log = Log { clock, sink: log, checkpoint: Some(CheckpointFile::beside(&spec.model)) };
+    let made = learn(&engine, spec, &mut log).and_then(|(report, scores, files)| {
+        let packed = artifact::pack(&files)?;
+        artifact::replace(&spec.model, &packed)?;
+        Ok((report, scores, packed))
+    });
+    if let Some(checkpoint) = &log.checkpoint {
+        checkpoint.end(made.is_ok());
     }
-    let estimator = engine::estimator(spec)?;
-    (log.sink)("Docker entrypoint called with argument(s): train");
-    log.info(&format!("Reading default configuration from {DEFAULT_INPUT}: {}", defaults()));
-    log.info(&format!(
-        "Merging with provided configuration from {PROVIDED_INPUT}: {}",
-        json!(spec.hyperparameters)
-    ));
-    log.info(&format!("Final configuration: {}", json!(estimator.hyper)));
-    let freq = estimator.hyper.time_freq;
-    // Values that memory should not hold lie beside the model while they are needed.
-    let beside = spec.model.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let beside = beside.unwrap_or(Path::new("."));
-    let read = |path: &Path| channel::read_large(path, freq, beside);
-    let train = read(&spec.train).map_err(|error| error.context("channel train"))?;
-    let test = spec.test.as_deref().map(read).transpose();
-    let test = test.map_err(|error| error.context("channel test"))?;
-    for (name, data) in [("train", Some(&train)), ("test", test.as_ref())] {
-        if let Some(data) = data {
-            log.info(&format!("Channel {name}: {}", json!(data.summary())));
-        }
-    }
-
-    let mut trained = estimator.train(&train, &mut log)?;
-    let report = trained.report.clone();
-    let (loss, epoch) = (report.final_loss, report.best_epoch);
-    if let Some(reason) = &report.stopped {
-        log.info(&format!("Training stopped early: {reason}"));
-    }
-    log.info(&format!("Final loss: {loss} (occurred at epoch {epoch})"));
-    log.info(&format!("#quality_metric: host=algo-1, train final_loss <loss>={loss}"));
-    log.info("All workers finished. Serializing model for prediction.");
-
-    let scores = match &test {
-        Some(test) => Some(score(spec, &estimator, &*trained.predictor, test, &mut log)?),
-        None => None,
-    };
-    let card = card(&estimator, &train, &trained, scores.as_ref())?;
-    trained.files.push((artifact::CARD.to_owned(), card));
-    let packed = artifact::pack(&trained.files)?;
-    artifact::replace(&spec.model, &packed)?;
+    let (report, scores, packed) = made?;
     Ok(TrainResult {
         windows: report.windows,
         epochs: report.epochs,
@@ -176,25 +149,99 @@ pub fn run(spec: &TrainSpec, clock: &dyn Clock, log: &mut dyn FnMut(&str)) -> Re
     })
 }
 
+/// A model's files, by name.
+pub(crate) type Files = Vec<(String, Vec<u8>)>;
+
+/// Reads the channels, trains and scores.
+pub(crate) fn learn(
+    engine: &Engine,
+    spec: &TrainSpec,
+    log: &mut Log<'_>,
+) -> Result<(TrainReport, Option<TestScores>, Files)> {
+    if spec.windows == 0 {
+        return Err(Error::invalid("windows is 0; at least one window is scored"));
+    }
+    (log.sink)("Docker entrypoint called with argument(s): train");
+    if engine.algorithm == Algorithm::DeepAr {
+        log.info(&format!("Reading default configuration from {DEFAULT_INPUT}: {}", defaults()));
+        log.info(&format!(
+            "Merging with provided configuration from {PROVIDED_INPUT}: {}",
+            json!(spec.hyperparameters)
+        ));
+    }
+    log.info(&format!("Final configuration: {}", engine.hyperparameters));
+    let (train, test) = read(spec, engine, log)?;
+
+    let mut trained = engine.estimator.train(&train, log)?;
+    let report = trained.report.clone();
+    if let Some(reason) = &report.stopped {
+        log.info(&format!("Training stopped early: {reason}"));
+    }
+    // A rule that learns nothing loses nothing.
+    if report.epochs > 0 {
+        let (loss, epoch) = (report.final_loss, report.best_epoch);
+        log.info(&format!("Final loss: {loss} (occurred at epoch {epoch})"));
+        log.info(&format!("#quality_metric: host=algo-1, train final_loss <loss>={loss}"));
+    }
+    log.info("All workers finished. Serializing model for prediction.");
+
+    let scores = match &test {
+        Some(test) => Some(score(spec, engine, &*trained.predictor, test, log)?),
+        None => None,
+    };
+    let card = card(engine, spec, &train, &trained, scores.as_ref())?;
+    let mut files = std::mem::take(&mut trained.files);
+    files.push((artifact::CARD.to_owned(), card));
+    Ok((report, scores, files))
+}
+
+/// Both channels, with a line for what they hold and one for what is left out.
+fn read(
+    spec: &TrainSpec,
+    engine: &Engine,
+    log: &mut Log<'_>,
+) -> Result<(Dataset, Option<Dataset>)> {
+    // Values that memory should not hold lie beside the model while they are needed.
+    let beside = spec.model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let beside = beside.unwrap_or(Path::new("."));
+    let read = |path: &Path| channel::read_large(path, engine.time_freq, beside);
+    let train = read(&spec.train).map_err(|error| error.context("channel train"))?;
+    let test = spec.test.as_deref().map(read).transpose();
+    let test = test.map_err(|error| error.context("channel test"))?;
+    for (name, data) in [("train", Some(&train)), ("test", test.as_ref())] {
+        if let Some(data) = data {
+            log.info(&format!("Channel {name}: {}", json!(data.summary())));
+        }
+    }
+    let length = engine.prediction_length;
+    if engine.algorithm == Algorithm::DeepAr {
+        let short = |series: &TimeSeries| series.target.len() < length;
+        let why = format!("shorter than prediction_length {length} and not learnt from");
+        log.left_out(&train, short, &why);
+    }
+    let silent = |series: &TimeSeries| !series.target.is_empty() && series.observed() == 0;
+    log.left_out(&train, silent, "without a single observed value and teach nothing");
+    Ok((train, test))
+}
+
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
 fn score(
     spec: &TrainSpec,
-    estimator: &DeepAr,
+    engine: &Engine,
     model: &dyn Predictor,
     test: &Dataset,
     log: &mut Log<'_>,
 ) -> Result<TestScores> {
-    let hyper = &estimator.hyper;
     let options = PredictOptions {
-        num_samples: hyper.num_eval_samples,
+        num_samples: engine.num_eval_samples,
         seed: spec.seed,
-        quantiles: hyper.test_quantiles.clone(),
-        want_samples: false,
+        quantiles: engine.test_quantiles.clone(),
+        ..PredictOptions::default()
     };
-    let horizon = hyper.prediction_length;
+    let horizon = engine.prediction_length;
     log.info(&format!(
         "Evaluating model accuracy on testset using {} samples",
         options.num_samples
@@ -204,7 +251,7 @@ fn score(
             .map_err(|error| error.context("channel test"))
     };
     let made = scored(model)?;
-    let naive = SeasonalNaive::for_freq(hyper.time_freq, horizon)?;
+    let naive = SeasonalNaive::for_freq(engine.time_freq, horizon)?;
     let naive = scored(&naive)?;
     log.scores(&made);
     let skill = 1.0 - made.mean_w_quantile_loss / naive.mean_w_quantile_loss;
@@ -236,21 +283,23 @@ fn verdict(skill: Option<f64>, model: &Scores, naive: &Scores) -> String {
 
 /// What the model learnt from and how good it is. No times, so that the bytes repeat.
 fn card(
-    estimator: &DeepAr,
+    engine: &Engine,
+    spec: &TrainSpec,
     train: &Dataset,
     trained: &Trained,
     scores: Option<&TestScores>,
 ) -> Result<Vec<u8>> {
     let untested = "There was no test channel: how good this model is was not measured.";
     let card = json!({
-        "algorithm": "deepar",
-        "hyperparameters": estimator.hyper,
-        "seed": estimator.options.seed,
+        "algorithm": engine.algorithm.short_name(),
+        "hyperparameters": engine.hyperparameters,
+        "seed": engine.seed,
         "train": train.summary(),
         "epochs": trained.report.epochs,
         "best_epoch": trained.report.best_epoch,
         "final_loss": finite(trained.report.final_loss),
         "stopped": trained.report.stopped,
+        "windows": spec.windows,
         "test": scores,
         "verdict": scores.map_or(untested, |scores| &scores.verdict),
     });
@@ -258,10 +307,11 @@ fn card(
         .map_err(|cause| Error::internal("describing the model's scores").with_source(cause))
 }
 
-/// Writes lines as DeepAR's container does.
-struct Log<'a> {
-    clock: &'a dyn Clock,
-    sink: &'a mut dyn FnMut(&str),
+/// Writes lines as DeepAR's container does, and keeps the training's state.
+pub(crate) struct Log<'a> {
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) sink: &'a mut dyn FnMut(&str),
+    pub(crate) checkpoint: Option<CheckpointFile>,
 }
 
 impl Log<'_> {
@@ -279,6 +329,15 @@ impl Log<'_> {
             std::process::id()
         );
         (self.sink)(&line);
+    }
+
+    /// Says how many series are left out and which is the first of them.
+    fn left_out(&mut self, data: &Dataset, out: impl Fn(&TimeSeries) -> bool, why: &str) {
+        let mut found = data.series.iter().enumerate().filter(|(_, series)| out(series));
+        let Some((index, first)) = found.next() else { return };
+        let (count, all) = (1 + found.count(), data.series.len());
+        let first = first.label(index);
+        self.info(&format!("{count} of {all} series are {why}; the first is {first}"));
     }
 
     fn scores(&mut self, scores: &Scores) {
@@ -299,6 +358,26 @@ impl Log<'_> {
 }
 
 impl TrainingObserver for Log<'_> {
+    fn note(&mut self, text: &str) {
+        self.info(text);
+    }
+
+    fn resume(&mut self) -> Option<Vec<u8>> {
+        self.checkpoint.as_mut()?.read()
+    }
+
+    fn wants_checkpoint(&mut self) -> bool {
+        self.checkpoint.as_ref().is_some_and(CheckpointFile::is_due)
+    }
+
+    fn checkpoint(&mut self, state: &[u8]) {
+        let failed = self.checkpoint.as_mut().and_then(|file| file.write(state).err());
+        if let Some(error) = failed {
+            // The model may still find room: a lost checkpoint costs time, not the training.
+            self.info(&format!("A checkpoint was not written; training goes on: {error}"));
+        }
+    }
+
     fn epoch(&mut self, report: &EpochReport) {
         let (epoch, loss) = (report.epoch, report.loss);
         self.info(&format!(
@@ -361,6 +440,7 @@ pub(crate) mod tests {
         TrainSpec {
             train: folder.join("train"),
             test: Some(folder.join("test")),
+            algorithm: Algorithm::DeepAr,
             hyperparameters: hyper
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
@@ -370,6 +450,18 @@ pub(crate) mod tests {
             model: folder.join("out/model.tar.gz"),
             windows: 1,
         }
+    }
+
+    /// The same job for another algorithm, with the settings that all of them have.
+    pub(crate) fn small_of(algorithm: Algorithm, folder: &Path) -> TrainSpec {
+        let mut spec = TrainSpec { algorithm, ..small(folder) };
+        if algorithm != Algorithm::DeepAr {
+            spec.hyperparameters.retain(|name, _| {
+                ["time_freq", "prediction_length", "num_eval_samples", "test_quantiles"]
+                    .contains(&name.as_str())
+            });
+        }
+        spec
     }
 
     fn clock() -> ManualClock {
@@ -409,7 +501,7 @@ pub(crate) mod tests {
                 num_samples: 20,
                 seed: Some(7),
                 quantiles: vec![0.1, 0.5, 0.9],
-                want_samples: false,
+                ..PredictOptions::default()
             },
         );
         assert_eq!(

@@ -207,6 +207,7 @@ mod tests {
         TrainSpec {
             train: "t".into(),
             test: None,
+            algorithm: crate::Algorithm::DeepAr,
             hyperparameters: BTreeMap::new(),
             seed: None,
             threads: None,

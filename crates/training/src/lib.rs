@@ -10,14 +10,17 @@
 
 pub mod artifact;
 pub mod channel;
+mod checkpoint;
 mod engine;
 pub mod job;
 pub mod jobs;
+mod reproduce;
 pub mod runner;
 mod spool;
 pub mod table;
 
-pub use engine::load;
+pub use engine::{Algorithm, load};
 pub use job::{TestScores, TrainResult, TrainSpec};
 pub use jobs::{JobStatus, TrainingJob};
+pub use reproduce::{Change, Reproduction, reproduce};
 pub use spool::ABOVE_BYTES;

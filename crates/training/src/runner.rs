@@ -9,10 +9,12 @@
 //! * No orphans: the parent holds the child's standard input, and the child ends when it is
 //!   closed, which the system does even for a parent killed outright.
 //! * Every line of the child's log is in `log.txt`, whoever listens.
+//! * A child that a signal ends (somebody's kill, or the system's for memory) is started again
+//!   from its checkpoint, a few times; what it left unfinished is then finished.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind as Io, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,13 +23,16 @@ use std::time::Duration;
 use base::{Clock, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::artifact;
 use crate::job::{self, TrainResult, TrainSpec};
+use crate::{artifact, checkpoint};
 
 const SPEC: &str = "spec.json";
 const RESULT: &str = "result.json";
 const FAILURE: &str = "failure.json";
 const LOG: &str = "log.txt";
+
+/// How often a killed child is started again. What kills it each time will go on to.
+const RESTARTS: u32 = 2;
 
 /// A training under way in a child process. Dropping it kills the child.
 #[derive(Debug)]
@@ -36,19 +41,26 @@ pub struct Running {
     /// Held open for as long as the child shall live.
     _stdin: Option<ChildStdin>,
     stderr: Option<ChildStderr>,
-    folder: std::path::PathBuf,
+    program: PathBuf,
+    folder: PathBuf,
+    /// Where the training keeps its state.
+    checkpoint: PathBuf,
+    restarts: u32,
 }
 
 /// Stops a training from another thread.
 #[derive(Clone, Debug)]
 pub struct Stopper {
     child: Arc<Mutex<Child>>,
+    /// Whether somebody asked; a child that dies meanwhile is not started again.
+    wanted: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
 }
 
 impl Stopper {
     /// Ends the training now; its model is not written. Nothing happens if it has ended.
     pub fn stop(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(None) = child.try_wait() {
             self.stopped.store(true, Ordering::SeqCst);
@@ -82,20 +94,35 @@ pub fn start(program: &Path, spec: &TrainSpec, folder: &Path) -> Result<Running>
     }
     let path = folder.join(SPEC);
     artifact::replace(&path, &to_json(spec)?)?;
-    let mut polite = Command::new("nice");
-    polite.args(["-n", "10"]).arg(program);
-    let spawned = match spawn(polite, &path) {
-        Err(cause) if cause.kind() == Io::NotFound => spawn(Command::new(program), &path),
-        other => other,
-    };
-    let mut child =
-        spawned.map_err(|cause| Error::io(format!("starting {}", program.display()), cause))?;
+    // Of a training that goes on, the log goes on as well.
+    let checkpoint = checkpoint::path_beside(&spec.model);
+    if !checkpoint.exists() {
+        File::create(folder.join(LOG)).map_err(failed)?;
+    }
+    let mut child = spawn_politely(program, &path)?;
     Ok(Running {
         _stdin: child.stdin.take(),
         stderr: child.stderr.take(),
-        child: Stopper { child: Arc::new(Mutex::new(child)), stopped: Arc::default() },
+        child: Stopper {
+            child: Arc::new(Mutex::new(child)),
+            wanted: Arc::default(),
+            stopped: Arc::default(),
+        },
+        program: program.to_owned(),
         folder: folder.to_owned(),
+        checkpoint,
+        restarts: 0,
     })
+}
+
+fn spawn_politely(program: &Path, spec: &Path) -> Result<Child> {
+    let mut polite = Command::new("nice");
+    polite.args(["-n", "10"]).arg(program);
+    let spawned = match spawn(polite, spec) {
+        Err(cause) if cause.kind() == Io::NotFound => spawn(Command::new(program), spec),
+        other => other,
+    };
+    spawned.map_err(|cause| Error::io(format!("starting {}", program.display()), cause))
 }
 
 fn spawn(mut command: Command, spec: &Path) -> std::io::Result<Child> {
@@ -116,13 +143,13 @@ impl Running {
 
     /// Follows the training to its end. `on_line` gets every line of its log.
     pub fn wait(mut self, mut on_line: impl FnMut(&str)) -> Result<TrainResult> {
-        let last = self.follow(&mut on_line)?;
-        let status = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                Err(cause) => return Err(Error::io("waiting for the training", cause)),
+        let (last, status) = loop {
+            let last = self.follow(&mut on_line)?;
+            let status = self.ended()?;
+            if !self.start_again(status)? {
+                break (last, status);
             }
+            on_line("The training process was killed; it goes on from its checkpoint");
         };
         if self.child.was_stopped() {
             return Err(Error::new(ErrorKind::Unavailable, "the training was stopped on request"));
@@ -137,10 +164,43 @@ impl Running {
         }
     }
 
+    fn ended(&self) -> Result<ExitStatus> {
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                Err(cause) => return Err(Error::io("waiting for the training", cause)),
+            }
+        }
+    }
+
+    /// Starts a killed child again if it left a checkpoint and nobody wanted it stopped.
+    fn start_again(&mut self, status: ExitStatus) -> Result<bool> {
+        // A signal leaves no exit code.
+        let killed = status.code().is_none();
+        if !killed || self.restarts == RESTARTS || !self.checkpoint.exists() {
+            return Ok(false);
+        }
+        let mut place = self.child.child.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: a stop that comes now finds the new child, and one that found
+        // the old one dead has left its wish.
+        if self.child.wanted.load(Ordering::SeqCst) {
+            self.child.stopped.store(true, Ordering::SeqCst);
+            return Ok(false);
+        }
+        let mut child = spawn_politely(&self.program, &self.folder.join(SPEC))?;
+        self._stdin = child.stdin.take();
+        self.stderr = child.stderr.take();
+        *place = child;
+        self.restarts += 1;
+        Ok(true)
+    }
+
     /// Copies the child's log until it closes it; returns the last line.
     fn follow(&mut self, on_line: &mut dyn FnMut(&str)) -> Result<String> {
         let failed = |cause| Error::io("following the training's log", cause);
-        let mut log = File::create(self.folder.join(LOG)).map_err(failed)?;
+        let log = File::options().append(true).create(true).open(self.folder.join(LOG));
+        let mut log = log.map_err(failed)?;
         let Some(stderr) = self.stderr.take() else { return Ok(String::new()) };
         let (mut reader, mut bytes, mut last) = (BufReader::new(stderr), Vec::new(), String::new());
         loop {
@@ -176,7 +236,7 @@ pub fn run_in_child(
 
 /// What a training process left in its folder: a result, nothing, or, as the error, why it
 /// failed.
-pub(crate) fn left_behind(folder: &Path) -> Result<Option<TrainResult>> {
+pub fn left_behind(folder: &Path) -> Result<Option<TrainResult>> {
     if let Some(failure) = from_json::<Failure>(&folder.join(FAILURE))? {
         return Err(failure.into());
     }
@@ -264,7 +324,6 @@ fn from_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 #[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
     use std::time::Instant;
 
     use super::*;
@@ -338,6 +397,53 @@ mod tests {
         }
         let none = folder.path().join("no-such-program");
         assert!(run_in_child(&none, &spec, folder.path(), |_| ()).is_err());
+    }
+
+    /// A few seconds of training, so that a checkpoint is due.
+    fn longer(folder: &Path) -> TrainSpec {
+        let mut spec = job::tests::small(folder);
+        for (name, value) in [("epochs", "30"), ("num_cells", "40"), ("num_layers", "2")] {
+            spec.hyperparameters.insert(name.to_owned(), value.to_owned());
+        }
+        spec
+    }
+
+    #[test]
+    fn f1_a_killed_child_goes_on_from_its_checkpoint_to_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = longer(folder.path());
+        let program = worker(folder.path());
+        let job = folder.path().join("job");
+        let whole = run_in_child(&program, &spec, &job, |_| ()).unwrap();
+        let checkpoint = checkpoint::path_beside(&spec.model);
+        assert!(!checkpoint.exists(), "a checkpoint outlives its training");
+
+        let running = start(&program, &spec, &job).unwrap();
+        let child = Arc::clone(&running.child.child);
+        let (mut kills, mut resumed) = (0, 0);
+        let result = running
+            .wait(|line| {
+                resumed += u32::from(line.contains("Going on from a checkpoint"));
+                if kills == resumed && kills < RESTARTS && checkpoint.exists() {
+                    kills += 1;
+                    child.lock().unwrap().kill().unwrap();
+                }
+            })
+            .unwrap();
+        assert_eq!((kills, resumed), (RESTARTS, RESTARTS));
+        assert_eq!(result.model_sha256, whole.model_sha256);
+        assert!(!checkpoint.exists());
+
+        // Killed once more than is forgiven, it fails and says so.
+        let running = start(&program, &spec, &job).unwrap();
+        let child = Arc::clone(&running.child.child);
+        let error = running.wait(|_| {
+            if checkpoint.exists() {
+                drop(child.lock().unwrap().kill());
+            }
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("signal: 9"), "{error}");
     }
 
     #[test]

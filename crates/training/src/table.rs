@@ -4,6 +4,9 @@
 //! * A series is a regular grid from an item's first step to its last; a step without a
 //!   reading is missing (NaN), never filled.
 //! * Two readings of one step are a duplicate: the last one added stands, and it is counted.
+//!   Devices send again what was not acknowledged, so this is no error.
+//! * Readings that keep to another step than the one asked for are refused: most of them would
+//!   be thrown away, or most steps be missing.
 //! * A split is by time only: nothing after the cut is in the training part.
 
 use std::collections::BTreeMap;
@@ -29,7 +32,7 @@ impl Collector {
 
     /// Adds one reading; NaN is a reading whose value is missing.
     pub fn add(&mut self, item_id: &str, time: DateTime, value: f32) {
-        let reading = (self.freq.align(time), value);
+        let reading = (time, value);
         match self.items.get_mut(item_id) {
             Some(readings) => readings.push(reading),
             None => {
@@ -57,6 +60,10 @@ impl Collector {
 fn grid(freq: Frequency, mut readings: Vec<(DateTime, f32)>) -> Result<(DateTime, Vec<f32>, u64)> {
     // Stable: of one step's readings the last added stays last.
     readings.sort_by_key(|(time, _)| *time);
+    check_step(freq, &readings)?;
+    for (time, _) in &mut readings {
+        *time = freq.align(*time);
+    }
     let (Some((start, _)), Some((end, _))) = (readings.first(), readings.last()) else {
         return Err(Error::internal("an item without readings"));
     };
@@ -78,6 +85,42 @@ fn grid(freq: Frequency, mut readings: Vec<(DateTime, f32)>) -> Result<(DateTime
         }
     }
     Ok((start, target, duplicates))
+}
+
+/// Refuses readings of another frequency, given in the order of their times.
+fn check_step(freq: Frequency, readings: &[(DateTime, f32)]) -> Result<()> {
+    /// Fewer gaps show no habit.
+    const GAPS_MIN: usize = 8;
+    let apart = |pair: &[(DateTime, f32)]| pair[1].0.0.saturating_sub(pair[0].0.0);
+    let mut gaps: Vec<i64> = readings.windows(2).map(apart).filter(|gap| *gap > 0).collect();
+    if gaps.len() < GAPS_MIN {
+        return Ok(());
+    }
+    gaps.sort_unstable();
+    let median = gaps[gaps.len() / 2];
+    let first = readings[0].0;
+    // The shortest month is what two monthly readings are at least apart.
+    let step = match freq.unit() {
+        forecast::Unit::Month => i64::from(freq.count()) * 28 * 1440,
+        _ => freq.advance(first, 1).0 - first.0,
+    };
+    let regular = 10 * gaps.iter().filter(|gap| **gap == median).count() >= 9 * gaps.len();
+    let finer = 2 * median <= step;
+    if finer || (regular && median >= 2 * step) {
+        let what = if finer { "average them to that step" } else { "leave it at their own step" };
+        return Err(Error::invalid(format!(
+            "its readings from {first} on are {} apart, time_freq is {freq}; {what}, or set time_freq to fit them",
+            words(median)
+        )));
+    }
+    Ok(())
+}
+
+fn words(minutes: i64) -> String {
+    let units = [(1440, "days"), (60, "hours"), (1, "minutes")];
+    let (size, unit) =
+        units.into_iter().find(|(size, _)| minutes % size == 0).unwrap_or((1, "minutes"));
+    format!("{} {unit}", minutes / size)
 }
 
 /// Splits in time: the training part is every series without its last `points`, the test part
@@ -127,6 +170,37 @@ mod tests {
         }
         let (data, duplicates) = made.finish().unwrap();
         assert_eq!((data.series[0].target.as_slice(), duplicates), (&[2.0, 3.0, 4.0][..], 1));
+    }
+
+    #[test]
+    fn readings_of_another_frequency_are_refused_by_item_and_step() {
+        let error = |freq: &str, apart: i64| {
+            let mut made = Collector::new(freq.parse().unwrap());
+            (0..20).for_each(|k| made.add("pump", DateTime(k * apart), 1.0));
+            made.finish().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let text = error("H", 10);
+        assert!(text.starts_with("item \"pump\": its readings from 1970-01-01"), "{text}");
+        assert!(text.contains("10 minutes apart, time_freq is 1H; average them"), "{text}");
+        assert!(error("H", 1440).contains("1 days apart, time_freq is 1H; leave it"));
+        assert!(error("5min", 1).contains("1 minutes apart"));
+        assert!(error("M", 1440).contains("1 days apart"));
+        for (freq, apart) in [("H", 60), ("10min", 10), ("D", 1440), ("H", 45), ("M", 43_200)] {
+            assert_eq!(error(freq, apart), "", "{freq} {apart}");
+        }
+        // Sent twice, out of order and with gaps, they are still hourly.
+        let mut made = Collector::new(Frequency::HOURLY);
+        for hour in [9, 3, 3, 4, 5, 9, 7, 8, 6, 20, 21, 22, 23, 24, 24, 2] {
+            made.add("a", DateTime(at(hour).0 + hour % 3), hour as f32);
+        }
+        let (data, duplicates) = made.finish().unwrap();
+        assert_eq!((data.series[0].target.len(), duplicates), (23, 3));
+        // A few readings show no habit, and an irregular device is no regular one.
+        let mut made = Collector::new(Frequency::HOURLY);
+        for hour in [0, 2, 7, 9, 30, 31, 33, 50, 60, 61, 70, 74] {
+            made.add("door", at(hour), 1.0);
+        }
+        assert_eq!(made.finish().unwrap().0.series[0].target.len(), 75);
     }
 
     #[test]

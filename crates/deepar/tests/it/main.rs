@@ -5,6 +5,7 @@
 mod artifact;
 mod data;
 mod forecasting;
+mod promises;
 mod training;
 
 use deepar::{Hyperparameters, Model, TrainOptions, train};

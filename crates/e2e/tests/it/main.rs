@@ -32,5 +32,6 @@ mod shadows;
 mod sheets;
 mod storage;
 mod topics;
+mod training;
 mod trial;
 mod upkeep;

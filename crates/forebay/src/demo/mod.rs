@@ -500,6 +500,7 @@ async fn train(
     let spec = training::TrainSpec {
         train: set.train.clone(),
         test: Some(set.test.clone()),
+        algorithm: training::Algorithm::DeepAr,
         hyperparameters: hyperparameters(),
         seed: Some(seed),
         // A fixed number, since another one gives other bytes.

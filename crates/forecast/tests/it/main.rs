@@ -8,7 +8,7 @@ mod evaluator;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use forecast::{Dataset, Frequency, PredictOptions, Scores, SeasonalNaive, backtest, jsonl};
+use forecast::{Dataset, Ets, Frequency, PredictOptions, Scores, SeasonalNaive, backtest, jsonl};
 
 fn data_set(name: &str) -> Option<Dataset> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).map(Path::to_path_buf);
@@ -54,6 +54,16 @@ fn beijing_ozone_gives_the_evaluators_figures() {
     near(scores.mean_w_quantile_loss, 0.326_160, 0.000_001);
     near(scores.smape, 0.510, 0.0005);
     near(scores.nd, 0.407, 0.0005);
+}
+
+/// Published for AutoETS on M4 hourly: MASE 1.61, mean weighted quantile loss 0.0696 (GIFT-Eval).
+#[test]
+fn exponential_smoothing_is_about_the_published_one() {
+    let Some(dataset) = data_set("m4_hourly") else { return };
+    let predictor = Ets::new(dataset.freq, 24, 48).unwrap();
+    let scores = backtest(&predictor, &dataset, 1, 48, &PredictOptions::default()).unwrap();
+    println!("MASE {:.3}, mean wQL {:.4}", scores.mase, scores.mean_w_quantile_loss);
+    assert!(scores.mase < 1.7 && scores.mean_w_quantile_loss < 0.0696, "{scores:?}");
 }
 
 #[test]

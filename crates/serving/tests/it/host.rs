@@ -39,6 +39,7 @@ impl Predictor for Constant {
             mean: vec![self.0; 2],
             quantiles: options.quantiles.iter().map(|q| (*q, vec![self.0; 2])).collect(),
             samples: None,
+            parameters: None,
         };
         Ok(series.iter().map(one).collect())
     }

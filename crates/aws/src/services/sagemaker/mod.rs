@@ -31,7 +31,7 @@ pub(crate) static SERVICE: Service = Service {
     codes,
     body_bytes_max: 2 * 1024 * 1024,
     operations: &[
-        operation!("CreateTrainingJob", training::create, differs: "algorithm forecasting-deepar only; one instance; debugger and profiler settings are kept and have no rules to run"),
+        operation!("CreateTrainingJob", training::create, differs: "algorithms forecasting-deepar and, of our own, forecasting-seasonal-naive and forecasting-ets (docs/forecasting.md); one instance; debugger and profiler settings are kept and have no rules to run"),
         operation!("DescribeTrainingJob", training::describe),
         operation!("ListTrainingJobs", training::list),
         operation!("StopTrainingJob", training::stop),
@@ -40,7 +40,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DescribeTransformJob", transform::describe),
         operation!("ListTransformJobs", transform::list),
         operation!("StopTransformJob", transform::stop),
-        operation!("CreateModel", hosting::create_model, differs: "DeepAR archives, also many below a prefix; no VPC"),
+        operation!("CreateModel", hosting::create_model, differs: "archives of the algorithms of CreateTrainingJob, also many below a prefix; no VPC"),
         operation!("DescribeModel", hosting::describe_model),
         operation!("ListModels", hosting::list_models),
         operation!("DeleteModel", hosting::delete_model),
@@ -118,17 +118,21 @@ fn s3_place(member: &str, uri: &str) -> Result<(String, String), Fault> {
 }
 
 /// The algorithm of a container image. Every account and region is taken: the name decides.
-fn check_image(rooms: &Rooms, image: &str) -> Result<(), Fault> {
+fn check_image(rooms: &Rooms, image: &str) -> Result<::training::Algorithm, Fault> {
     let (repository, tag) = match image.rsplit_once('/') {
         Some((_, name)) => name.split_once(':').unwrap_or((name, "latest")),
         None => (image, ""),
     };
-    if repository == "forecasting-deepar" && matches!(tag, "1" | "latest") {
-        return Ok(());
+    let named = |algorithm: &::training::Algorithm| algorithm.name() == repository;
+    if let Some(algorithm) = ::training::Algorithm::ALL.into_iter().find(named)
+        && matches!(tag, "1" | "latest")
+    {
+        return Ok(algorithm);
     }
     let region = &rooms.settings.region;
+    let names = ::training::Algorithm::ALL.map(::training::Algorithm::name).join(":1, ");
     Err(Fault::invalid(format!(
-        "image {image:?}: Forebay runs forecasting-deepar:1, for instance 522234722520.dkr.ecr.{region}.amazonaws.com/forecasting-deepar:1"
+        "image {image:?}: Forebay runs {names}:1, for instance 522234722520.dkr.ecr.{region}.amazonaws.com/forecasting-deepar:1"
     )))
 }
 

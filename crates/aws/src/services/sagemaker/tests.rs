@@ -36,6 +36,7 @@ async fn world() -> World {
     let spec = training::TrainSpec {
         train: buckets.local_path("lake", "model/train/a.json").unwrap(),
         test: None,
+        algorithm: training::Algorithm::DeepAr,
         hyperparameters: hyper.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         seed: Some(1),
         threads: Some(1),

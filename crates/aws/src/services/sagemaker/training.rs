@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Links, not copies: an object that is replaced later is another file, so the job reads what
-//! was there when it began. A job that was under way when the server ended is Failed, with
-//! that reason, when it comes back.
+//! was there when it began. A job that was under way when the server ended goes on when it
+//! comes back: with the links it had, from the checkpoint that the child left, and with all of
+//! `MaxRuntimeInSeconds` again, since the time away was not the job's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -132,24 +133,48 @@ struct UnderWay {
 }
 
 impl Trainings {
-    /// Opens the jobs; those that a dead server left under way are Failed.
+    /// Opens the jobs; [`Trainings::resume`] is to follow.
     pub fn open(store: &Metastore, now: base::Timestamp) -> Result<Trainings> {
         jobs::reconcile(store, now)?;
         super::transform::reconcile(store, now)?;
-        for (name, seen) in store.list::<Job>()? {
-            let mut job = seen.row;
-            if matches!(job.status, Status::InProgress | Status::Stopping) {
-                let reason = "InternalServerError: the server ended while the job ran; start it again under another name";
-                job.failure_reason = Some(reason.to_owned());
-                job.end(Status::Failed, "Failed", "Training job failed", now.millis());
-                store.put(&name, &job)?;
-            }
-        }
         Ok(Trainings {
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
             under_way: Mutex::default(),
             captures: super::capture::Captures::default(),
         })
+    }
+
+    /// Goes on with the jobs that a dead server left under way. To be called once, on the
+    /// runtime, before anybody asks for a job.
+    pub fn resume(rooms: &Arc<Rooms>) -> Result<()> {
+        let now = rooms.clock.now().millis();
+        for (name, seen) in rooms.metastore.list::<Job>()? {
+            let mut job = seen.row;
+            match job.status {
+                Status::InProgress => {}
+                Status::Stopping => {
+                    change(rooms, &name, |job| {
+                        job.end(Status::Stopped, "Stopped", "Training job stopped", now);
+                    })?;
+                    continue;
+                }
+                _ => continue,
+            }
+            // It was taken once, so it fails only if what it needs is gone since.
+            let planned = serde_json::from_value::<Create>(std::mem::take(&mut job.request))
+                .map_err(|cause| Fault::invalid(format!("its request is not readable: {cause}")))
+                .and_then(|input| input.plan(rooms, job.created_at));
+            match planned {
+                Ok(plan) => launch(rooms, Plan { left_at: Some(job.secondary), ..plan }),
+                Err(fault) => change(rooms, &name, |job| {
+                    let why =
+                        format!("ClientError: it cannot go on after a restart: {}", fault.message);
+                    job.failure_reason = Some(why);
+                    job.end(Status::Failed, "Failed", "Training job failed", now);
+                })?,
+            }
+        }
+        Ok(())
     }
 
     /// The places for jobs at work.
@@ -286,14 +311,18 @@ struct Plan {
     name: String,
     /// Channel, bucket and prefix.
     channels: Vec<(String, String, String)>,
+    algorithm: ::training::Algorithm,
     hyperparameters: BTreeMap<String, String>,
     bucket: String,
     key: String,
     max_runtime: Duration,
+    created_at: i64,
+    /// The secondary status a dead server left it in.
+    left_at: Option<String>,
 }
 
 impl Create {
-    fn plan(&self, rooms: &Rooms) -> std::result::Result<Plan, Fault> {
+    fn plan(&self, rooms: &Rooms, created_at: i64) -> std::result::Result<Plan, Fault> {
         check_name("trainingJobName", &self.training_job_name)?;
         check_role(&self.role_arn)?;
         let image = self.algorithm_specification.training_image.as_deref();
@@ -303,7 +332,7 @@ impl Create {
                 "name the algorithm's image",
             )
         })?;
-        check_image(rooms, image)?;
+        let algorithm = check_image(rooms, image)?;
         only(
             "AlgorithmSpecification.TrainingInputMode",
             self.algorithm_specification.training_input_mode.as_deref(),
@@ -314,14 +343,12 @@ impl Create {
             channels.push(channel.place()?);
         }
         if !channels.iter().any(|(name, _, _)| name == "train") {
-            return Err(Fault::invalid(
-                "InputDataConfig has no channel \"train\", which DeepAR needs",
-            ));
+            return Err(Fault::invalid("InputDataConfig has no channel \"train\""));
         }
         if let Some((name, _, _)) =
             channels.iter().find(|(name, _, _)| !matches!(name.as_str(), "train" | "test"))
         {
-            return Err(Fault::invalid(format!("channel {name:?}: DeepAR knows train and test")));
+            return Err(Fault::invalid(format!("channel {name:?}: there are train and test")));
         }
         if self.resource_config.instance_count.unwrap_or(1) != 1 {
             return Err(Fault::unsupported(
@@ -361,10 +388,13 @@ impl Create {
         Ok(Plan {
             name: name.clone(),
             channels,
+            algorithm,
             hyperparameters: self.hyper_parameters.clone(),
             bucket,
             key,
             max_runtime: Duration::from_secs(max_runtime),
+            created_at,
+            left_at: None,
         })
     }
 }
@@ -418,14 +448,14 @@ pub(super) async fn create(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         &request,
         &[
             ("VpcConfig", "everything is on one machine"),
-            ("CheckpointConfig", "a training runs to its end or not at all"),
+            ("CheckpointConfig", "checkpoints are kept by themselves, beside the job"),
             ("Environment", "DeepAR reads no environment"),
             ("RetryStrategy", "a failure here would only repeat itself"),
             ("EnableManagedSpotTraining", "there are no spot instances"),
         ],
     )?;
-    let plan = input.plan(rooms)?;
     let now = rooms.clock.now().millis();
+    let plan = input.plan(rooms, now)?;
     let arn = arn(rooms, call, &plan.name);
     let mut job = Job {
         name: plan.name.clone(),
@@ -449,6 +479,12 @@ pub(super) async fn create(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         _ => error.into(),
     })?;
     tags::put(rooms, &arn, &input.tags)?;
+    launch(rooms, plan);
+    Ok(json!({"TrainingJobArn": arn}).into())
+}
+
+/// Works a job as soon as there is a place.
+fn launch(rooms: &Arc<Rooms>, plan: Plan) {
     rooms.trainings.under_way().insert(plan.name.clone(), UnderWay::default());
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move {
@@ -464,7 +500,6 @@ pub(super) async fn create(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         drop(work.await);
         drop(slot);
     });
-    Ok(json!({"TrainingJobArn": arn}).into())
 }
 
 /// One job at work, on a thread of its own.
@@ -491,14 +526,22 @@ impl From<Error> for Ended {
 impl<'a> Work<'a> {
     fn new(rooms: &'a Rooms, plan: Plan) -> Work<'a> {
         let folder = rooms.data_dir.join("training").join(&plan.name);
-        let stream = format!("{}/algo-1-{}", plan.name, rooms.clock.now().millis() / 1000);
+        // One stream, also for a job that goes on after a restart: clients follow the first.
+        let stream = format!("{}/algo-1-{}", plan.name, plan.created_at / 1000);
         Work { rooms, plan, folder, stream }
     }
 
     fn run(&self) -> Result<()> {
         let outcome = self.train();
         let now = self.now();
+        // Only once its row says that it has ended may nothing be left to go on from.
+        let ended = self.ended(outcome, now);
         drop(std::fs::remove_dir_all(self.folder.join("input")));
+        drop(std::fs::remove_file(self.folder.join("model.tar.gz.checkpoint")));
+        ended
+    }
+
+    fn ended(&self, outcome: std::result::Result<TrainResult, Ended>, now: i64) -> Result<()> {
         match outcome {
             Ok(result) => self.change(|job| {
                 job.model_uri = Some(format!("s3://{}/{}", self.plan.bucket, self.plan.key));
@@ -524,27 +567,53 @@ impl<'a> Work<'a> {
     }
 
     fn train(&self) -> std::result::Result<TrainResult, Ended> {
-        self.enter("Downloading", "Downloading input data")?;
+        let model = self.folder.join("model.tar.gz");
+        let inputs = self.folder.join("input");
+        // Whatever a dead server's child still wrote counts: the model comes before its result.
+        if self.plan.left_at.is_some()
+            && let Some(result) = runner::left_behind(&self.folder)?
+        {
+            self.enter("Uploading", "Uploading generated training model")?;
+            self.publish(&model)?;
+            return Ok(result);
+        }
+        let linked = self.plan.left_at.as_deref() == Some("Training") && inputs.is_dir();
+        if !linked {
+            self.enter("Downloading", "Downloading input data")?;
+            // A half-made folder: an object must never be written to through an old link.
+            match std::fs::remove_dir_all(&inputs) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("clear the job's input", e).into());
+                }
+                _gone => {}
+            }
+        }
         let mut folders = BTreeMap::new();
         for (channel, bucket, prefix) in &self.plan.channels {
-            let folder = self.folder.join("input").join(channel);
-            self.link(&folder, bucket, prefix).map_err(|error| {
-                error.context(format!("channel {channel}, s3://{bucket}/{prefix}"))
-            })?;
+            let folder = inputs.join(channel);
+            if !linked {
+                self.link(&folder, bucket, prefix).map_err(|error| {
+                    error.context(format!("channel {channel}, s3://{bucket}/{prefix}"))
+                })?;
+            }
             folders.insert(channel.as_str(), folder);
         }
-        let model = self.folder.join("model.tar.gz");
         let spec = TrainSpec {
             train: folders.remove("train").unwrap_or_default(),
             test: folders.remove("test"),
+            algorithm: self.plan.algorithm,
             hyperparameters: self.plan.hyperparameters.clone(),
             seed: None,
             threads: None,
             model: model.clone(),
             windows: 1,
         };
-        self.enter("Training", "Training image download completed. Training in progress.")?;
-        self.change(|job| job.started_at = Some(self.now()))?;
+        let message = match linked {
+            true => "The server was restarted; training goes on from its last checkpoint.",
+            false => "Training image download completed. Training in progress.",
+        };
+        self.enter("Training", message)?;
+        self.change(|job| job.started_at = job.started_at.or(Some(self.now())))?;
         let result = self.child(&spec)?;
         self.enter("Uploading", "Uploading generated training model")?;
         self.publish(&model)?;
