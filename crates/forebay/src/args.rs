@@ -598,9 +598,9 @@ pub(crate) enum Bench {
     Lake(BenchLake),
     /// JSON to sorted, partitioned Parquet and queries on it, side by side with other tools.
     Etl(BenchEtl),
-    /// Training; not supported yet (see `forebay train --json`).
-    Train,
-    /// Inference of one model.
+    /// Training: speed, memory and accuracy, and inference after it, side by side with GluonTS.
+    Train(BenchTrain),
+    /// Inference: a cold start, one series, many series, side by side with GluonTS.
     Infer(BenchInfer),
 }
 
@@ -710,19 +710,73 @@ pub(crate) enum BenchLoad {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct BenchTrain {
+    #[command(flatten)]
+    pub(crate) set: BenchSet,
+    /// Seeds, each trained and scored.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3", value_parser = clap::value_parser!(u64).range(..u64::from(u32::MAX)))]
+    pub(crate) seeds: Vec<u64>,
+    /// Epochs of 50 batches of 32 windows.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) epochs: u32,
+    /// Trainings by which speed is measured, on one thread and on two in turn; the best counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Rolling windows at the end of each test series that are scored.
+    #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) windows: u64,
+    #[command(flatten)]
+    pub(crate) load: BenchRequests,
+    #[command(flatten)]
+    pub(crate) peer: BenchPeer,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct BenchInfer {
-    /// The model.
-    #[arg(long, value_name = "M.tar.gz")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) set: BenchSet,
+    /// A model to ask instead of one trained here; needs --input, and has no peer beside it.
+    #[arg(long, value_name = "M.tar.gz", requires = "input", conflicts_with = "data")]
+    pub(crate) model: Option<PathBuf>,
     /// Series to continue.
-    #[arg(long, value_name = "F")]
-    pub(crate) input: PathBuf,
+    #[arg(long, value_name = "F", requires = "model")]
+    pub(crate) input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) load: BenchRequests,
+    #[command(flatten)]
+    pub(crate) peer: BenchPeer,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchSet {
+    /// Folder with train.jsonl.gz and test.jsonl.gz, hourly DeepAR JSON Lines, of which the test
+    /// has the training series and what came after; without it a set is made.
+    #[arg(value_name = "DATA_DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchRequests {
     /// Requests of one series.
-    #[arg(long, default_value_t = 200)]
-    pub(crate) requests: usize,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) requests: u32,
     /// Sample paths behind each quantile.
     #[arg(long, default_value_t = 100)]
     pub(crate) num_samples: usize,
+    /// Series forecast in bulk; the peer gets a tenth of them.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub(crate) bulk: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchPeer {
+    /// A Python that has GluonTS with PyTorch. Without it one is made with pip in a folder of the
+    /// user's cache, once; that takes several GB.
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) peers: Option<PathBuf>,
+    /// Leaves GluonTS out.
+    #[arg(long, conflicts_with = "peers")]
+    pub(crate) without_peers: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,31 +1,33 @@
 //! `forebay bench`: one part measured, one JSON object of figures.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use base::{Error, usage};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use base::usage;
 
-use crate::args::{Bench, BenchInfer};
-use crate::exit::Exit;
-use crate::models;
+use crate::args::Bench;
 use crate::output::Printer;
 
 mod delivery;
 mod etl;
+mod gluonts;
+mod infer;
 mod ingest;
 mod lake;
+mod series;
+mod train;
 
 /// Runs one bench.
 pub(crate) async fn run(command: Bench, data_dir: Option<&Path>, printer: Printer) -> Result<()> {
     match command {
         Bench::Ingest(args) => ingest::run(&args, printer).await,
-        Bench::Infer(args) => infer(&args, printer),
+        Bench::Infer(args) => infer::run(&args, printer),
         Bench::Delivery(args) => delivery::run(&args, printer).await,
         Bench::Lake(args) => lake::run(&args, data_dir, printer).await,
         Bench::Etl(args) => etl::run(&args, printer).await,
-        Bench::Train => not_yet("bench train"),
+        Bench::Train(args) => train::run(&args, printer),
     }
 }
 
@@ -51,34 +53,41 @@ impl Drop for Scratch {
     }
 }
 
-fn not_yet(what: &str) -> Result<()> {
-    Err(Error::unsupported(format!("not supported yet: {what}")).into())
+/// What a process cost.
+struct Spent {
+    cpu_seconds: f64,
+    wall_seconds: f64,
+    peak_rss_bytes: u64,
+    said: String,
 }
 
-fn infer(args: &BenchInfer, printer: Printer) -> Result<()> {
-    let (model, dataset) = models::load(&args.model, &args.input)?;
-    let options = forecast::PredictOptions { num_samples: args.num_samples, ..Default::default() };
-    let mut millis = Vec::with_capacity(args.requests);
-    let cpu = usage::cpu_seconds();
-    for request in 0..args.requests {
-        let series = &dataset.series[request % dataset.series.len()];
-        let started = Instant::now();
-        model.predict(std::slice::from_ref(series), &options)?;
-        millis.push(started.elapsed().as_secs_f64() * 1000.0);
-    }
-    let cpu = usage::cpu_seconds() - cpu;
-    millis.sort_by(f64::total_cmp);
-    let at = |share: f64| millis.get(((millis.len() - 1) as f64 * share) as usize).copied();
-    if millis.is_empty() {
-        return Err(Exit::usage("--requests 0 measures nothing").into());
-    }
-    let figures = json!({
-        "requests": args.requests,
-        "num_samples": args.num_samples,
-        "p50_ms": at(0.5),
-        "p99_ms": at(0.99),
-        "series_per_cpu_second": args.requests as f64 / cpu.max(0.01),
+/// Runs a process to its end and reads what it cost just before it is gone.
+fn measure(command: &mut Command) -> Result<Spent> {
+    let started = Instant::now();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .with_context(|| format!("starting {:?}", command.get_program()))?;
+    let mut stdout = child.stdout.take().context("a process without an output")?;
+    let said = std::thread::spawn(move || {
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut stdout, &mut said).map(|_| said)
     });
-    printer.answer(&figures, || figures.to_string());
-    Ok(())
+    // A worker ends when its input does.
+    let input = child.stdin.take();
+    let pid = child.id();
+    let mut peak_rss_bytes = 0;
+    while !usage::has_ended(pid) {
+        peak_rss_bytes = usage::peak_rss_bytes_of(pid).max(peak_rss_bytes);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let wall_seconds = started.elapsed().as_secs_f64();
+    let cpu_seconds = usage::cpu_seconds_of(pid).unwrap_or(0.0);
+    let status = child.wait().context("waiting for a process")?;
+    drop(input);
+    let said = said.join().map_err(|_panic| anyhow::anyhow!("a reader panicked"))??;
+    ensure!(status.success(), "{:?} ended with {status}", command.get_program());
+    Ok(Spent { cpu_seconds, wall_seconds, peak_rss_bytes, said })
 }

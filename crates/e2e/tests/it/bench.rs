@@ -112,3 +112,60 @@ fn the_bench_of_the_lake_measures_every_step() {
     assert!(scanned("query_raw_hour") < scanned("query_raw") / 2, "{text}");
     assert!(scanned("query_parquet") < scanned("query_raw") / 2, "{text}");
 }
+
+/// Beside a set made for it and without the peer: that every part measures, not how fast.
+#[test]
+fn the_bench_of_training_measures_every_part() {
+    let mut command = std::process::Command::new(e2e::binary());
+    command.args(["bench", "train", "--json", "--without-peers", "--seeds", "1,2"]);
+    command.args(["--epochs", "1", "--rounds", "1", "--windows", "2"]);
+    command.args(["--requests", "5", "--bulk", "30"]);
+    let output = e2e::run_within(&mut command, Duration::from_secs(240));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let positive = |part: &serde_json::Value, members: &[&str]| {
+        for member in members {
+            assert!(part[member].as_f64().unwrap_or(0.0) > 0.0, "{member}: {figures}");
+        }
+    };
+    positive(&figures["core"], &["fma_gflops", "gemm_gflops", "two_threads_fma"]);
+    let ours = &figures["training"]["forebay"];
+    positive(ours, &["windows_per_cpu_second", "share_of_fma", "share_of_gemm", "cpu_seconds"]);
+    positive(ours, &["peak_rss_bytes"]);
+    positive(&ours["two_threads"], &["speed_up", "windows_per_cpu_second"]);
+    for tool in ["forebay", "seasonal_naive"] {
+        positive(&figures["accuracy"][tool]["mean"], &["mean_w_quantile_loss", "mase"]);
+    }
+    assert_eq!(figures["accuracy"]["forebay"]["seeds"].as_array().unwrap().len(), 2);
+    // 47 steps of three layers of 40 cells over 45 inputs.
+    assert_eq!(figures["flops_per_window"].as_f64(), Some(10_377_600.0));
+    let inference = &figures["inference"]["forebay"];
+    positive(inference, &["cold_wall_ms", "series_per_cpu_second"]);
+    positive(&inference["one"], &["p50_ms"]);
+    assert_eq!(inference["series"], 30);
+    for part in [&figures["training"]["gluonts"], &figures["inference"]["gluonts"]] {
+        assert!(part["absent"].as_str().unwrap().contains("--without-peers"), "{figures}");
+    }
+    let bars = figures["bars"].as_array().unwrap();
+    let unmeasured: Vec<_> = bars.iter().filter(|bar| bar["met"].is_null()).collect();
+    assert_eq!((bars.len(), unmeasured.len()), (7, 1), "{figures}");
+}
+
+#[test]
+fn the_bench_of_inference_asks_a_model_that_is_named_or_made() {
+    let run = |args: &[&str]| {
+        let mut command = std::process::Command::new(e2e::binary());
+        command.args(["bench", "infer", "--json", "--requests", "5"]).args(args);
+        let output = e2e::run_within(&mut command, Duration::from_secs(120));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), serde_json::from_str(&text).unwrap_or_default(), said)
+    };
+    let (ok, figures, said): (_, serde_json::Value, _) =
+        run(&["--without-peers", "--bulk", "20", "--num-samples", "10"]);
+    assert!(ok && figures["forebay"]["one"]["p50_ms"].as_f64() > Some(0.0), "{figures} {said}");
+    assert_eq!(figures["bars"].as_array().unwrap().len(), 3);
+    let (ok, _, said) = run(&["--model", "m.tar.gz"]);
+    assert!(!ok && said.contains("--input"), "{said}");
+}

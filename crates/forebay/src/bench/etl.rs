@@ -21,7 +21,6 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -39,6 +38,7 @@ use parquet::basic::Compression;
 use query::{Engine, EngineOptions};
 use serde_json::{Map, Value, json};
 
+use super::{Scratch, Spent, measure};
 use crate::args::BenchEtl;
 use crate::control;
 use crate::exit::Exit;
@@ -100,16 +100,16 @@ const QUERIES: [(&str, &str); 5] = [
 ];
 
 pub(super) async fn run(args: &BenchEtl, printer: Printer) -> Result<()> {
-    let scratch = Scratch::new()?;
-    let world = World::open(&scratch.0).await?;
+    let scratch = Scratch::new("etl")?;
+    let world = World::open(scratch.path()).await?;
     printer.note("making the readings");
     let readings = world.fill(args).await?;
     world.prepare()?;
     let sources = world.sources();
-    let script = scratch.0.join("peers.py");
+    let script = scratch.path().join("peers.py");
     std::fs::write(&script, SCRIPT).context("writing the peers' script")?;
     let python = find_python(args)?;
-    let peers = Peers { python, script, scratch: scratch.0.clone() };
+    let peers = Peers { python, script, scratch: scratch.path().to_owned() };
 
     let mut best: Map<String, Value> = Map::new();
     for round in 0..args.rounds {
@@ -139,12 +139,12 @@ pub(super) async fn run(args: &BenchEtl, printer: Printer) -> Result<()> {
     let ours = world.queries(args.repetitions).await?;
     let cold_ours = world.close_and_start_cold()?;
     let theirs = match with_duckdb {
-        true => Some(peers.queries(&scratch.0, args.repetitions)?),
+        true => Some(peers.queries(scratch.path(), args.repetitions)?),
         false => None,
     };
     let queries = compare(&ours, theirs.as_ref())?;
     let cold_theirs = match with_duckdb {
-        true => json!(peers.cold(&scratch.0)?),
+        true => json!(peers.cold(scratch.path())?),
         false => Value::Null,
     };
     let figures = json!({
@@ -346,7 +346,7 @@ impl World {
             false => drop(self.lake.fail_run(JOB, &spec.run_id, "it was only measured")?),
         }
         let start = measure(Command::new(control::program()?).arg("--version"))?.cpu_seconds;
-        let mut figures = spent.figures(readings, start);
+        let mut figures = figures_of(&spent, readings, start);
         figures["version"] = json!(env!("CARGO_PKG_VERSION"));
         Ok(out.into(figures))
     }
@@ -474,13 +474,13 @@ impl Peers {
             cpu_seconds: spent.cpu_seconds + more("other_cpu_seconds"),
             peak_rss_bytes: spent.peak_rss_bytes
                 + said["other_peak_rss_bytes"].as_u64().unwrap_or(0),
-            said: String::new(),
+            ..spent
         };
         let mut files = Vec::new();
         find_parquet(&folder, &mut files)?;
         let out = check(&files, readings).with_context(|| format!("{tool}'s result"))?;
         std::fs::remove_dir_all(&folder).context("removing a result")?;
-        let mut figures = spent.figures(readings, more("start_cpu_seconds"));
+        let mut figures = figures_of(&spent, readings, more("start_cpu_seconds"));
         figures["version"] = said["version"].clone();
         Ok(out.into(figures))
     }
@@ -614,70 +614,15 @@ fn check(files: &[PathBuf], readings: &Readings) -> Result<Checked> {
     Ok(Checked { files: files.len(), bytes })
 }
 
-/// What a process cost.
-struct Spent {
-    cpu_seconds: f64,
-    peak_rss_bytes: u64,
-    said: String,
-}
-
-impl Spent {
-    fn figures(&self, readings: &Readings, start: f64) -> Value {
-        let megabytes = readings.bytes as f64 / 1e6;
-        json!({
-            "cpu_seconds": self.cpu_seconds,
-            "start_cpu_seconds": start,
-            "mb_per_cpu_second": megabytes / self.cpu_seconds.max(0.01),
-            "mb_per_cpu_second_without_start": megabytes / (self.cpu_seconds - start).max(0.01),
-            "peak_rss_bytes": self.peak_rss_bytes,
-        })
-    }
-}
-
-/// Runs a process to its end and reads what it cost just before it is gone.
-fn measure(command: &mut Command) -> Result<Spent> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .with_context(|| format!("starting {:?}", command.get_program()))?;
-    let mut stdout = child.stdout.take().context("a process without an output")?;
-    let said = std::thread::spawn(move || {
-        let mut said = String::new();
-        std::io::Read::read_to_string(&mut stdout, &mut said).map(|_| said)
-    });
-    // A worker ends when its input does.
-    let input = child.stdin.take();
-    let pid = child.id();
-    let mut peak_rss_bytes = 0;
-    while !usage::has_ended(pid) {
-        peak_rss_bytes = usage::peak_rss_bytes_of(pid).max(peak_rss_bytes);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let cpu_seconds = usage::cpu_seconds_of(pid).unwrap_or(0.0);
-    let status = child.wait().context("waiting for a process")?;
-    drop(input);
-    let said = said.join().map_err(|_panic| anyhow::anyhow!("a reader panicked"))??;
-    ensure!(status.success(), "{:?} ended with {status}", command.get_program());
-    Ok(Spent { cpu_seconds, peak_rss_bytes, said })
-}
-
-/// A folder that goes with this value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Scratch> {
-        let folder = std::env::temp_dir().join(format!("forebay-bench-etl-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        Ok(Scratch(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
+fn figures_of(spent: &Spent, readings: &Readings, start: f64) -> Value {
+    let megabytes = readings.bytes as f64 / 1e6;
+    json!({
+        "cpu_seconds": spent.cpu_seconds,
+        "start_cpu_seconds": start,
+        "mb_per_cpu_second": megabytes / spent.cpu_seconds.max(0.01),
+        "mb_per_cpu_second_without_start": megabytes / (spent.cpu_seconds - start).max(0.01),
+        "peak_rss_bytes": spent.peak_rss_bytes,
+    })
 }
 
 fn table(figures: &Value) -> String {
