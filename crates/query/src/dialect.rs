@@ -19,9 +19,9 @@ use std::ops::ControlFlow;
 use base::{Error, Result};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch,
-    Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident,
-    LambdaFunction, LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, ObjectNamePart,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch, Function,
+    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, LambdaFunction,
+    LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, ObjectNamePart,
     OneOrManyWithParens, Query, Select, SelectItem, SetExpr, Statement as Ast, TableFactor,
     UnaryOperator, Value, VisitMut, VisitorMut,
 };
@@ -421,10 +421,12 @@ impl VisitorMut for Named<'_> {
                 if let Some((first, fields)) = parts.split_first()
                     && let Some(own) = self.find(first)
                 {
-                    let dot = |field: &Ident| AccessExpr::Dot(Expr::Identifier(field.clone()));
-                    let access_chain = fields.iter().map(dot).collect();
-                    let root = Box::new(Expr::Identifier(own.clone()));
-                    *expr = Expr::CompoundFieldAccess { root, access_chain };
+                    // Not with a dot, which the planner takes for a table's.
+                    let field = |of: Expr, name: &Ident| {
+                        let name = Value::SingleQuotedString(name.value.clone());
+                        call("get_field", [of, Expr::value(name)])
+                    };
+                    *expr = fields.iter().fold(Expr::Identifier(own.clone()), field);
                 }
             }
             _ => {}

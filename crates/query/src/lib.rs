@@ -15,6 +15,7 @@
 //! * Dropping the future of a query stops it.
 
 mod as_of;
+mod by_runs;
 mod dialect;
 mod engine;
 mod error;
@@ -25,6 +26,7 @@ mod keep_first;
 mod lateral;
 mod meter;
 mod operator;
+mod parts;
 mod pool;
 mod reach;
 mod read;

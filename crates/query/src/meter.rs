@@ -1,7 +1,7 @@
 //! What a query read: bytes, rows, and the records that were set aside.
 //!
 //! A plan may read a file twice (a table joined with itself), and it may stop early. Rows and
-//! bad records are therefore accounted by file and place, so that each counts once.
+//! bad records are therefore accounted by file, part and place, so that each counts once.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use base::{Error, Result};
 use lake::{EtlResult, SetAside, SetAsideWriter, TableFile};
 
+use crate::parts::Part;
 use crate::read::Picked;
 
 /// The account of one query or run.
@@ -19,7 +20,8 @@ pub(crate) struct Meter {
 
 #[derive(Debug, Default)]
 struct Account {
-    files: BTreeMap<(String, String), FileAccount>,
+    /// By bucket, key and the first byte of the part.
+    files: BTreeMap<(String, String, u64), FileAccount>,
     bytes: u64,
     set_aside: u64,
     keep: Option<Kept>,
@@ -66,22 +68,22 @@ impl Meter {
         self.account().bytes += count;
     }
 
-    /// So many rows of `file` have been handed out by one reader of it.
-    pub(crate) fn rows(&self, file: &TableFile, count: u64) {
+    /// So many rows of `part` have been handed out by one reader of it.
+    pub(crate) fn rows(&self, part: &Part, count: u64) {
         let mut account = self.account();
-        let known = account.of(file);
+        let known = account.of(part.place());
         known.rows = known.rows.max(count);
     }
 
-    /// A record was set aside, the first of its file at or after `position`.
+    /// A record was set aside, the first of its part at or after `position`.
     pub(crate) fn set_aside(
         &self,
-        file: &TableFile,
+        part: &Part,
         position: u64,
         reason: &str,
         raw: &[u8],
     ) -> Result<()> {
-        self.keep((&file.bucket, &file.key), position, reason, raw)
+        self.keep(part.place(), position, reason, raw)
     }
 
     /// A row was set aside by a node: its place among the rows that the node saw, and the row.
@@ -92,18 +94,12 @@ impl Meter {
         reason: &str,
         row: &[u8],
     ) -> Result<()> {
-        self.keep(("", node), place, reason, row)
+        self.keep(("", node, 0), place, reason, row)
     }
 
-    fn keep(
-        &self,
-        (bucket, key): (&str, &str),
-        position: u64,
-        reason: &str,
-        raw: &[u8],
-    ) -> Result<()> {
+    fn keep(&self, part: (&str, &str, u64), position: u64, reason: &str, raw: &[u8]) -> Result<()> {
         let mut account = self.account();
-        let known = account.files.entry((bucket.to_owned(), key.to_owned())).or_default();
+        let known = account.of(part);
         if position < known.next {
             return Ok(());
         }
@@ -111,8 +107,8 @@ impl Meter {
         account.set_aside += 1;
         let Some(keep) = &mut account.keep else { return Ok(()) };
         let record = SetAside {
-            bucket: bucket.to_owned(),
-            key: key.to_owned(),
+            bucket: part.0.to_owned(),
+            key: part.1.to_owned(),
             position,
             reason: reason.to_owned(),
             raw_base64: rules::base64::encode(raw),
@@ -164,7 +160,7 @@ impl Meter {
 }
 
 impl Account {
-    fn of(&mut self, file: &TableFile) -> &mut FileAccount {
-        self.files.entry((file.bucket.clone(), file.key.clone())).or_default()
+    fn of(&mut self, (bucket, key, from): (&str, &str, u64)) -> &mut FileAccount {
+        self.files.entry((bucket.to_owned(), key.to_owned(), from)).or_default()
     }
 }

@@ -22,6 +22,7 @@ use formats::{csv, json};
 use lake::{Column, Format, NULL_PARTITION, Table, TableFile};
 
 use crate::meter::Meter;
+use crate::parts::Part;
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -33,7 +34,7 @@ pub(crate) struct Layout {
     /// How the fields of CSV are told apart.
     csv: Option<Dialect>,
     /// Where records of JSON lie, if they are not the documents themselves.
-    records: Option<json::Path>,
+    pub(crate) records: Option<json::Path>,
     /// Columns in the files.
     pub(crate) data: SchemaRef,
     /// Columns that folders give.
@@ -89,8 +90,10 @@ impl Layout {
             _ => Arc::clone(field),
         };
         let data: Vec<Arc<Field>> = self.data.fields().iter().map(view).collect();
-        let all: Vec<Arc<Field>> = data.iter().chain(&self.partition).cloned().collect();
-        Layout { data: Arc::new(Schema::new(data)), all: Arc::new(Schema::new(all)), ..self }
+        let partition: Vec<Arc<Field>> = self.partition.iter().map(view).collect();
+        let all: Vec<Arc<Field>> = data.iter().chain(&partition).cloned().collect();
+        let (data, all) = (Arc::new(Schema::new(data)), Arc::new(Schema::new(all)));
+        Layout { data, partition, all, ..self }
     }
 
     /// The values that a file's folders give to the partition columns. What is no value of
@@ -167,25 +170,26 @@ impl Picked {
     }
 }
 
-/// Hands all rows of `file` to `send`, which answers false when it wants no more.
+/// Hands all rows of `part` to `send`, which answers false when it wants no more.
 pub(crate) fn read_file(
-    file: &TableFile,
+    part: &Part,
     picked: &Picked,
     meter: &Meter,
     send: &mut dyn FnMut(RecordBatch) -> bool,
 ) -> Result<bool> {
+    let file = &part.file;
     let values = picked.layout.partition_values(file);
     let mut rows = 0;
     let mut goes_on = true;
     let mut hand_out = |batch: RecordBatch| -> Result<bool> {
         rows += batch.num_rows() as u64;
-        meter.rows(file, rows);
+        meter.rows(part, rows);
         goes_on = send(picked.complete(batch, &values)?);
         Ok(goes_on)
     };
     let read = match picked.layout.format {
         Format::Parquet => read_parquet(file, picked, meter, &mut hand_out),
-        Format::Json | Format::Csv => read_text(file, picked, meter, &mut hand_out),
+        Format::Json | Format::Csv => read_text(part, picked, meter, &mut hand_out),
     };
     match read {
         Ok(()) => Ok(goes_on),
@@ -194,7 +198,7 @@ pub(crate) fn read_file(
                 let unit = if picked.layout.format == Format::Parquet { "row" } else { "byte" };
                 let reason = format!("the object is not read from {unit} {position} on: {error}");
                 tracing::warn!(bucket = file.bucket, key = file.key, reason, "damaged object");
-                meter.set_aside(file, position, &reason, &[])?;
+                meter.set_aside(part, position, &reason, &[])?;
                 Ok(true)
             }
             _ => Err(error.context(format!("reading {}/{}", file.bucket, file.key))),
@@ -244,16 +248,24 @@ impl<R: Read> TextScan<R> {
 }
 
 fn read_text(
-    file: &TableFile,
+    part: &Part,
     picked: &Picked,
     meter: &Meter,
     hand_out: Sink<'_>,
 ) -> Result<(), Damage> {
-    let counted = Counted { inner: open(file)?, meter, at: 0, counted: 0 };
-    let mut input = formats::decode_object(counted, &file.key)?;
+    let mut counted = Counted { inner: open(&part.file)?, meter, at: 0, counted: 0 };
+    let mut input: Box<dyn Read + Send + '_> = match &part.range {
+        None => formats::decode_object(counted, &part.file.key)?,
+        Some(range) => {
+            let failed = |cause| Error::io("reading on within an object", cause);
+            counted.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+            Box::new(counted.take(range.end - range.start))
+        }
+    };
     if let Some(path) = &picked.layout.records {
         input = Box::new(json::Items::new(input, path));
     }
+    let from = part.begin();
     let data = picked.data_columns();
     let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
     let mut scan = picked.layout.scan(Some(&data), input, options)?;
@@ -261,7 +273,7 @@ fn read_text(
     loop {
         let next = scan.next_batch(&mut |bad| {
             if unkept.is_ok() {
-                unkept = meter.set_aside(file, bad.position, &bad.reason, &bad.raw);
+                unkept = meter.set_aside(part, from + bad.position, &bad.reason, &bad.raw);
             }
         });
         std::mem::replace(&mut unkept, Ok(()))?;
@@ -272,7 +284,7 @@ fn read_text(
                 }
             }
             Ok(None) => return Ok(()),
-            Err(error) => return Err(Damage { position: scan.bytes(), error }),
+            Err(error) => return Err(Damage { position: from + scan.bytes(), error }),
         }
     }
 }

@@ -60,6 +60,9 @@ pub(crate) fn session(
         .with_information_schema(false);
     let options = config.options_mut();
     options.execution.enable_recursive_ctes = false;
+    // What a join learns from one side leaves out rows of the other whose key is null, though
+    // EXCEPT and INTERSECT take nulls for equal; files of nothing but nulls would go.
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
     // As Athena has it, whichever way it goes.
     options.sql_parser.default_null_ordering = "nulls_last".into();
     // Half the pool must not be promised to a sort that may never spill.
@@ -68,6 +71,7 @@ pub(crate) fn session(
         .with_config(config)
         .with_runtime_env(Arc::clone(environment))
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(crate::by_runs::AggregateRuns))
         .build();
     for name in FUNCTIONS_REFUSED {
         state.deregister_udf(name).map_err(crate::error::explain)?;

@@ -32,6 +32,7 @@ use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
 use crate::meter::Meter;
+use crate::parts::Part;
 use crate::reach;
 use crate::read::{Layout, Picked, read_file};
 
@@ -156,12 +157,19 @@ impl LakeTable {
         let picked = Picked::new(&self.layout, projection).map_err(wrap)?;
         let schema = Arc::clone(&picked.schema);
         let groups = match self.reading {
-            Reading::InOrder => vec![files],
-            Reading::Query => balance(files, partitions),
+            Reading::InOrder => vec![files.into_iter().map(Part::whole).collect()],
+            Reading::Query => {
+                let parts = files.into_iter().flat_map(|file| match self.layout.format {
+                    // What lies within one document has no place to cut at.
+                    Format::Json if self.layout.records.is_none() => Part::of(file),
+                    _ => vec![Part::whole(file)],
+                });
+                balance(parts.collect(), partitions, |part| (part.bytes(), &part.file.key))
+            }
         };
-        let stream = |files: Vec<TableFile>| -> Arc<dyn PartitionStream> {
+        let stream = |parts: Vec<Part>| -> Arc<dyn PartitionStream> {
             let (picked, meter) = (picked.clone(), Arc::clone(&self.meter));
-            Arc::new(FilesStream { files: files.into(), picked, meter, lake: self.lake.clone() })
+            Arc::new(FilesStream { parts: parts.into(), picked, meter, lake: self.lake.clone() })
         };
         let streams = groups.into_iter().map(stream).collect();
         Ok(Arc::new(StreamingTableExec::try_new(schema, streams, None, [], false, limit)?))
@@ -198,7 +206,8 @@ impl LakeTable {
                 files.iter().map(|file| self.partitioned(file)).collect();
             Ok(FileGroup::new(files?))
         };
-        let groups = balance(files, state.config().target_partitions());
+        let partitions = state.config().target_partitions();
+        let groups = balance(files, partitions, |file| (file.bytes, &file.key));
         let config =
             FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
                 .with_file_groups(groups.into_iter().map(group).collect::<Result<_, _>>()?)
@@ -288,24 +297,28 @@ impl TableProvider for LakeTable {
     }
 }
 
-/// Deals files out to at most `groups` groups of about the same size.
-fn balance(mut files: Vec<TableFile>, groups: usize) -> Vec<Vec<TableFile>> {
-    let groups = groups.clamp(1, files.len().max(1));
-    files.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.key.cmp(&b.key)));
-    let mut dealt: Vec<(u64, Vec<TableFile>)> = vec![(0, Vec::new()); groups];
-    for file in files {
-        if let Some(lightest) = dealt.iter_mut().min_by_key(|(bytes, _)| *bytes) {
-            lightest.0 += file.bytes;
-            lightest.1.push(file);
+/// Deals files or parts of them out to at most `groups` groups of about the same size, by what
+/// `weigh` says: bytes, and a key that orders those of the same size.
+fn balance<T>(mut dealt: Vec<T>, groups: usize, weigh: fn(&T) -> (u64, &String)) -> Vec<Vec<T>> {
+    let groups = groups.clamp(1, dealt.len().max(1));
+    dealt.sort_by(|a, b| {
+        let ((a_bytes, a_key), (b_bytes, b_key)) = (weigh(a), weigh(b));
+        b_bytes.cmp(&a_bytes).then_with(|| a_key.cmp(b_key))
+    });
+    let mut groups: Vec<(u64, Vec<T>)> = (0..groups).map(|_| (0, Vec::new())).collect();
+    for one in dealt {
+        if let Some(lightest) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            lightest.0 += weigh(&one).0;
+            lightest.1.push(one);
         }
     }
-    dealt.into_iter().map(|(_, files)| files).filter(|files| !files.is_empty()).collect()
+    groups.into_iter().map(|(_, dealt)| dealt).filter(|dealt| !dealt.is_empty()).collect()
 }
 
-/// Files read one after another by a thread of their own.
+/// Files, or parts of them, read one after another by a thread of their own.
 #[derive(Debug)]
 struct FilesStream {
-    files: Arc<[TableFile]>,
+    parts: Arc<[Part]>,
     picked: Picked,
     meter: Arc<Meter>,
     lake: Option<Lake>,
@@ -320,18 +333,20 @@ impl PartitionStream for FilesStream {
         let schema = Arc::clone(&self.picked.schema);
         let mut stream = RecordBatchReceiverStream::builder(schema, BATCHES_AHEAD);
         let sender = stream.tx();
-        let (files, picked) = (Arc::clone(&self.files), self.picked.clone());
+        let (parts, picked) = (Arc::clone(&self.parts), self.picked.clone());
         let (meter, lake) = (Arc::clone(&self.meter), self.lake.clone());
         stream.spawn_blocking(move || {
             // A reader that is gone wants no more, which is how a query is cancelled.
             let mut send = |batch| sender.blocking_send(Ok(batch)).is_ok();
-            for file in files.iter() {
-                let mut read = read_file(file, &picked, &meter, &mut send);
+            for part in parts.iter() {
+                let mut read = read_file(part, &picked, &meter, &mut send);
                 // It was moved out of sight after the query was planned; nothing was read yet.
                 if read.as_ref().is_err_and(|error| error.kind() == base::ErrorKind::NotFound)
-                    && let Some(file) = lake.as_ref().and_then(|lake| reach::located(lake, file))
+                    && let Some(file) =
+                        lake.as_ref().and_then(|lake| reach::located(lake, &part.file))
                 {
-                    read = read_file(&file, &picked, &meter, &mut send);
+                    let range = part.range.clone();
+                    read = read_file(&Part { file, range }, &picked, &meter, &mut send);
                 }
                 if !read.map_err(wrap)? {
                     break;

@@ -190,9 +190,13 @@ pub(crate) fn move_set_aside_to_file(spec: &EtlSpec, result: &mut EtlResult) {
 
 /// The values of column `n` of a Parquet file; panics unless the file is whole.
 pub(crate) fn column_n(path: &Path) -> Vec<i64> {
+    rows_of(&Reader::open(path).unwrap())
+}
+
+/// The same of a file that is open, and may be gone from where it was.
+pub(crate) fn rows_of(reader: &Reader) -> Vec<i64> {
     use arrow::array::AsArray;
     use arrow::datatypes::Int32Type;
-    let reader = Reader::open(path).unwrap();
     let at = reader.schema().index_of("n").unwrap();
     let mut rows = Vec::new();
     for batch in reader.batches(None, 1024).unwrap() {
