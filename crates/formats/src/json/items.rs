@@ -133,7 +133,8 @@ pub struct Items<R> {
     chunk: Vec<u8>,
     out: Vec<u8>,
     at: usize,
-    started: bool,
+    /// Bytes of a byte order mark seen at the start; `None` once something else has come.
+    mark: Option<usize>,
 }
 
 impl<R> fmt::Debug for Items<R> {
@@ -153,8 +154,17 @@ impl<R: Read> Items<R> {
             chunk: vec![0; CHUNK_BYTES],
             out: Vec::new(),
             at: 0,
-            started: false,
+            mark: Some(0),
         }
+    }
+
+    /// Whether `byte` goes on with a byte order mark at the very start. One that breaks off is no
+    /// JSON, and neither is what its bytes would be.
+    fn is_of_mark(&mut self, byte: u8) -> bool {
+        let Some(seen) = self.mark else { return false };
+        let goes_on = BYTE_ORDER_MARK.get(seen) == Some(&byte);
+        self.mark = goes_on.then_some(seen + 1);
+        goes_on
     }
 
     /// Begins a value with its first byte; whether the byte is done with.
@@ -304,13 +314,10 @@ impl<R: Read> Read for Items<R> {
                     return Err(cause);
                 }
             };
-            let mut bytes = &chunk[..count];
-            if !self.started && count > 0 {
-                self.started = true;
-                bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-            }
-            for byte in bytes {
-                while !self.step(*byte) {}
+            for byte in &chunk[..count] {
+                if !self.is_of_mark(*byte) {
+                    while !self.step(*byte) {}
+                }
             }
             self.chunk = chunk;
             if count == 0 {
