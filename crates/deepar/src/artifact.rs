@@ -6,8 +6,11 @@
 //! ```text
 //! lstm.weight_ih_l{k} [4C, inputs]     lstm.weight_hh_l{k} [4C, C]     lstm.bias_l{k} [4C, 1]
 //! lstm.weight_static [4C, 1 + E]       embedding.{k} [size, dimension]
-//! head.weight [P, C]                   head.bias [P]
+//! head.weight [P, C]                   head.bias [P]                  head.skip [1, lags]
 //! ```
+//!
+//! Of an ensemble, each tensor's name begins with `member.{k}.`. `head.skip` is there if lagged
+//! values reach the location past the LSTM.
 //!
 //! Inputs of layer 0: lags ascending, age, calendar, known features. Its static inputs, which
 //! have weights of their own: ln scale, then the embeddings.
@@ -21,10 +24,11 @@ use forecast::TrainReport;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::features::{Plan, Scaling, lags};
-use crate::hyper::{Hyperparameters, TABLE};
+use crate::calibration::Calibration;
+use crate::features::{Plan, Scaling};
+use crate::hyper::{Hyperparameters, ScalingMethod, TABLE};
 use crate::kernels::Isa;
-use crate::model::{Model, Parts, Provenance};
+use crate::model::{Member, Model, Parts, Provenance};
 use crate::network::Shape;
 
 const WEIGHTS: &str = "weights.safetensors";
@@ -44,6 +48,8 @@ struct Description {
     num_dynamic_feat: usize,
     nonnegative: bool,
     scaling: Scaling,
+    #[serde(default)]
+    calibration: Calibration,
     provenance: Provenance,
     training: TrainReport,
 }
@@ -67,20 +73,25 @@ impl Model {
             num_dynamic_feat: self.plan.features,
             nonnegative: self.nonnegative,
             scaling: self.plan.scaling.clone(),
+            calibration: self.calibration.clone(),
             provenance: self.provenance.clone(),
             training: self.report.clone(),
         };
         let text = serde_json::to_vec_pretty(&description)
             .map_err(|cause| Error::internal("describing the model").with_source(cause))?;
-        let tensors: Vec<(Slot, Vec<u8>)> = slots(&self.shape)
-            .into_iter()
-            .map(|slot| {
-                let width = *slot.shape.last().unwrap_or(&0);
-                let rows = slot.rows.iter().flat_map(|from| &self.params[*from..from + width]);
-                let bytes = rows.flat_map(|value| value.to_le_bytes()).collect();
-                (slot, bytes)
-            })
-            .collect();
+        let of = |(index, member): (usize, &Member)| {
+            slots(&self.shape, prefix(index, self.members.len()))
+                .into_iter()
+                .map(|slot| {
+                    let width = *slot.shape.last().unwrap_or(&0);
+                    let rows =
+                        slot.rows.iter().flat_map(|from| &member.params[*from..from + width]);
+                    let bytes = rows.flat_map(|value| value.to_le_bytes()).collect();
+                    (slot, bytes)
+                })
+                .collect::<Vec<_>>()
+        };
+        let tensors: Vec<(Slot, Vec<u8>)> = self.members.iter().enumerate().flat_map(of).collect();
         let views = tensors
             .iter()
             .map(|(slot, bytes)| {
@@ -101,12 +112,14 @@ impl Model {
         };
         let description = read_description(find(DESCRIPTION)?)?;
         let (plan, shape) = declared(&description)?;
-        let params = read_weights(find(WEIGHTS)?, &shape)?;
+        let params =
+            read_weights(find(WEIGHTS)?, &shape, description.hyperparameters.ensemble_size)?;
         let parts = Parts {
             hyper: description.hyperparameters,
             shape,
             plan,
             params,
+            calibration: description.calibration,
             nonnegative: description.nonnegative,
             provenance: description.provenance,
             report: description.training,
@@ -157,21 +170,11 @@ fn declared(description: &Description) -> Result<(Plan, Shape)> {
     if !description.scaling.is_sound(features) {
         return Err(corrupt("scaling does not fit"));
     }
-    let plan = Plan {
-        freq: hyper.time_freq,
-        lags: lags(hyper.time_freq),
-        features,
-        scaling: description.scaling.clone(),
-        scaled: hyper.likelihood.is_scaled(),
-    };
-    let shape = Shape {
-        inputs: plan.inputs(),
-        cells: hyper.num_cells,
-        layers: hyper.num_layers,
-        likelihood: hyper.likelihood,
-        cardinality: description.cardinality.clone(),
-        embedding: hyper.embedding_dimension,
-    };
+    if !description.calibration.is_sound() {
+        return Err(corrupt("calibration is out of range"));
+    }
+    let plan = Plan::new(hyper, features, description.scaling.clone());
+    let shape = Shape::new(hyper, &plan, description.cardinality.clone());
     let steps = hyper.context_length + hyper.prediction_length;
     shape.check_size(steps).map_err(|error| corrupt(error.to_string()))?;
     Ok((plan, shape))
@@ -179,6 +182,10 @@ fn declared(description: &Description) -> Result<(Plan, Shape)> {
 
 /// Sends the numbers that decide sizes through the same table as a user's.
 fn check_ranges(hyper: &Hyperparameters) -> Result<()> {
+    let scaling = match hyper.scaling {
+        ScalingMethod::Mean => "mean",
+        ScalingMethod::Standard => "standard",
+    };
     let given = [
         ("time_freq", hyper.time_freq.to_string()),
         ("context_length", hyper.context_length.to_string()),
@@ -190,30 +197,39 @@ fn check_ranges(hyper: &Hyperparameters) -> Result<()> {
         ("embedding_dimension", hyper.embedding_dimension.to_string()),
         ("mini_batch_size", hyper.mini_batch_size.to_string()),
         ("num_eval_samples", hyper.num_eval_samples.to_string()),
+        ("likelihood", hyper.likelihood.name().to_owned()),
+        ("scaling", scaling.to_owned()),
+        // Models of before it was a setting have 0: the context.
+        ("scaling_length", hyper.scaling_length.max(1).to_string()),
+        ("autoregressive_skip", hyper.autoregressive_skip.to_string()),
+        ("ensemble_size", hyper.ensemble_size.to_string()),
     ];
     debug_assert!(given.iter().all(|(name, _)| TABLE.iter().any(|(known, ..)| known == name)));
     Hyperparameters::parse(given).map_err(|error| corrupt(error.to_string()))?;
     forecast::check_quantiles(&hyper.test_quantiles).map_err(|error| corrupt(error.to_string()))
 }
 
-fn read_weights(bytes: &[u8], shape: &Shape) -> Result<Vec<f32>> {
+/// The parameters of each member.
+fn read_weights(bytes: &[u8], shape: &Shape, members: u32) -> Result<Vec<Vec<f32>>> {
     // Weights that are not in the file cannot be asked for: this bounds every allocation by
     // the file's own size (padding at most doubles it twice for the smallest networks).
-    if shape.parameters_estimate() > 64 * (bytes.len() as u128 + 1024) {
+    let wanted = shape.parameters_estimate() * u128::from(members);
+    if wanted > 64 * (bytes.len() as u128 + 1024) {
         return Err(corrupt(format!("{WEIGHTS} is too small for the network declared")));
     }
     let tensors = SafeTensors::deserialize(bytes)
         .map_err(|cause| corrupt(format!("{WEIGHTS}: {cause}")).with_source(cause))?;
-    let mut params = vec![0.0; shape.layout().len];
-    let slots = slots(shape);
-    if tensors.len() != slots.len() {
-        return Err(corrupt(format!(
-            "{} tensors where {} are declared",
-            tensors.len(),
-            slots.len()
-        )));
+    let members = members as usize;
+    let declared = members * slots(shape, String::new()).len();
+    if tensors.len() != declared {
+        return Err(corrupt(format!("{} tensors where {declared} are declared", tensors.len())));
     }
-    for slot in slots {
+    (0..members).map(|index| read_member(&tensors, shape, prefix(index, members))).collect()
+}
+
+fn read_member(tensors: &SafeTensors<'_>, shape: &Shape, prefix: String) -> Result<Vec<f32>> {
+    let mut params = vec![0.0; shape.layout().len];
+    for slot in slots(shape, prefix) {
         let tensor = tensors.tensor(&slot.name).map_err(|cause| {
             corrupt(format!("tensor {} is missing", slot.name)).with_source(cause)
         })?;
@@ -239,8 +255,13 @@ fn read_weights(bytes: &[u8], shape: &Shape) -> Result<Vec<f32>> {
     Ok(params)
 }
 
+/// What the names of a member's tensors begin with; nothing if it is the only one.
+fn prefix(member: usize, members: usize) -> String {
+    if members > 1 { format!("member.{member}.") } else { String::new() }
+}
+
 /// All tensors, in the order they are written.
-fn slots(shape: &Shape) -> Vec<Slot> {
+fn slots(shape: &Shape, prefix: String) -> Vec<Slot> {
     let layout = shape.layout();
     let cells = shape.cells;
     // PyTorch's row g * C + u is ours at 4 u + g.
@@ -250,7 +271,9 @@ fn slots(shape: &Shape) -> Vec<Slot> {
             .collect()
     };
     let mut slots = Vec::new();
-    let mut slot = |name: String, shape: Vec<usize>, rows| slots.push(Slot { name, shape, rows });
+    let mut slot = |name: String, shape: Vec<usize>, rows| {
+        slots.push(Slot { name: format!("{prefix}{name}"), shape, rows });
+    };
     for (l, (weights, bias)) in layout.layers.iter().enumerate() {
         let (columns, from) = (shape.columns(l), shape.layer_inputs(l));
         let inputs = if l == 0 { shape.inputs } else { cells };
@@ -270,5 +293,8 @@ fn slots(shape: &Shape) -> Vec<Slot> {
     let rows = (0..outputs).map(|k| layout.head.start + k * shape.hidden()).collect();
     slot("head.weight".to_owned(), vec![outputs, cells], rows);
     slot("head.bias".to_owned(), vec![outputs], vec![layout.head_bias.start]);
+    if shape.skip > 0 {
+        slot("head.skip".to_owned(), vec![1, shape.skip], vec![layout.skip.start]);
+    }
     slots
 }

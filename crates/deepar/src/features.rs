@@ -9,6 +9,8 @@
 
 use forecast::{DateTime, Frequency, TimeSeries, Unit};
 
+use crate::hyper::{Hyperparameters, ScalingMethod};
+
 /// The delays whose values are inputs, ascending, for series at `freq`.
 ///
 /// 1 to 7, then a few steps around one, two, three... of each natural cycle: hours, days,
@@ -93,6 +95,60 @@ pub(crate) struct Scaling {
     /// Mean and spread of each known feature.
     pub(crate) feature_mean: Vec<f32>,
     pub(crate) feature_spread: Vec<f32>,
+    /// What a window with few observations of its own is taken for, if windows are centred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) typical: Option<Typical>,
+}
+
+/// The training series' mean and deviation, averaged over them.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Typical {
+    pub(crate) mean: f32,
+    pub(crate) deviation: f32,
+    /// Deviation as a share of the mean absolute value.
+    pub(crate) share: f32,
+}
+
+/// How the values of a window become inputs and targets of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// As they are.
+    Raw,
+    /// Divided by the mean absolute value of the context.
+    Mean,
+    /// Less the mean, divided by the mean absolute deviation from it, both over a stretch that
+    /// may be longer than the context.
+    Standard,
+}
+
+impl Framing {
+    /// How `hyper` wants windows framed.
+    pub(crate) fn of(hyper: &Hyperparameters) -> Framing {
+        match hyper.scaling {
+            _ if !hyper.likelihood.is_scaled() => Framing::Raw,
+            ScalingMethod::Mean => Framing::Mean,
+            ScalingMethod::Standard => Framing::Standard,
+        }
+    }
+}
+
+/// Of one window: the network sees `(z - shift) / scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) shift: f32,
+    pub(crate) scale: f32,
+}
+
+impl Frame {
+    /// Into the network's units.
+    pub(crate) fn enter(self, z: f32) -> f64 {
+        (f64::from(z) - f64::from(self.shift)) / f64::from(self.scale)
+    }
+
+    /// Back into the target's units, kept finite.
+    pub(crate) fn leave(self, y: f32) -> f32 {
+        (y * self.scale + self.shift).clamp(f32::MIN, f32::MAX)
+    }
 }
 
 /// Scales stay in this range, so that neither they nor their inverse overflow.
@@ -101,6 +157,12 @@ const SCALE_RANGE: (f32, f32) = (1e-30, 1e30);
 /// A window never counts as smaller than this share of its series: a stretch of zeros would
 /// otherwise have scale 0 and an unbounded loss.
 const SCALE_FLOOR: f32 = 0.01;
+
+/// The same for deviations: a sensor that stood still for a week moves on at its own pace.
+const DEVIATION_FLOOR: f32 = 0.1;
+
+/// The typical deviation counts as much as so many observations of the window's own.
+const DEVIATION_PRIOR: f64 = 2.0;
 
 /// A series ready for the network. Its values stay where they are.
 #[derive(Clone, Debug)]
@@ -112,7 +174,9 @@ pub(crate) struct Item<'a> {
     pub(crate) cats: Vec<u32>,
     /// Mean |z| over all observations, if there are any that are not zero.
     pub(crate) mean_abs: Option<f32>,
-    /// What was observed last before each stretch of [`CARRY`] points; 0 before the first.
+    /// Mean and mean absolute deviation of all observations, if there are any.
+    pub(crate) moments: Option<(f32, f32)>,
+    /// What was observed last before each stretch of [`CARRY`] points; NaN before the first.
     carried: Vec<f32>,
 }
 
@@ -123,7 +187,7 @@ const CARRY: usize = 4096;
 impl<'a> Item<'a> {
     pub(crate) fn new(series: &'a TimeSeries) -> Item<'a> {
         let target = series.target.as_slice();
-        let mut last = 0.0;
+        let mut last = f32::NAN;
         let carry = |stretch: &[f32]| {
             let before = last;
             last = last_observed(stretch).unwrap_or(last);
@@ -136,25 +200,26 @@ impl<'a> Item<'a> {
             features: series.feat_dynamic_real.iter().map(|feature| feature.as_slice()).collect(),
             cats: series.feat_static_cat.clone(),
             mean_abs: mean_abs(target).filter(|mean| *mean > 0.0),
+            moments: moments(target).map(|(mean, deviation, _)| (mean as f32, deviation as f32)),
         }
     }
 
-    /// The value of step `at` as an input: where it is missing the last one observed before, 0 if
-    /// there is none.
+    /// The value of step `at` as an input: where it is missing the last one observed before, NaN
+    /// if there is none.
     pub(crate) fn filled(&self, at: usize) -> f32 {
         let stretch = &self.target[at / CARRY * CARRY..=at];
         last_observed(stretch).unwrap_or_else(|| self.carried[at / CARRY])
     }
 
-    /// [`Item::filled`] of the steps from `first` on, 0 before the series and after it.
+    /// [`Item::filled`] of the steps from `first` on, NaN before the series and after it.
     fn fill(&self, first: i64, out: &mut [f32]) {
         let before = usize::try_from(-first).unwrap_or(0).min(out.len());
         let from = usize::try_from(first).unwrap_or(0).min(self.target.len());
         let (front, rest) = out.split_at_mut(before);
         let there = rest.len().min(self.target.len() - from);
         let (middle, back) = rest.split_at_mut(there);
-        front.fill(0.0);
-        back.fill(0.0);
+        front.fill(f32::NAN);
+        back.fill(f32::NAN);
         middle.copy_from_slice(&self.target[from..from + there]);
         // Most windows have no gap.
         if middle.iter().fold(false, |gap, value| gap | value.is_nan()) {
@@ -166,12 +231,43 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The scale of the window whose context is `range` of the target.
-    pub(crate) fn scale(&self, range: std::ops::Range<usize>, scaling: &Scaling) -> f32 {
+    /// The scale of the window whose context is `range` of the target: its mean absolute value.
+    fn scale(&self, range: std::ops::Range<usize>, scaling: &Scaling) -> f32 {
         let own = mean_abs(&self.target[range]);
         let typical = self.mean_abs.unwrap_or(scaling.scale_default);
         own.unwrap_or(typical).max(typical * SCALE_FLOOR).clamp(SCALE_RANGE.0, SCALE_RANGE.1)
     }
+
+    /// Mean and deviation of `range`. Where little was observed, what is typical of the series
+    /// and of the training data stands in.
+    fn standard(&self, range: std::ops::Range<usize>, scaling: &Scaling) -> Frame {
+        let typical = scaling.typical.unwrap_or(Typical { mean: 0.0, deviation: 1.0, share: 1.0 });
+        let (own_mean, own_deviation) = self.moments.unwrap_or((typical.mean, 0.0));
+        let expected = match self.moments {
+            Some(_) => self.mean_abs.unwrap_or(scaling.scale_default) * typical.share,
+            None => typical.deviation,
+        };
+        let (mean, deviation, count) = moments(&self.target[range])
+            .unwrap_or_else(|| (f64::from(own_mean), f64::from(own_deviation.max(expected)), 0.0));
+        let spread = match count > 0.0 {
+            true => {
+                (count * deviation + DEVIATION_PRIOR * f64::from(expected))
+                    / (count + DEVIATION_PRIOR)
+            }
+            false => deviation,
+        };
+        let scale = (spread as f32).max(own_deviation * DEVIATION_FLOOR);
+        Frame { shift: mean as f32, scale: scale.clamp(SCALE_RANGE.0, SCALE_RANGE.1) }
+    }
+}
+
+/// Mean, mean absolute deviation from it, and number of the observed values.
+fn moments(values: &[f32]) -> Option<(f64, f64, f64)> {
+    let seen = || values.iter().filter(|value| !value.is_nan()).map(|value| f64::from(*value));
+    let count = seen().count() as f64;
+    let mean = seen().sum::<f64>() / count;
+    let deviation = seen().map(|value| (value - mean).abs()).sum::<f64>() / count;
+    (count > 0.0).then_some((mean, deviation, count))
 }
 
 fn last_observed(values: &[f32]) -> Option<f32> {
@@ -189,11 +285,37 @@ fn mean_abs(values: &[f32]) -> Option<f32> {
 
 impl Scaling {
     /// Learns the scaling from training series.
-    pub(crate) fn fit(items: &[Item<'_>]) -> Scaling {
+    pub(crate) fn fit(items: &[Item<'_>], framing: Framing) -> Scaling {
         let scales = || items.iter().filter_map(|item| item.mean_abs).map(f64::from);
-        let count = scales().count().max(1) as f64;
-        let default = scales().sum::<f64>() / count;
-        let logs = || scales().map(f64::ln);
+        let mean_of = |values: &mut dyn Iterator<Item = f64>| {
+            let (sum, count) = values.fold((0.0, 0u64), |(sum, count), x| (sum + x, count + 1));
+            sum / count.max(1) as f64
+        };
+        let default = mean_of(&mut scales());
+        let deviations = || {
+            let moments = items.iter().filter_map(|item| item.moments);
+            moments.map(|(_, deviation)| f64::from(deviation)).filter(|deviation| *deviation > 0.0)
+        };
+        let typical = (framing == Framing::Standard).then(|| {
+            let means = items.iter().filter_map(|item| item.moments);
+            let shares = items.iter().filter_map(|item| Some((item.mean_abs?, item.moments?.1)));
+            let deviation = mean_of(&mut deviations());
+            let share = mean_of(&mut shares.map(|(abs, dev)| f64::from(dev) / f64::from(abs)));
+            let or_one = |x: f64| if x > 0.0 { x as f32 } else { 1.0 };
+            Typical {
+                mean: mean_of(&mut means.map(|(mean, _)| f64::from(mean))) as f32,
+                deviation: or_one(deviation),
+                share: or_one(share),
+            }
+        });
+        let logs = || {
+            let of: Vec<f64> = match typical {
+                Some(_) => deviations().collect(),
+                None => scales().collect(),
+            };
+            of.into_iter().map(f64::ln)
+        };
+        let count = logs().count().max(1) as f64;
         let mean = logs().sum::<f64>() / count;
         let spread = (logs().map(|log| (log - mean).powi(2)).sum::<f64>() / count).sqrt();
         let features = items.first().map_or(0, |item| item.features.len());
@@ -206,6 +328,7 @@ impl Scaling {
             log_scale_spread: spread.max(0.5) as f32,
             feature_mean,
             feature_spread,
+            typical,
         }
     }
 
@@ -219,6 +342,9 @@ impl Scaling {
             && self.feature_spread.len() == features
             && self.feature_mean.iter().all(|x| x.is_finite())
             && self.feature_spread.iter().all(|x| positive(*x))
+            && self.typical.is_none_or(|typical| {
+                typical.mean.is_finite() && positive(typical.deviation) && positive(typical.share)
+            })
     }
 
     /// The static input for a scale.
@@ -243,19 +369,37 @@ pub(crate) struct Plan {
     pub(crate) lags: Vec<usize>,
     pub(crate) features: usize,
     pub(crate) scaling: Scaling,
-    /// Whether inputs are divided by the scale.
-    pub(crate) scaled: bool,
+    pub(crate) framing: Framing,
+    /// Steps before the horizon that decide a window's frame; at least the context.
+    pub(crate) frame_length: usize,
 }
 
 impl Plan {
+    /// The windows that `hyper` asks for.
+    pub(crate) fn new(hyper: &Hyperparameters, features: usize, scaling: Scaling) -> Plan {
+        Plan {
+            freq: hyper.time_freq,
+            lags: lags(hyper.time_freq),
+            features,
+            scaling,
+            framing: Framing::of(hyper),
+            frame_length: hyper.scaling_length.max(hyper.context_length),
+        }
+    }
+
     /// Inputs that change from step to step.
     pub(crate) fn inputs(&self) -> usize {
         self.lags.len() + 1 + calendar_len(self.freq) + self.features
     }
 
-    /// The scale by which a window divides, given its context.
-    pub(crate) fn scale(&self, item: &Item<'_>, context: std::ops::Range<usize>) -> f32 {
-        if self.scaled { item.scale(context, &self.scaling) } else { 1.0 }
+    /// The frame of the window whose horizon begins at `split`.
+    pub(crate) fn frame(&self, item: &Item<'_>, split: usize) -> Frame {
+        let range = split.saturating_sub(self.frame_length)..split;
+        match self.framing {
+            Framing::Raw => Frame { shift: 0.0, scale: 1.0 },
+            Framing::Mean => Frame { shift: 0.0, scale: item.scale(range, &self.scaling) },
+            Framing::Standard => item.standard(range, &self.scaling),
+        }
     }
 
     /// Fills a lane with the inputs of `steps` steps from `first`, which may lie before the
@@ -265,7 +409,7 @@ impl Plan {
         item: &Item<'_>,
         first: i64,
         steps: usize,
-        scale: f32,
+        frame: Frame,
         into: Lane<'_>,
     ) {
         let Lane { x, lanes, lane } = into;
@@ -274,15 +418,20 @@ impl Plan {
             return;
         }
         let stride = self.inputs() * lanes;
-        let inverse = 1.0 / scale;
+        let inverse = 1.0 / frame.scale;
         // Lags overlap, so the values are filled once, from the longest lag on.
         let longest = self.lags.iter().copied().max().unwrap_or(0);
         let mut filled = vec![0.0; longest + steps];
         item.fill(first - longest as i64, &mut filled);
+        for value in &mut filled {
+            *value = (*value - frame.shift) * inverse;
+            // Before the first observation.
+            *value = if value.is_nan() { 0.0 } else { *value };
+        }
         for (k, lag) in self.lags.iter().enumerate() {
             let slots = x[k * lanes + lane..].iter_mut().step_by(stride);
             for (slot, value) in slots.zip(&filled[longest - lag..][..steps]) {
-                *slot = value * inverse;
+                *slot = *value;
             }
         }
         let mut clock = Clock::new(self.freq, item.start);
@@ -417,14 +566,34 @@ mod tests {
         let whole = [vec![0.0, 0.0, f32::NAN, -8.0, 8.0], vec![f32::NAN]]
             .map(|target| TimeSeries { target: target.into(), ..TimeSeries::default() });
         let series = whole.each_ref().map(Item::new);
-        let scaling = Scaling::fit(&series);
+        let scaling = Scaling::fit(&series, Framing::Mean);
         assert_eq!(scaling.scale_default, 4.0);
         assert_eq!(series[0].scale(3..5, &scaling), 8.0);
         assert_eq!(series[0].scale(0..2, &scaling), 0.04);
         assert_eq!(series[0].scale(2..3, &scaling), 4.0);
         assert_eq!(series[1].scale(0..1, &scaling), 4.0);
-        assert_eq!(Scaling::fit(&[]).scale_default, 1.0);
+        assert_eq!(Scaling::fit(&[], Framing::Mean).scale_default, 1.0);
         assert_eq!([0, 1, 2, 3, 4].map(|at| series[0].filled(at)), [0.0, 0.0, 0.0, -8.0, 8.0]);
+        assert!(series[1].filled(0).is_nan());
+    }
+
+    #[test]
+    fn a_centred_window_leans_on_what_is_typical_where_little_was_observed() {
+        let whole =
+            [vec![9.0, 11.0, f32::NAN, 9.0, 11.0, 10.0, 10.0, 10.0, 10.0], vec![f32::NAN; 3]]
+                .map(|target| TimeSeries { target: target.into(), ..TimeSeries::default() });
+        let series = whole.each_ref().map(Item::new);
+        let scaling = Scaling::fit(&series, Framing::Standard);
+        assert_eq!(scaling.typical.unwrap(), Typical { mean: 10.0, deviation: 0.5, share: 0.05 });
+        // Four observations of deviation 1 and a prior of 2 of deviation 0.5.
+        let frame = series[0].standard(0..5, &scaling);
+        assert_eq!(frame.shift, 10.0);
+        assert!((frame.scale - 5.0 / 6.0).abs() < 1e-6, "{frame:?}");
+        // It stood still, which says little.
+        assert!((series[0].standard(5..9, &scaling).scale - 1.0 / 6.0).abs() < 1e-6);
+        assert_eq!(series[0].standard(2..3, &scaling), Frame { shift: 10.0, scale: 0.5 });
+        assert_eq!(series[1].standard(0..3, &scaling), Frame { shift: 10.0, scale: 0.5 });
+        assert_eq!(frame.leave(frame.enter(12.0) as f32), 12.0);
     }
 
     #[test]
@@ -433,7 +602,7 @@ mod tests {
         for (at, value) in [(9, 3.0), (10, 4.0), (CARRY - 1, 5.0), (3 * CARRY, 6.0)] {
             target[at] = value;
         }
-        let mut last = 0.0;
+        let mut last = f32::NAN;
         let expect: Vec<f32> = target
             .iter()
             .map(|value| {
@@ -443,14 +612,15 @@ mod tests {
             .collect();
         let series = TimeSeries { target: target.into(), ..TimeSeries::default() };
         let item = Item::new(&series);
-        assert!((0..expect.len()).all(|at| item.filled(at) == expect[at]));
+        let same = |a: f32, b: f32| a == b || (a.is_nan() && b.is_nan());
+        assert!((0..expect.len()).all(|at| same(item.filled(at), expect[at])));
         for first in [-7, 0, 8, 4090, 4096, 8000, 12_280] {
             let mut out = vec![9.0; 40];
             item.fill(first, &mut out);
             for (k, value) in out.iter().enumerate() {
                 let at = usize::try_from(first + k as i64).ok();
-                let there = at.and_then(|at| expect.get(at)).copied().unwrap_or(0.0);
-                assert_eq!(*value, there, "{k} from {first}");
+                let there = at.and_then(|at| expect.get(at)).copied().unwrap_or(f32::NAN);
+                assert!(same(*value, there), "{k} from {first}: {value} {there}");
             }
         }
     }
@@ -461,15 +631,22 @@ mod tests {
             freq: Frequency::HOURLY,
             lags: vec![1, 3],
             features: 0,
-            scaling: Scaling::fit(&[]),
-            scaled: true,
+            scaling: Scaling::fit(&[], Framing::Mean),
+            framing: Framing::Mean,
+            frame_length: 1,
         };
         let series =
             TimeSeries { target: vec![2.0, 4.0, 6.0, 8.0].into(), ..TimeSeries::default() };
         let item = Item::new(&series);
         let (steps, lanes) = (4, 2);
         let mut x = vec![9.0; steps * plan.inputs() * lanes];
-        plan.fill(&item, 1, steps, 2.0, Lane { x: &mut x, lanes, lane: 1 });
+        plan.fill(
+            &item,
+            1,
+            steps,
+            Frame { shift: 0.0, scale: 2.0 },
+            Lane { x: &mut x, lanes, lane: 1 },
+        );
         let row = |t: usize, k: usize| x[(t * plan.inputs() + k) * lanes + 1];
         assert_eq!([0, 1, 2, 3].map(|t| row(t, 0)), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!([0, 1, 2, 3].map(|t| row(t, 1)), [0.0, 0.0, 1.0, 2.0]);

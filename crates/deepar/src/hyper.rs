@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use base::{Error, Result};
-use forecast::{Frequency, check_quantiles};
+use forecast::{Frequency, Unit, check_quantiles};
 use serde::{Deserialize, Serialize};
 
 use crate::likelihood::Likelihood;
@@ -48,8 +48,58 @@ pub struct Hyperparameters {
     pub test_quantiles: Vec<f64>,
     /// How the step size moves. Ours, not SageMaker's.
     pub learning_rate_schedule: Schedule,
-    /// Training windows an epoch; `None` decides by the data. Ours, not SageMaker's.
+    /// Training windows an epoch, over all members; `None` decides by the data. Ours, not
+    /// SageMaker's, like all that follow.
     pub windows_per_epoch: Option<u64>,
+    /// What the settings below are where none is given.
+    #[serde(default)]
+    pub recipe: Recipe,
+    /// How a window's values are brought near one.
+    #[serde(default)]
+    pub scaling: ScalingMethod,
+    /// Steps before the horizon that decide a window's scale; the context at least.
+    #[serde(default)]
+    pub scaling_length: usize,
+    /// Whether lagged values reach the forecast's location past the LSTM as well, by weights of
+    /// their own.
+    #[serde(default)]
+    pub autoregressive_skip: bool,
+    /// Networks that are learnt apart and draw a share of the sample paths each.
+    #[serde(default = "one")]
+    pub ensemble_size: u32,
+    /// Whether paths are stretched so that the 80 % band holds as often as it says, on windows
+    /// kept from training.
+    #[serde(default)]
+    pub calibrate: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A set of defaults for what SageMaker does not name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Recipe {
+    /// The algorithm as SageMaker documents it.
+    #[default]
+    #[serde(rename = "deepar")]
+    DeepAr,
+    /// What proved more accurate on public data, at a reference implementation's cost: windows
+    /// centred and scaled over a week or so, lags that reach the location directly, four members,
+    /// calibrated bands, more windows an epoch. `BENCHMARKS.md` has each one's share.
+    #[serde(rename = "deepar-plus")]
+    DeepArPlus,
+}
+
+/// How a window's values are brought near one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScalingMethod {
+    /// Divided by their mean absolute value (Salinas et al.).
+    #[default]
+    Mean,
+    /// Less their mean, divided by the mean absolute deviation from it.
+    Standard,
 }
 
 /// Where the sizes of the categories come from.
@@ -124,6 +174,16 @@ pub const TABLE: &[(&str, Option<&str>, &str)] = &[
     ),
     ("learning_rate_schedule", Some("cosine"), "cosine, plateau or constant"),
     ("windows_per_epoch", Some("auto"), "auto or 1..=100000000"),
+    ("recipe", Some("deepar"), "deepar or deepar-plus"),
+    ("scaling", Some("auto"), "auto, mean or standard (not with negative-binomial and beta)"),
+    ("scaling_length", Some("auto"), "auto or 1..=100000"),
+    (
+        "autoregressive_skip",
+        Some("auto"),
+        "auto, true (not with negative-binomial and beta) or false",
+    ),
+    ("ensemble_size", Some("auto"), "auto or 1..=32"),
+    ("calibrate", Some("auto"), "auto, true or false"),
     ("_kvstore", Some("auto"), "auto"),
     ("_num_gpus", Some("auto"), "auto"),
     ("_num_kv_servers", Some("auto"), "auto"),
@@ -184,14 +244,53 @@ impl Hyperparameters {
         }
         let values = Values(values);
         values.check_internal()?;
+        let time_freq: Frequency = values.with("time_freq", |text| text.parse().ok())?;
+        let context_length = values.integer("context_length", 1, 10_000)? as usize;
+        let likelihood = values.with("likelihood", |text| {
+            Likelihood::ALL.into_iter().find(|law| law.name().eq_ignore_ascii_case(text))
+        })?;
+        let recipe = values.with("recipe", |text| match text {
+            "deepar" => Some(Recipe::DeepAr),
+            "deepar-plus" => Some(Recipe::DeepArPlus),
+            _ => None,
+        })?;
+        let plus = recipe == Recipe::DeepArPlus;
+        let movable = likelihood.location().is_some();
         Ok(Hyperparameters {
-            time_freq: values.with("time_freq", |text| text.parse().ok())?,
-            context_length: values.integer("context_length", 1, 10_000)? as usize,
+            time_freq,
+            context_length,
+            likelihood,
+            recipe,
+            scaling: values.with("scaling", |text| match text {
+                "auto" if plus && movable => Some(ScalingMethod::Standard),
+                "auto" | "mean" => Some(ScalingMethod::Mean),
+                "standard" if movable => Some(ScalingMethod::Standard),
+                _ => None,
+            })?,
+            scaling_length: match values.get("scaling_length")? {
+                "auto" if plus => context_length.max(long_cycle(time_freq)),
+                "auto" => context_length,
+                _ => context_length.max(values.integer("scaling_length", 1, 100_000)? as usize),
+            },
+            autoregressive_skip: values.with("autoregressive_skip", |text| match text {
+                "auto" => Some(plus && movable),
+                "true" if movable => Some(true),
+                "false" => Some(false),
+                _ => None,
+            })?,
+            ensemble_size: match values.get("ensemble_size")? {
+                "auto" if plus => 4,
+                "auto" => 1,
+                _ => values.integer("ensemble_size", 1, 32)? as u32,
+            },
+            calibrate: values.with("calibrate", |text| match text {
+                "auto" => Some(plus && likelihood != Likelihood::DeterministicL1),
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            })?,
             prediction_length: values.integer("prediction_length", 1, 10_000)? as usize,
             epochs: values.integer("epochs", 1, 100_000)? as u32,
-            likelihood: values.with("likelihood", |text| {
-                Likelihood::ALL.into_iter().find(|law| law.name().eq_ignore_ascii_case(text))
-            })?,
             num_cells: values.integer("num_cells", 1, 1024)? as usize,
             num_layers: values.integer("num_layers", 1, 16)? as usize,
             dropout_rate: values.number("dropout_rate", |x| (0.0..1.0).contains(&x))?,
@@ -225,6 +324,19 @@ impl Hyperparameters {
             },
         })
     }
+}
+
+/// The cycle beyond the season that a level should be taken over: a week of hours or minutes,
+/// four weeks of days, a year of weeks, two of months.
+fn long_cycle(freq: Frequency) -> usize {
+    let units = match freq.unit() {
+        Unit::Minute => 10_080,
+        Unit::Hour => 168,
+        Unit::Day => 28,
+        Unit::Week => 52,
+        Unit::Month => 24,
+    };
+    (units / freq.count() as usize).max(1)
 }
 
 fn cardinality(text: &str) -> Option<Cardinality> {
@@ -320,6 +432,36 @@ mod tests {
         );
         assert_eq!(hyper.test_quantiles.len(), 9);
         assert_eq!(hyper.early_stopping_patience, None);
+    }
+
+    #[test]
+    fn the_recipe_decides_what_is_not_given() {
+        let of = |more: &[(&'static str, &'static str)]| {
+            let mut given = article();
+            given.extend_from_slice(more);
+            Hyperparameters::parse(given)
+        };
+        let plain = of(&[]).unwrap();
+        assert_eq!((plain.scaling, plain.scaling_length), (ScalingMethod::Mean, 24));
+        assert_eq!(
+            (plain.ensemble_size, plain.calibrate, plain.autoregressive_skip),
+            (1, false, false)
+        );
+        let plus = of(&[("recipe", "deepar-plus")]).unwrap();
+        assert_eq!((plus.scaling, plus.scaling_length), (ScalingMethod::Standard, 168));
+        assert_eq!((plus.ensemble_size, plus.calibrate, plus.autoregressive_skip), (4, true, true));
+        let counts = of(&[("recipe", "deepar-plus"), ("likelihood", "negative-binomial")]).unwrap();
+        assert_eq!((counts.scaling, counts.autoregressive_skip), (ScalingMethod::Mean, false));
+        let own = of(&[("recipe", "deepar-plus"), ("ensemble_size", "2"), ("scaling_length", "7")]);
+        let own = own.unwrap();
+        assert_eq!((own.ensemble_size, own.scaling_length), (2, 24));
+        for bad in [
+            [("scaling", "standard"), ("likelihood", "beta")],
+            [("autoregressive_skip", "true"), ("likelihood", "negative-binomial")],
+        ] {
+            let error = of(&bad).unwrap_err().to_string();
+            assert!(error.contains(bad[0].0) && error.contains("not with"), "{error}");
+        }
     }
 
     #[test]

@@ -102,6 +102,15 @@ impl Likelihood {
         }
     }
 
+    /// Which of the outputs is the law's location in scaled space, for laws that have one.
+    pub(crate) fn location(self) -> Option<usize> {
+        match self {
+            Likelihood::Gaussian | Likelihood::DeterministicL1 => Some(0),
+            Likelihood::StudentT => Some(1),
+            Likelihood::NegativeBinomial | Likelihood::Beta => None,
+        }
+    }
+
     /// Whether targets are divided by the scale of their window.
     pub(crate) fn is_scaled(self) -> bool {
         self != Likelihood::Beta

@@ -4,6 +4,7 @@ use base::{Error, Result};
 use forecast::{Forecast, Frequency, PredictOptions, Predictor, TimeSeries, TrainReport};
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Calibration;
 use crate::features::Plan;
 use crate::hyper::Hyperparameters;
 use crate::kernels::Isa;
@@ -41,20 +42,30 @@ pub struct Model {
     pub(crate) shape: Shape,
     pub(crate) layout: Layout,
     pub(crate) plan: Plan,
-    pub(crate) params: Vec<f32>,
-    pub(crate) packed: Packed,
+    pub(crate) members: Vec<Member>,
+    pub(crate) calibration: Calibration,
     pub(crate) nonnegative: bool,
     pub(crate) provenance: Provenance,
     pub(crate) report: TrainReport,
     pub(crate) isa: Isa,
 }
 
+/// One network of the ensemble; most models have one.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) params: Vec<f32>,
+    pub(crate) packed: Packed,
+}
+
 /// The parts a model is made of, before they are checked and packed.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) hyper: Hyperparameters,
     pub(crate) shape: Shape,
     pub(crate) plan: Plan,
-    pub(crate) params: Vec<f32>,
+    /// Of each member.
+    pub(crate) params: Vec<Vec<f32>>,
+    pub(crate) calibration: Calibration,
     pub(crate) nonnegative: bool,
     pub(crate) provenance: Provenance,
     pub(crate) report: TrainReport,
@@ -63,20 +74,25 @@ pub(crate) struct Parts {
 impl Model {
     pub(crate) fn new(parts: Parts, isa: Isa) -> Result<Model> {
         let layout = parts.shape.layout();
-        if parts.params.len() != layout.len {
+        let fits = |params: &Vec<f32>| params.len() == layout.len;
+        if parts.params.is_empty() || !parts.params.iter().all(fits) {
             return Err(Error::internal("parameters do not fit the network"));
         }
-        if !parts.params.iter().all(|p| p.is_finite()) {
+        if !parts.params.iter().flatten().all(|p| p.is_finite()) {
             return Err(Error::invalid("the model has weights that are not finite numbers"));
         }
-        let packed = Packed::new(&parts.shape, &layout, &parts.params, false);
+        let member = |params: Vec<f32>| Member {
+            packed: Packed::new(&parts.shape, &layout, &params, false),
+            params,
+        };
+        let members = parts.params.into_iter().map(member).collect();
         Ok(Model {
             hyper: parts.hyper,
             shape: parts.shape,
             layout,
             plan: parts.plan,
-            params: parts.params,
-            packed,
+            members,
+            calibration: parts.calibration,
             nonnegative: parts.nonnegative,
             provenance: parts.provenance,
             report: parts.report,

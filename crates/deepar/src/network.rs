@@ -15,7 +15,8 @@ use std::ops::Range;
 
 use base::{Error, Result};
 
-use crate::features::{Item, Lane, Plan};
+use crate::features::{Frame, Item, Lane, Plan};
+use crate::hyper::Hyperparameters;
 use crate::kernels::{Backward, BackwardScratch, Forward, Isa, Loops, PANEL, Zone};
 use crate::likelihood::Likelihood;
 use crate::rng::{Stream, Threshold, purpose};
@@ -32,9 +33,24 @@ pub(crate) struct Shape {
     /// Categories and their sizes.
     pub(crate) cardinality: Vec<u32>,
     pub(crate) embedding: usize,
+    /// Lags that reach the law's location directly, past the LSTM: all or none.
+    pub(crate) skip: usize,
 }
 
 impl Shape {
+    /// The network that `hyper` asks for, over `plan`'s inputs.
+    pub(crate) fn new(hyper: &Hyperparameters, plan: &Plan, cardinality: Vec<u32>) -> Shape {
+        Shape {
+            inputs: plan.inputs(),
+            cells: hyper.num_cells,
+            layers: hyper.num_layers,
+            likelihood: hyper.likelihood,
+            cardinality,
+            embedding: hyper.embedding_dimension,
+            skip: if hyper.autoregressive_skip { plan.lags.len() } else { 0 },
+        }
+    }
+
     /// Hidden units, padded.
     pub(crate) fn hidden(&self) -> usize {
         self.cells.div_ceil(PANEL) * PANEL
@@ -78,7 +94,8 @@ impl Shape {
             self.cardinality.iter().map(|size| take(*size as usize * self.embedding)).collect();
         let head = take(self.outputs() * self.hidden());
         let head_bias = take(self.outputs());
-        Layout { layers, statics, embeddings, head, head_bias, len: end }
+        let skip = take(self.skip);
+        Layout { layers, statics, embeddings, head, head_bias, skip, len: end }
     }
 
     /// An upper bound of the parameters' number, without overflow; for limits.
@@ -134,6 +151,8 @@ pub(crate) struct Layout {
     pub(crate) head: Range<usize>,
     /// `[P]`
     pub(crate) head_bias: Range<usize>,
+    /// `[lags]`, from the lagged values to the location.
+    pub(crate) skip: Range<usize>,
     pub(crate) len: usize,
 }
 
@@ -332,13 +351,13 @@ fn reset(buffer: &mut Vec<f32>, len: usize) {
 
 impl Net<'_> {
     /// Runs the steps `first..first + steps` of each item in its lane, from a zero state.
-    /// `starts[lane]` = (item, first, scale).
+    /// `starts[lane]` = (item, first, frame).
     pub(crate) fn run(
         &self,
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item<'_>, i64, f32)],
+        starts: &[(&Item<'_>, i64, Frame)],
         zone: Zoneout,
     ) {
         let inputs = self.shape.inputs;
@@ -346,9 +365,9 @@ impl Net<'_> {
         if starts.len() < lanes {
             work.x.fill(0.0);
         }
-        for (lane, (item, first, scale)) in starts.iter().enumerate() {
+        for (lane, (item, first, frame)) in starts.iter().enumerate() {
             let into = Lane { x: &mut work.x, lanes, lane };
-            self.plan.fill(item, *first, steps, *scale, into);
+            self.plan.fill(item, *first, steps, *frame, into);
         }
         self.fill_statics(work, lanes, starts);
         work.layers.resize_with(self.shape.layers, LayerState::default);
@@ -399,12 +418,12 @@ impl Net<'_> {
         (&layer.h[layer.h.len() - state..], &layer.c[layer.c.len() - state..])
     }
 
-    fn fill_statics(&self, work: &mut Workspace, lanes: usize, starts: &[(&Item<'_>, i64, f32)]) {
+    fn fill_statics(&self, work: &mut Workspace, lanes: usize, starts: &[(&Item<'_>, i64, Frame)]) {
         work.statics.clear();
         work.statics.resize(self.shape.statics() * lanes, 0.0);
         let mut column = vec![0.0; self.shape.statics()];
-        for (lane, (item, _, scale)) in starts.iter().enumerate() {
-            self.statics_of(item, *scale, &mut column);
+        for (lane, (item, _, frame)) in starts.iter().enumerate() {
+            self.statics_of(item, frame.scale, &mut column);
             for (k, value) in column.iter().enumerate() {
                 work.statics[k * lanes + lane] = *value;
             }
@@ -447,6 +466,17 @@ impl Net<'_> {
         }
     }
 
+    /// Adds what the first `rows` lags, `[rows][lanes]`, say of the location past the LSTM.
+    pub(crate) fn skip(&self, rows: &[f32], lanes: usize, raw: &mut [f32]) {
+        let weights = &self.params[self.layout.skip.clone()];
+        let Some(at) = self.shape.likelihood.location().filter(|_| !weights.is_empty()) else {
+            return;
+        };
+        let count = (rows.len() / lanes).min(weights.len());
+        let (weights, rows) = (&weights[..count], &rows[..count * lanes]);
+        self.isa.run(Combine { weights, rows, out: &mut raw[at * lanes..][..lanes] });
+    }
+
     /// One pass over up to `lanes` windows: the loss and, with `grad`, its gradient added.
     ///
     /// The loss of a window is that of every step of context and horizon but the first; the
@@ -462,12 +492,11 @@ impl Net<'_> {
     ) -> Loss {
         let (context, horizon) = lengths;
         let steps = context - 1 + horizon;
-        let starts: Vec<(&Item<'_>, i64, f32)> = windows
+        let starts: Vec<(&Item<'_>, i64, Frame)> = windows
             .iter()
             .map(|(item, window)| {
-                let scale =
-                    self.plan.scale(item, window.split.saturating_sub(context)..window.split);
-                (*item, window.split as i64 - context as i64 + 1, scale)
+                let frame = self.plan.frame(item, window.split);
+                (*item, window.split as i64 - context as i64 + 1, frame)
             })
             .collect();
         self.run(work, lanes, steps, &starts, zone);
@@ -484,7 +513,7 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item<'_>, i64, f32)],
+        starts: &[(&Item<'_>, i64, Frame)],
     ) -> Loss {
         let outputs = self.shape.outputs();
         let law = self.shape.likelihood;
@@ -495,18 +524,23 @@ impl Net<'_> {
         for t in 0..steps {
             let raw = &mut work.raw[t * outputs * lanes..][..outputs * lanes];
             self.head(&top[(t + 1) * state..(t + 2) * state], lanes, raw);
+            self.skip(
+                &work.x[t * self.shape.inputs * lanes..][..self.shape.skip * lanes],
+                lanes,
+                raw,
+            );
             for lane in 0..lanes {
                 let mut d = [0.0; 3];
-                let known = starts.get(lane).and_then(|(item, first, scale)| {
+                let known = starts.get(lane).and_then(|(item, first, frame)| {
                     let at = usize::try_from(first + t as i64).ok()?;
                     let z = *item.target.get(at)?;
-                    (!z.is_nan()).then_some((f64::from(z), f64::from(*scale)))
+                    (!z.is_nan()).then_some((frame.enter(z), f64::from(frame.scale)))
                 });
-                if let Some((z, scale)) = known {
+                if let Some((y, scale)) = known {
                     let o = std::array::from_fn(|k| {
                         if k < outputs { f64::from(raw[k * lanes + lane]) } else { 0.0 }
                     });
-                    total.sum += law.loss(&o, z / scale, scale, &mut d);
+                    total.sum += law.loss(&o, y, scale, &mut d);
                     total.sum += if law.is_density_in_z() { scale.ln() } else { 0.0 };
                     total.count += 1;
                 }
@@ -523,13 +557,25 @@ impl Net<'_> {
         work: &mut Workspace,
         lanes: usize,
         steps: usize,
-        starts: &[(&Item<'_>, i64, f32)],
+        starts: &[(&Item<'_>, i64, Frame)],
         zone: Zoneout,
         grad: &mut [f32],
     ) {
         let hidden = self.shape.hidden();
         let state = hidden * lanes;
         reset(&mut work.dh, steps * state);
+        if let Some(at) = self.shape.likelihood.location().filter(|_| self.shape.skip > 0) {
+            self.isa.run(SkipBackward {
+                x: &work.x,
+                draw: &work.raw,
+                grad: &mut grad[self.layout.skip.clone()],
+                lanes,
+                steps,
+                inputs: self.shape.inputs,
+                outputs: self.shape.outputs(),
+                at,
+            });
+        }
         self.isa.run(HeadBackward {
             h: &work.layers[self.shape.layers - 1].h[state..],
             draw: &work.raw,
@@ -581,7 +627,7 @@ impl Net<'_> {
         &self,
         work: &Workspace,
         lanes: usize,
-        starts: &[(&Item<'_>, i64, f32)],
+        starts: &[(&Item<'_>, i64, Frame)],
         grad: &mut [f32],
     ) {
         let width = self.shape.statics();
@@ -712,6 +758,40 @@ impl Loops for HeadBackward<'_> {
     }
 }
 
+/// `grad += sum over steps of x[lags] . draw[location]'`
+struct SkipBackward<'a> {
+    x: &'a [f32],
+    draw: &'a [f32],
+    grad: &'a mut [f32],
+    lanes: usize,
+    steps: usize,
+    inputs: usize,
+    outputs: usize,
+    at: usize,
+}
+
+impl Loops for SkipBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let lanes = self.lanes;
+        for t in 0..self.steps {
+            let draw = &self.draw[(t * self.outputs + self.at) * lanes..][..lanes];
+            let x = &self.x[t * self.inputs * lanes..];
+            for (grad, x) in self.grad.iter_mut().zip(x.chunks_exact(lanes)) {
+                let mut sums = [0.0f32; 16];
+                for (x, draw) in x.chunks_exact(16).zip(draw.chunks_exact(16)) {
+                    for i in 0..16 {
+                        sums[i] += x[i] * draw[i];
+                    }
+                }
+                *grad += sums.iter().sum::<f32>();
+            }
+        }
+    }
+}
+
 /// `grad += dbase . statics'`, `dstatics = weights' . dbase`
 struct StaticsBackward<'a> {
     dbase: &'a [f32],
@@ -754,7 +834,7 @@ mod tests {
     use forecast::{Frequency, TimeSeries};
 
     use super::*;
-    use crate::features::{Scaling, lags};
+    use crate::features::{Framing, Scaling, lags};
 
     fn chance(rate: f64) -> Zoneout {
         Zoneout::Random(Chance { rate, seed: 3, step: 7, first: 0 })
@@ -770,6 +850,11 @@ mod tests {
 
     impl Bench {
         fn new(likelihood: Likelihood) -> Bench {
+            Bench::framed(likelihood, Framing::Mean, false)
+        }
+
+        fn framed(likelihood: Likelihood, framing: Framing, skips: bool) -> Bench {
+            let framing = if likelihood.is_scaled() { framing } else { Framing::Raw };
             let mut random = Stream::new(5, 5, 5);
             let series = |k: u32, random: &mut Stream| TimeSeries {
                 target: (0..60)
@@ -791,8 +876,9 @@ mod tests {
                 freq: Frequency::HOURLY,
                 lags: lags(Frequency::HOURLY)[..12].to_vec(),
                 features: 1,
-                scaling: Scaling::fit(&items),
-                scaled: likelihood.is_scaled(),
+                scaling: Scaling::fit(&items, framing),
+                framing,
+                frame_length: 9,
             };
             let shape = Shape {
                 inputs: plan.inputs(),
@@ -801,6 +887,7 @@ mod tests {
                 likelihood,
                 cardinality: vec![3, 2],
                 embedding: 2,
+                skip: if skips { 12 } else { 0 },
             };
             let mut params = init(&shape, 1);
             params.iter_mut().filter(|p| **p != 0.0).for_each(|p| *p *= 1.5);
@@ -836,14 +923,21 @@ mod tests {
                 .extend(layout.embeddings.iter().map(|range| ("embedding".into(), range.clone())));
             groups.push(("head".into(), layout.head.clone()));
             groups.push(("head bias".into(), layout.head_bias.clone()));
+            if self.shape.skip > 0 {
+                groups.push(("skip".into(), layout.skip.clone()));
+            }
             groups
         }
     }
 
     #[test]
     fn gradients_match_finite_differences_for_every_group_law_and_path() {
-        for likelihood in Likelihood::ALL {
-            let bench = Bench::new(likelihood);
+        let plain = Likelihood::ALL.into_iter().map(Bench::new);
+        let plus = Likelihood::ALL
+            .into_iter()
+            .filter(|law| law.location().is_some())
+            .map(|law| Bench::framed(law, Framing::Standard, true));
+        for bench in plain.chain(plus) {
             for isa in Isa::available() {
                 for zone in [chance(0.0), chance(0.2)] {
                     let mut grad = vec![0.0; bench.params.len()];

@@ -9,6 +9,8 @@ pub(crate) mod purpose {
     pub(crate) const WINDOWS: u64 = 2;
     pub(crate) const ZONEOUT: u64 = 3;
     pub(crate) const SAMPLES: u64 = 4;
+    pub(crate) const MEMBERS: u64 = 5;
+    pub(crate) const APART: u64 = 6;
 }
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

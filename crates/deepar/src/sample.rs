@@ -6,13 +6,17 @@
 //!   the gates' starting values; per path only the lags within the horizon are left.
 //! * Missing values in the context repeat the last observed one as inputs; a series without
 //!   any observation is forecast from the scale typical of the training data.
+//! * The members of an ensemble draw a share of the paths each, which together are the mixture
+//!   of their forecasts. A calibrated model then stretches the paths of a step about their median.
 //! * The draw of path p at step t depends on (seed, position of the series in the call, p, t)
 //!   only. Without a seed, seed 0 is used.
+
+use std::ops::Range;
 
 use base::{Error, Result};
 use forecast::{Forecast, Parameters, PredictOptions, TimeSeries};
 
-use crate::features::{Clock, Item};
+use crate::features::{Clock, Frame, Item};
 use crate::kernels::{Forward, LANES, Zone};
 use crate::model::Model;
 use crate::network::{Net, Workspace, Zoneout};
@@ -36,22 +40,66 @@ pub(crate) fn predict(
         model.check(series, index)?;
     }
     let mut forecasts = Vec::with_capacity(series.len());
-    let mut work = Workspace::default();
-    let mut paths = Paths::new(model, options.num_samples);
-    paths.wants_laws = options.want_parameters;
+    let mut sampler = Sampler::new(model, options);
     for (block, series) in series.chunks(SERIES_PER_BLOCK).enumerate() {
-        let context = Context::run(model, series, &mut work);
-        for (lane, series) in series.iter().enumerate() {
-            let index = (block * SERIES_PER_BLOCK + lane) as u64;
-            let steps = paths.draw(&context, lane, &work, options.seed.unwrap_or(0), index);
+        let drawn = sampler.draw(series, (block * SERIES_PER_BLOCK) as u64);
+        for (series, mut drawn) in series.iter().zip(drawn) {
+            model.calibration.apply(&mut drawn.steps, model.nonnegative);
             let start = model.plan.freq.advance(series.start, series.target.len() as i64);
-            let id = series.item_id.clone();
-            let mut made = Forecast::from_steps(id, start, model.plan.freq, &steps, options);
-            made.parameters = options.want_parameters.then(|| paths.parameters());
+            let (id, freq) = (series.item_id.clone(), model.plan.freq);
+            let mut made = Forecast::from_steps(id, start, freq, &drawn.steps, options);
+            made.parameters =
+                options.want_parameters.then(|| model.parameters(&drawn.laws, options.num_samples));
             forecasts.push(made);
         }
     }
     Ok(forecasts)
+}
+
+/// What was drawn for one series.
+#[derive(Clone, Default)]
+struct Drawn {
+    /// `[step][path]`, in the target's units.
+    steps: Vec<Vec<f32>>,
+    /// The law's parameters at every step, summed over the paths; empty unless wanted.
+    laws: Vec<[f64; 3]>,
+}
+
+/// A model at work: every member with its share of the paths.
+struct Sampler<'a> {
+    model: &'a Model,
+    seed: u64,
+    members: Vec<Paths<'a>>,
+    work: Workspace,
+}
+
+impl<'a> Sampler<'a> {
+    fn new(model: &'a Model, options: &PredictOptions) -> Sampler<'a> {
+        let paths = |(member, share)| Paths::new(model, member, share, options.want_parameters);
+        Sampler {
+            model,
+            seed: options.seed.unwrap_or(0),
+            members: model.shares(options.num_samples).into_iter().map(paths).collect(),
+            work: Workspace::default(),
+        }
+    }
+
+    /// Draws for a block of series, the first of which is the `first` of the call.
+    fn draw(&mut self, series: &[TimeSeries], first: u64) -> Vec<Drawn> {
+        let context = Context::new(self.model, series);
+        let none =
+            Drawn { steps: vec![Vec::new(); self.model.hyper.prediction_length], laws: Vec::new() };
+        let mut all = vec![none; series.len()];
+        for paths in &mut self.members {
+            context.run(self.model, paths.member, &mut self.work);
+            for (lane, drawn) in all.iter_mut().enumerate() {
+                let index = first + lane as u64;
+                paths.draw(&context, lane, &self.work, self.seed, index, &mut drawn.steps);
+                paths.add_laws(&mut drawn.laws);
+            }
+        }
+        all
+    }
 }
 
 /// Paths are held until a series is done; 20 million values are 80 MB.
@@ -66,44 +114,79 @@ fn check_size(model: &Model, options: &PredictOptions) -> Result<()> {
     Ok(())
 }
 
-/// A block of series read up to their end.
+/// A block of series, to be read up to their end.
 struct Context<'a> {
     items: Vec<Item<'a>>,
-    scales: Vec<f32>,
+    frames: Vec<Frame>,
     lanes: usize,
 }
 
 impl<'a> Context<'a> {
-    fn run(model: &Model, series: &'a [TimeSeries], work: &mut Workspace) -> Context<'a> {
+    fn new(model: &Model, series: &'a [TimeSeries]) -> Context<'a> {
         let items: Vec<Item<'_>> = series.iter().map(|series| model.item(series)).collect();
-        let context = model.hyper.context_length;
         let lanes = if items.len() > LANES { 2 * LANES } else { LANES };
-        let scale = |item: &Item<'_>| {
-            let len = item.target.len();
-            model.plan.scale(item, len.saturating_sub(context)..len)
-        };
-        let scales: Vec<f32> = items.iter().map(scale).collect();
-        let starts: Vec<(&Item<'_>, i64, f32)> = items
+        let frame = |item: &Item<'_>| model.plan.frame(item, item.target.len());
+        Context { frames: items.iter().map(frame).collect(), items, lanes }
+    }
+
+    /// Leaves the states of the member after the context in `work`.
+    fn run(&self, model: &Model, member: usize, work: &mut Workspace) {
+        let context = model.hyper.context_length;
+        let starts: Vec<(&Item<'_>, i64, Frame)> = self
+            .items
             .iter()
-            .zip(&scales)
-            .map(|(item, scale)| (item, item.target.len() as i64 - context as i64 + 1, *scale))
+            .zip(&self.frames)
+            .map(|(item, frame)| (item, item.target.len() as i64 - context as i64 + 1, *frame))
             .collect();
         let zone = Zoneout::Mean(model.hyper.dropout_rate);
-        model.net().run(work, lanes, context - 1, &starts, zone);
-        Context { items, scales, lanes }
+        model.net(member).run(work, self.lanes, context - 1, &starts, zone);
     }
 }
 
 impl Model {
-    pub(crate) fn net(&self) -> Net<'_> {
+    pub(crate) fn net(&self, member: usize) -> Net<'_> {
+        let member = &self.members[member];
         Net {
             shape: &self.shape,
             layout: &self.layout,
-            params: &self.params,
-            packed: &self.packed,
+            params: &member.params,
+            packed: &member.packed,
             plan: &self.plan,
             isa: self.isa,
         }
+    }
+
+    /// The paths of each series as the members draw them, before any calibration.
+    pub(crate) fn paths(
+        &self,
+        series: &[TimeSeries],
+        options: &PredictOptions,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        for (index, series) in series.iter().enumerate() {
+            self.check(series, index)?;
+        }
+        let mut sampler = Sampler::new(self, options);
+        let blocks = series.chunks(SERIES_PER_BLOCK).enumerate();
+        let drawn = blocks
+            .flat_map(|(block, series)| sampler.draw(series, (block * SERIES_PER_BLOCK) as u64));
+        Ok(drawn.map(|drawn| drawn.steps).collect())
+    }
+
+    /// The members and the range of the paths that each draws, as equal as can be.
+    fn shares(&self, num_samples: usize) -> Vec<(usize, Range<usize>)> {
+        let count = self.members.len();
+        let bound = |member: usize| num_samples * member / count;
+        let shares = (0..count).map(|member| (member, bound(member)..bound(member + 1)));
+        shares.filter(|(_, share)| !share.is_empty()).collect()
+    }
+
+    /// The law's parameters, each the mean over the paths, from their sums.
+    fn parameters(&self, sums: &[[f64; 3]], paths: usize) -> Parameters {
+        let law = self.shape.likelihood;
+        let mean = |sum: f64| ((sum / paths as f64) as f32).clamp(f32::MIN, f32::MAX);
+        let of = |k: usize| sums.iter().map(|sums| mean(sums[k])).collect();
+        let names = law.parameter_names().iter().enumerate();
+        Parameters { law: law.name(), values: names.map(|(k, name)| (*name, of(k))).collect() }
     }
 
     /// The series with what the model ignores left out.
@@ -122,10 +205,12 @@ struct Block {
     c: Vec<Vec<f32>>,
 }
 
-/// The paths of one series and the room to advance them.
+/// The paths that one member draws of one series, and the room to advance them.
 struct Paths<'a> {
     model: &'a Model,
-    num_samples: usize,
+    member: usize,
+    /// Which of the series' paths they are.
+    share: Range<usize>,
     blocks: Vec<Block>,
     base: Vec<f32>,
     x: Vec<f32>,
@@ -138,7 +223,7 @@ struct Paths<'a> {
 }
 
 impl<'a> Paths<'a> {
-    fn new(model: &'a Model, num_samples: usize) -> Paths<'a> {
+    fn new(model: &'a Model, member: usize, share: Range<usize>, wants_laws: bool) -> Paths<'a> {
         let hidden = model.shape.hidden();
         let block = |left: usize| {
             let lanes = if left > LANES { 2 * LANES } else { LANES };
@@ -147,22 +232,24 @@ impl<'a> Paths<'a> {
         };
         Paths {
             model,
-            num_samples,
-            blocks: (0..num_samples)
+            member,
+            blocks: (0..share.len())
                 .step_by(2 * LANES)
-                .map(|done| block(num_samples - done))
+                .map(|done| block(share.len() - done))
                 .collect(),
+            share,
             base: Vec::new(),
             x: Vec::new(),
             gates: Vec::new(),
             tanh_c: Vec::new(),
             raw: Vec::new(),
-            wants_laws: false,
+            wants_laws,
             laws: Vec::new(),
         }
     }
 
-    /// Draws all paths of one series: `[step][path]` in the target's units.
+    /// Draws its paths of one series and appends them to `drawn`, `[step][path]` in the target's
+    /// units.
     fn draw(
         &mut self,
         context: &Context<'_>,
@@ -170,13 +257,15 @@ impl<'a> Paths<'a> {
         work: &Workspace,
         seed: u64,
         index: u64,
-    ) -> Vec<Vec<f32>> {
+        drawn: &mut [Vec<f32>],
+    ) {
         let model = self.model;
-        let (item, scale) = (&context.items[lane], context.scales[lane]);
+        let (item, frame) = (&context.items[lane], context.frames[lane]);
         self.start(context, lane, work);
         let mut clock = Clock::new(model.plan.freq, item.start);
         let mut statics = vec![0.0; model.shape.statics()];
-        model.net().statics_of(item, scale, &mut statics);
+        model.net(self.member).statics_of(item, frame.scale, &mut statics);
+        let key = Stream::new(seed, purpose::SAMPLES, index).next_u64();
         // Scaled values of every path, step by step, rows as wide as all blocks.
         let width: usize = self.blocks.iter().map(|block| block.lanes).sum();
         let mut scaled: Vec<Vec<f32>> = Vec::with_capacity(model.hyper.prediction_length);
@@ -184,10 +273,10 @@ impl<'a> Paths<'a> {
         if self.wants_laws {
             self.laws.resize(model.hyper.prediction_length, [0.0; 3]);
         }
-        for step in 0..model.hyper.prediction_length {
+        for (step, out) in drawn.iter_mut().enumerate() {
             let own = model.plan.lags.iter().take_while(|lag| **lag <= step).count();
-            let row = model.shared_base(item, scale, step, own, &mut clock, &statics);
-            let mut drawn = vec![0.0; width];
+            let shared = self.shared(item, frame, step, own, &mut clock, &statics);
+            let mut row = vec![0.0; width];
             let mut from = 0;
             for block in 0..self.blocks.len() {
                 let lanes = self.blocks[block].lanes;
@@ -195,27 +284,22 @@ impl<'a> Paths<'a> {
                 for lag in &model.plan.lags[..own] {
                     self.x.extend_from_slice(&scaled[step - lag][from..from + lanes]);
                 }
-                self.advance(block, own, &row);
-                let key = Stream::new(seed, purpose::SAMPLES, index).next_u64();
-                for lane in 0..lanes.min(self.num_samples.saturating_sub(from)) {
-                    let path = (from + lane) as u64;
+                self.advance(block, own, &shared);
+                for lane in 0..lanes.min(self.share.len().saturating_sub(from)) {
+                    let path = (self.share.start + from + lane) as u64;
                     let mut random = Stream::new(key, step as u64, path);
-                    drawn[from + lane] = self.sample(step, lane, lanes, scale, &mut random);
+                    row[from + lane] = self.sample(step, lane, lanes, frame, &mut random);
                 }
                 from += lanes;
             }
-            scaled.push(drawn);
+            out.extend(row[..self.share.len()].iter().map(|y| frame.leave(*y)));
+            scaled.push(row);
         }
-        for row in &mut scaled {
-            row.truncate(self.num_samples);
-            row.iter_mut().for_each(|y| *y = (*y * scale).clamp(f32::MIN, f32::MAX));
-        }
-        scaled
     }
 
     /// Copies the state at the end of the context to every path.
     fn start(&mut self, context: &Context<'_>, lane: usize, work: &Workspace) {
-        let net = self.model.net();
+        let net = self.model.net(self.member);
         for l in 0..self.model.shape.layers {
             let (h, c) = net.last_state(work, l, context.lanes);
             for block in &mut self.blocks {
@@ -229,8 +313,9 @@ impl<'a> Paths<'a> {
     }
 
     /// One step of one block, up to the raw outputs in `self.raw`.
-    fn advance(&mut self, block: usize, own: usize, shared: &[f32]) {
+    fn advance(&mut self, block: usize, own: usize, shared: &Shared) {
         let model = self.model;
+        let member = &model.members[self.member];
         let block = &mut self.blocks[block];
         let (hidden, lanes) = (model.shape.hidden(), block.lanes);
         let state = hidden * lanes;
@@ -238,8 +323,8 @@ impl<'a> Paths<'a> {
         self.tanh_c.resize(state, 0.0);
         self.base.resize(4 * state, 0.0);
         for l in 0..model.shape.layers {
-            let bias = &model.params[model.layout.layers[l].1.clone()];
-            let rows = if l == 0 { shared } else { bias };
+            let bias = &member.params[model.layout.layers[l].1.clone()];
+            let rows = if l == 0 { &shared.base[..] } else { bias };
             for (slots, value) in self.base.chunks_exact_mut(lanes).zip(rows) {
                 slots.fill(*value);
             }
@@ -251,7 +336,7 @@ impl<'a> Paths<'a> {
                 steps: 1,
                 inputs: if l == 0 { own } else { hidden },
                 inputs_packed: model.shape.layer_inputs(l),
-                panels: model.packed.layer(l),
+                panels: member.packed.layer(l),
                 base: &self.base,
                 x,
                 h: &mut rest[0],
@@ -269,7 +354,12 @@ impl<'a> Paths<'a> {
         }
         self.raw.resize(model.shape.outputs() * lanes, 0.0);
         let top = &block.h[model.shape.layers - 1][..state];
-        model.net().head(top, lanes, &mut self.raw);
+        let net = model.net(self.member);
+        net.head(top, lanes, &mut self.raw);
+        if let Some(at) = model.shape.likelihood.location().filter(|_| model.shape.skip > 0) {
+            self.raw[at * lanes..][..lanes].iter_mut().for_each(|o| *o += shared.skip);
+            net.skip(&self.x, lanes, &mut self.raw);
+        }
     }
 
     /// Draws from the law of one path, and counts its parameters in.
@@ -278,7 +368,7 @@ impl<'a> Paths<'a> {
         step: usize,
         lane: usize,
         lanes: usize,
-        scale: f32,
+        frame: Frame,
         random: &mut Stream,
     ) -> f32 {
         let outputs = self.model.shape.outputs();
@@ -286,61 +376,78 @@ impl<'a> Paths<'a> {
             true => f64::from(self.raw[k * lanes + lane]),
             false => 0.0,
         });
-        let (law, scale) = (self.model.shape.likelihood, f64::from(scale));
+        let (law, scale) = (self.model.shape.likelihood, f64::from(frame.scale));
         if let Some(sums) = self.laws.get_mut(step) {
-            for (sum, value) in sums.iter_mut().zip(law.parameters(&raw, scale)) {
+            let mut values = law.parameters(&raw, scale);
+            if let Some(at) = law.location() {
+                values[at] += f64::from(frame.shift);
+            }
+            for (sum, value) in sums.iter_mut().zip(values) {
                 *sum += value;
             }
         }
         let y = law.sample(&raw, scale, random);
-        let floor = if self.model.nonnegative { 0.0 } else { -SAMPLE_MAX };
-        y.clamp(floor, SAMPLE_MAX) as f32
+        let floor = match self.model.nonnegative {
+            true => frame.enter(0.0).max(-SAMPLE_MAX),
+            false => -SAMPLE_MAX,
+        };
+        y.clamp(floor.min(SAMPLE_MAX), SAMPLE_MAX) as f32
     }
 
-    /// The parameters of the paths drawn last, each the mean over the paths.
-    fn parameters(&self) -> Parameters {
-        let law = self.model.shape.likelihood;
-        let count = self.num_samples as f64;
-        let mean = |sum: f64| ((sum / count) as f32).clamp(f32::MIN, f32::MAX);
-        let of = |k: usize| self.laws.iter().map(|sums| mean(sums[k])).collect();
-        let names = law.parameter_names().iter().enumerate();
-        Parameters { law: law.name(), values: names.map(|(k, name)| (*name, of(k))).collect() }
+    /// Adds the parameters of the paths drawn last to those of other members.
+    fn add_laws(&self, sums: &mut Vec<[f64; 3]>) {
+        sums.resize(self.laws.len(), [0.0; 3]);
+        for (sums, own) in sums.iter_mut().zip(&self.laws) {
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
     }
-}
 
-impl Model {
-    /// What the first layer's gates start from at `step` of the horizon: bias, static inputs
-    /// and all inputs but the `own` first lags.
-    fn shared_base(
+    /// What all paths share at `step` of the horizon.
+    fn shared(
         &self,
         item: &Item<'_>,
-        scale: f32,
+        frame: Frame,
         step: usize,
         own: usize,
         clock: &mut Clock,
         statics: &[f32],
-    ) -> Vec<f32> {
-        let plan = &self.plan;
+    ) -> Shared {
+        let (shape, plan, layout) = (&self.model.shape, &self.model.plan, &self.model.layout);
+        let params = &self.model.members[self.member].params;
         let len = item.target.len();
-        let mut inputs = vec![0.0; self.shape.inputs];
+        let mut inputs = vec![0.0; shape.inputs];
         for (slot, lag) in inputs.iter_mut().zip(&plan.lags).skip(own) {
             // lag > step here, so this lies before the forecast's start, or before the series.
-            let at = (len + step).checked_sub(*lag);
-            *slot = at.map_or(0.0, |at| item.filled(at) / scale);
+            let known = (len + step).checked_sub(*lag).map(|at| item.filled(at));
+            *slot = known.filter(|z| !z.is_nan()).map_or(0.0, |z| frame.enter(z) as f32);
         }
         plan.shared(item, clock, (len + step) as i64, &mut inputs[plan.lags.len()..]);
-        let columns = self.shape.columns(0);
-        let (weights, bias) = self.layout.layers[0].clone();
-        let static_weights = &self.params[self.layout.statics.clone()];
-        self.params[weights]
+        let columns = shape.columns(0);
+        let (weights, bias) = layout.layers[0].clone();
+        let static_weights = &params[layout.statics.clone()];
+        let base = params[weights]
             .chunks_exact(columns)
-            .zip(&self.params[bias])
-            .zip(static_weights.chunks_exact(self.shape.statics()))
+            .zip(&params[bias])
+            .zip(static_weights.chunks_exact(shape.statics()))
             .map(|((row, bias), static_row)| {
                 bias + dot(&row[own..inputs.len()], &inputs[own..]) + dot(static_row, statics)
             })
-            .collect()
+            .collect();
+        let skip = match shape.skip {
+            0 => 0.0,
+            lags => dot(&params[layout.skip.clone()][own..], &inputs[own..lags]),
+        };
+        Shared { base, skip }
     }
+}
+
+/// What the known inputs of a step come to, the same for all paths.
+struct Shared {
+    /// What the first layer's gates start from: bias, static inputs and all inputs but the lags
+    /// that reach into the horizon.
+    base: Vec<f32>,
+    /// What those lags add to the location past the LSTM.
+    skip: f32,
 }
 
 /// In eight partial sums, so that it vectorises.
@@ -354,4 +461,54 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use forecast::{Dataset, Frequency, Silent};
+
+    use super::*;
+    use crate::{Hyperparameters, TrainOptions};
+
+    /// A path is a function of seed, series, step and its number: a member draws what a model of
+    /// it alone would have drawn there.
+    #[test]
+    fn a_member_draws_the_paths_it_would_draw_alone() {
+        let day = |t: usize| 10.0 + (t as f32 / 24.0 * std::f32::consts::TAU).sin();
+        let series: Vec<TimeSeries> = (0..20)
+            .map(|k| TimeSeries {
+                target: (0..400).map(|t| day(t + k) * (k + 1) as f32).collect(),
+                ..TimeSeries::default()
+            })
+            .collect();
+        let data = Dataset { freq: Frequency::HOURLY, series };
+        let hyper = Hyperparameters::parse([
+            ("time_freq", "H"),
+            ("context_length", "12"),
+            ("prediction_length", "30"),
+            ("epochs", "2"),
+            ("num_cells", "10"),
+            ("recipe", "deepar-plus"),
+            ("ensemble_size", "3"),
+            ("calibrate", "false"),
+        ])
+        .unwrap();
+        let model = crate::train(&hyper, &data, &TrainOptions::default(), &mut Silent).unwrap();
+        let options = PredictOptions { num_samples: 100, seed: Some(4), ..Default::default() };
+        let together = model.paths(&data.series, &options).unwrap();
+        for (member, share) in model.shares(100) {
+            let mut alone = model.clone();
+            alone.members = vec![model.members[member].clone()];
+            let alone = alone.paths(&data.series, &options).unwrap();
+            for (series, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                for (step, (together, alone)) in together.iter().zip(alone).enumerate() {
+                    assert_eq!(
+                        together[share.clone()],
+                        alone[share.clone()],
+                        "member {member}, series {series}, step {step}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -13,14 +13,16 @@ use std::sync::Arc;
 
 use base::{Error, Result};
 use forecast::{
-    Dataset, EpochReport, Estimator, TimeSeries, TrainReport, Trained, TrainingObserver,
+    Dataset, EpochReport, Estimator, PredictOptions, TimeSeries, TrainReport, Trained,
+    TrainingObserver,
 };
 use sha2::{Digest, Sha256};
 
+use crate::calibration::{Calibration, Misses};
 use crate::checkpoint::{self, Fields};
 use crate::crew::{Crew, Task};
-use crate::features::{Item, Plan, Scaling, lags};
-use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Schedule};
+use crate::features::{Framing, Item, Plan, Scaling};
+use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Recipe, Schedule};
 use crate::kernels::{Isa, LANES, Loops};
 use crate::model::{Model, Parts, Provenance};
 use crate::network::{Chance, Layout, Loss, Net, Packed, Shape, Window, Workspace, Zoneout, init};
@@ -31,6 +33,13 @@ pub const OBSERVATIONS_MIN: usize = 300;
 
 /// The norm a gradient is cut down to.
 const GRADIENT_NORM_MAX: f64 = 10.0;
+
+/// Windows that a calibration looks at: this many, as far as they take no more than
+/// [`CALIBRATION_SHARE`] of the training's, and at least [`CALIBRATION_WINDOWS_MIN`], below which
+/// there is none.
+const CALIBRATION_WINDOWS: usize = 256;
+const CALIBRATION_WINDOWS_MIN: usize = 32;
+const CALIBRATION_SHARE: f64 = 0.05;
 
 /// How to run; what is learned is in [`Hyperparameters`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +124,7 @@ pub fn train(
     if options.threads == 0 {
         return Err(Error::invalid("training on 0 threads"));
     }
-    let prepared = Prepared::new(hyper, data)?;
+    let prepared = Prepared::new(hyper, data, options.seed)?;
     let data_sha256 = data_sha256(data);
     let tag = checkpoint::tag(hyper, options, &data_sha256);
     let mut run = Run::new(hyper, &prepared, options);
@@ -136,11 +145,15 @@ pub fn train(
         let mut crew = Crew::start(scope, run.workers.len() - 1);
         run.epochs(&tag, &mut crew, observer)
     })?;
-    let parts = Parts {
-        hyper: hyper.clone(),
+    let params = std::mem::take(&mut run.finished);
+    let mut hyper = hyper.clone();
+    // Fewer than asked for if somebody stopped it.
+    hyper.ensemble_size = params.len() as u32;
+    let mut parts = Parts {
         shape: prepared.shape.clone(),
         plan: prepared.plan.clone(),
-        params: run.best.params,
+        params,
+        calibration: Calibration::default(),
         nonnegative: prepared.nonnegative,
         provenance: Provenance {
             seed: options.seed,
@@ -153,8 +166,35 @@ pub fn train(
             observations: data.series.iter().map(TimeSeries::observed).sum(),
         },
         report,
+        hyper,
     };
+    if !parts.hyper.calibrate {
+        return Model::new(parts, options.isa);
+    }
+    let model = Model::new(parts.clone(), options.isa)?;
+    parts.calibration = calibrate(&model, data, &prepared)?;
     Model::new(parts, options.isa)
+}
+
+/// Compares forecasts of the windows kept from training with what came true.
+fn calibrate(model: &Model, data: &Dataset, prepared: &Prepared<'_>) -> Result<Calibration> {
+    let horizon = model.hyper.prediction_length;
+    let options = PredictOptions { seed: Some(model.provenance.seed), ..PredictOptions::default() };
+    let long_enough = |series: &&TimeSeries| series.target.len() >= horizon;
+    let series: Vec<&TimeSeries> = data.series.iter().filter(long_enough).collect();
+    let mut misses = Misses::new(horizon);
+    let apart = prepared.apart.iter().enumerate();
+    let apart = apart.flat_map(|(item, splits)| splits.iter().map(move |split| (item, *split)));
+    let apart: Vec<Window> = apart.map(|(item, split)| Window { item, split }).collect();
+    for windows in apart.chunks(2 * LANES) {
+        let history = |window: &Window| series[window.item].prefix(window.split, horizon);
+        let histories: Vec<TimeSeries> = windows.iter().map(history).collect();
+        let paths = model.paths(&histories, &options)?;
+        for (mut paths, window) in paths.into_iter().zip(windows) {
+            misses.add(&mut paths, &series[window.item].target[window.split..][..horizon]);
+        }
+    }
+    Ok(misses.calibration())
 }
 
 /// SHA-256 over everything that is learnt from, lengths included, as a model's
@@ -189,10 +229,12 @@ struct Prepared<'d> {
     nonnegative: bool,
     /// Steps at the end of each series kept from training.
     held: Vec<usize>,
+    /// Splits of each series whose horizons are kept from training for the calibration.
+    apart: Vec<Vec<usize>>,
 }
 
 impl<'d> Prepared<'d> {
-    fn new(hyper: &Hyperparameters, data: &'d Dataset) -> Result<Prepared<'d>> {
+    fn new(hyper: &Hyperparameters, data: &'d Dataset, seed: u64) -> Result<Prepared<'d>> {
         check(hyper, data)?;
         let cardinality = cardinality(hyper, data)?;
         let features = num_features(hyper, data)?;
@@ -213,21 +255,8 @@ impl<'d> Prepared<'d> {
                 "every series is shorter than prediction_length {horizon} or has no observed point"
             )));
         }
-        let plan = Plan {
-            freq: data.freq,
-            lags: lags(data.freq),
-            features,
-            scaling: Scaling::fit(&items),
-            scaled: hyper.likelihood.is_scaled(),
-        };
-        let shape = Shape {
-            inputs: plan.inputs(),
-            cells: hyper.num_cells,
-            layers: hyper.num_layers,
-            likelihood: hyper.likelihood,
-            cardinality,
-            embedding: hyper.embedding_dimension,
-        };
+        let plan = Plan::new(hyper, features, Scaling::fit(&items, Framing::of(hyper)));
+        let shape = Shape::new(hyper, &plan, cardinality);
         shape.check_size(hyper.context_length + horizon)?;
         let observed = || items.iter().flat_map(|item| item.target).filter(|z| !z.is_nan());
         let nonnegative = observed().all(|z| *z >= 0.0);
@@ -235,8 +264,12 @@ impl<'d> Prepared<'d> {
             Some(_) => hold_back(&items, horizon),
             None => vec![0; items.len()],
         };
+        let apart = match hyper.calibrate {
+            true => set_apart(&items, &held, (hyper.context_length, horizon), seed),
+            false => vec![Vec::new(); items.len()],
+        };
         let layout = shape.layout();
-        Ok(Prepared { nonnegative, items, plan, shape, layout, held })
+        Ok(Prepared { nonnegative, items, plan, shape, layout, held, apart })
     }
 
     /// Splits at which a training window may begin its horizon: 0 to this, a series.
@@ -332,6 +365,47 @@ fn num_features(hyper: &Hyperparameters, data: &Dataset) -> Result<usize> {
     }
 }
 
+/// Windows for the calibration, by chance from the later half of the series: whole histories are
+/// behind them, as behind what will be forecast, and they lie at many times of the year, which
+/// the last weeks of a few neighbouring sensors do not.
+fn set_apart(
+    items: &[Item<'_>],
+    held: &[usize],
+    (context, horizon): (usize, usize),
+    seed: u64,
+) -> Vec<Vec<usize>> {
+    let mut apart = vec![Vec::new(); items.len()];
+    // Where the horizon may begin, for each series.
+    let range = |(item, held): (&Item<'_>, &usize)| {
+        let len = item.target.len() - held;
+        len.div_ceil(2)..(len + 1).saturating_sub(horizon)
+    };
+    let ranges: Vec<_> = items.iter().zip(held).map(range).collect();
+    let lengths = items.iter().zip(held).map(|(item, held)| item.target.len() - held);
+    let splits: usize = lengths.map(|len| (len + 1).saturating_sub(horizon)).sum();
+    let share = CALIBRATION_SHARE * splits as f64 / (context + 2 * horizon) as f64;
+    let wanted = CALIBRATION_WINDOWS.min(share as usize);
+    if wanted < CALIBRATION_WINDOWS_MIN {
+        return apart;
+    }
+    let mut random = Stream::new(seed, purpose::APART, 0);
+    let total: u64 = ranges.iter().map(|range| range.len() as u64).sum();
+    for _ in 0..if total > 0 { wanted } else { 0 } {
+        let mut at = random.below(total) as usize;
+        for (range, taken) in ranges.iter().zip(&mut apart) {
+            if at < range.len() {
+                let split = range.start + at;
+                if taken.iter().all(|other: &usize| other.abs_diff(split) >= horizon) {
+                    taken.push(split);
+                }
+                break;
+            }
+            at -= range.len();
+        }
+    }
+    apart
+}
+
 /// The last horizon of every series; several if there are few series, as far as they take no
 /// more than a tenth of it: twelve windows alone would choose the best epoch by luck.
 fn hold_back(items: &[Item<'_>], horizon: usize) -> Vec<usize> {
@@ -353,8 +427,12 @@ struct Best {
     epoch: u32,
 }
 
-/// One training under way.
+/// One training under way: the members of the ensemble, one after the other.
 struct Run<'a> {
+    /// Of the members that are done.
+    finished: Vec<Vec<f32>>,
+    /// The lowest loss of each of them.
+    losses: Vec<f64>,
     hyper: &'a Hyperparameters,
     data: &'a Prepared<'a>,
     options: &'a TrainOptions,
@@ -366,7 +444,10 @@ struct Run<'a> {
     /// Splits of each series, summed up: a draw below the last finds series and split.
     splits: Vec<u64>,
     held: Vec<Window>,
+    /// Steps of the member under way.
     step: u64,
+    /// Windows seen in the epochs that have ended, of all members.
+    seen: u64,
     rate: Rate,
     report: TrainReport,
     /// Of the epoch under way: steps done and what they lost.
@@ -389,7 +470,7 @@ impl<'a> Run<'a> {
         options: &'a TrainOptions,
     ) -> Run<'a> {
         let layout = &data.layout;
-        let params = init(&data.shape, options.seed);
+        let params = init(&data.shape, member_seed(options.seed, 0));
         let mut total = 0;
         let splits = data.splits(hyper.prediction_length).into_iter().map(|count| {
             total += count;
@@ -404,6 +485,8 @@ impl<'a> Run<'a> {
         let threads = options.threads.min(hyper.mini_batch_size.div_ceil(LANES));
         let splits: Vec<u64> = splits.collect();
         Run {
+            finished: Vec::new(),
+            losses: Vec::new(),
             hyper,
             data,
             options,
@@ -416,6 +499,7 @@ impl<'a> Run<'a> {
             layout,
             params,
             step: 0,
+            seen: 0,
             report: TrainReport::default(),
             steps_done: 0,
             epoch_loss: Loss::default(),
@@ -424,6 +508,13 @@ impl<'a> Run<'a> {
 
     /// Everything that changes from step to step, in the order it is kept.
     fn fields(&mut self, io: &mut dyn Fields) {
+        let mut finished = self.finished.len() as u64;
+        io.whole(&mut finished);
+        let finished = (finished as usize).min(self.hyper.ensemble_size as usize);
+        self.finished.resize_with(finished, || vec![0.0; self.layout.len]);
+        self.losses.resize(finished, 0.0);
+        self.finished.iter_mut().for_each(|params| io.floats(params));
+        self.losses.iter_mut().for_each(|loss| io.real(loss));
         io.floats(&mut self.params);
         io.floats(&mut self.adam.mean);
         io.floats(&mut self.adam.square);
@@ -432,6 +523,7 @@ impl<'a> Run<'a> {
         io.real(&mut self.best.loss);
         checkpoint::small(io, &mut self.best.epoch);
         io.whole(&mut self.step);
+        io.whole(&mut self.seen);
         io.real(&mut self.rate.halved);
         io.real(&mut self.rate.best);
         checkpoint::small(io, &mut self.rate.waited);
@@ -447,44 +539,86 @@ impl<'a> Run<'a> {
         crew: &mut Crew<Share<'a>>,
         observer: &mut dyn TrainingObserver,
     ) -> Result<TrainReport> {
+        let members = self.hyper.ensemble_size;
+        while self.finished.len() < members as usize {
+            if !self.member(tag, crew, observer)? {
+                break;
+            }
+            self.next_member();
+        }
+        self.finish()
+    }
+
+    /// Learns the member under way to its end; false if somebody asked to stop.
+    fn member(
+        &mut self,
+        tag: &str,
+        crew: &mut Crew<Share<'a>>,
+        observer: &mut dyn TrainingObserver,
+    ) -> Result<bool> {
         let batch = self.hyper.mini_batch_size as u64;
         let steps = steps_per_epoch(self.hyper, &self.splits);
-        for epoch in self.report.log.len() as u32..self.hyper.epochs {
+        let epochs = self.hyper.epochs * self.hyper.ensemble_size;
+        let first = self.hyper.epochs * self.finished.len() as u32;
+        let windows_before: u64 = u64::from(first) * steps * batch;
+        let done = self.report.log.iter().filter(|epoch| epoch.epoch >= first).count() as u32;
+        for epoch in done..self.hyper.epochs {
             while self.steps_done < steps {
                 if observer.should_stop() {
                     self.report.stopped = Some("asked to stop".to_owned());
-                    return self.finish();
+                    return Ok(false);
                 }
                 let loss = self.train_step(crew, self.rate.at(self.step));
                 self.epoch_loss.add(loss);
                 if self.steps_done.is_multiple_of(16) {
-                    let total = u64::from(self.hyper.epochs) * steps * batch;
-                    observer.progress(self.step * batch, total);
+                    let total = u64::from(epochs) * steps * batch;
+                    observer.progress(windows_before + self.step * batch, total);
                 }
                 self.steps_done += 1;
                 self.keep(tag, observer);
             }
             let held = (!self.held.is_empty()).then(|| self.held_loss());
+            self.seen += self.steps_done * batch;
             let ended = EpochReport {
-                epoch,
-                epochs: self.hyper.epochs,
+                epoch: first + epoch,
+                epochs,
                 loss: self.epoch_loss.mean(),
                 validation_loss: held,
                 learning_rate: self.rate.at(self.step.saturating_sub(1)),
-                windows: self.step * batch,
+                windows: self.seen,
             };
             self.judge(&ended)?;
             self.rate.epoch(held.unwrap_or(ended.loss));
             observer.epoch(&ended);
             self.report.log.push(ended);
             (self.steps_done, self.epoch_loss) = (0, Loss::default());
-            let waited = epoch - self.best.epoch;
+            let waited = first + epoch - self.best.epoch;
             if self.hyper.early_stopping_patience.is_some_and(|patience| waited >= patience) {
-                self.report.stopped = Some(format!("no progress in {waited} epochs"));
                 break;
             }
         }
-        self.finish()
+        Ok(true)
+    }
+
+    /// Puts the member under way aside and begins the next.
+    fn next_member(&mut self) {
+        self.finished.push(std::mem::take(&mut self.best.params));
+        self.losses.push(self.best.loss);
+        let member = self.finished.len();
+        self.params = init(&self.data.shape, member_seed(self.options.seed, member));
+        self.adam = Adam::new(self.layout.len);
+        self.best = Best {
+            params: self.params.clone(),
+            loss: f64::INFINITY,
+            epoch: member as u32 * self.hyper.epochs,
+        };
+        self.rate = Rate::new(self.hyper, steps_per_epoch(self.hyper, &self.splits));
+        self.step = 0;
+    }
+
+    /// The seed of the member under way.
+    fn seed(&self) -> u64 {
+        member_seed(self.options.seed, self.finished.len())
     }
 
     /// Hands the state to the observer if it wants it.
@@ -496,7 +630,7 @@ impl<'a> Run<'a> {
     }
 
     fn judge(&mut self, ended: &EpochReport) -> Result<()> {
-        let loss = ended.validation_loss.unwrap_or(ended.loss);
+        let loss = judged(ended);
         if !loss.is_finite() {
             return Err(Error::invalid(format!(
                 "the loss is not finite in epoch {}; lower learning_rate {}",
@@ -512,17 +646,37 @@ impl<'a> Run<'a> {
     fn finish(&mut self) -> Result<TrainReport> {
         let mut report = std::mem::take(&mut self.report);
         let epochs = report.log.len() as u32;
-        if epochs == 0 {
+        if report.stopped.is_none() {
+            report.stopped = self.ended_early(&report.log);
+        }
+        // A member that was stopped counts if it has learnt anything.
+        if self.best.loss.is_finite() {
+            self.next_member();
+        }
+        if self.finished.is_empty() {
             return Err(Error::new(
                 base::ErrorKind::Unavailable,
                 "training was stopped before its first epoch ended",
             ));
         }
-        report.windows = self.step * self.hyper.mini_batch_size as u64;
+        report.windows = self.seen;
         report.epochs = epochs;
-        report.best_epoch = self.best.epoch;
-        report.final_loss = self.best.loss;
+        report.final_loss = self.losses.iter().sum::<f64>() / self.losses.len() as f64;
+        let lowest = report.log.iter().min_by(|a, b| judged(a).total_cmp(&judged(b)));
+        report.best_epoch = lowest.map_or(0, |epoch| epoch.epoch);
         Ok(report)
+    }
+
+    /// What early stopping did, told from the epochs alone, so that a training that goes on from
+    /// a checkpoint tells the same.
+    fn ended_early(&self, log: &[EpochReport]) -> Option<String> {
+        let patience = self.hyper.early_stopping_patience?;
+        let (epochs, members) = (self.hyper.epochs, self.hyper.ensemble_size);
+        let ended = |member: &u32| log.iter().filter(|e| e.epoch / epochs == *member).count();
+        let early = (0..members).filter(|member| ended(member) < epochs as usize).count();
+        let of =
+            if members > 1 { format!(" of {early} of {members} members") } else { String::new() };
+        (early > 0).then(|| format!("no progress in {patience} epochs{of}"))
     }
 
     /// One batch, one step down.
@@ -533,6 +687,7 @@ impl<'a> Run<'a> {
         // Lent to the threads for this batch.
         let weights = Arc::new((std::mem::take(&mut self.params), packed));
         let shares = share_out(batch, self.workers.len());
+        let seed = self.seed();
         let share = |(worker, share): (&mut Worker, std::ops::Range<usize>)| Share {
             worker: std::mem::take(worker),
             data: self.data,
@@ -541,7 +696,7 @@ impl<'a> Run<'a> {
             lengths: (self.hyper.context_length, self.hyper.prediction_length),
             chance: Chance {
                 rate: self.hyper.dropout_rate,
-                seed: self.options.seed,
+                seed,
                 step: self.step,
                 first: share.start,
             },
@@ -577,12 +732,25 @@ impl<'a> Run<'a> {
 
     fn draw_windows(&self, count: usize) -> Vec<Window> {
         let total = self.splits.last().copied().unwrap_or(0);
-        let mut random = Stream::new(self.options.seed, purpose::WINDOWS, self.step);
+        let mut random = Stream::new(self.seed(), purpose::WINDOWS, self.step);
+        let (context, horizon) = (self.hyper.context_length, self.hyper.prediction_length);
+        // Whether a step that the window would be scored at is one the calibration looks at.
+        let is_apart = |window: &Window| {
+            let clear = |split: &usize| {
+                window.split + horizon <= *split || window.split + 1 >= split + horizon + context
+            };
+            !self.data.apart[window.item].iter().all(clear)
+        };
         let mut draw = || {
             let at = random.below(total);
             let item = self.splits.partition_point(|end| *end <= at);
             let before = if item == 0 { 0 } else { self.splits[item - 1] };
             Window { item, split: (at - before) as usize }
+        };
+        // Few are apart, so one that a hundred tries do not avoid is as good as never there.
+        let mut draw = || {
+            let first = draw();
+            (0..100).fold(first, |window, _| if is_apart(&window) { draw() } else { window })
         };
         (0..count).map(|_| draw()).collect()
     }
@@ -608,12 +776,30 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The loss that an epoch is judged by.
+fn judged(epoch: &EpochReport) -> f64 {
+    epoch.validation_loss.unwrap_or(epoch.loss)
+}
+
+/// The first member has the training's own seed, so that a model of one is what it always was.
+fn member_seed(seed: u64, member: usize) -> u64 {
+    match member {
+        0 => seed,
+        _ => Stream::new(seed, purpose::MEMBERS, member as u64).next_u64(),
+    }
+}
+
 /// Steps an epoch. Its windows are as many as asked, else as many as there are, from 1,600
-/// (GluonTS's 50 batches of 32) to 4,000 (which gives the article's 20 epochs 2,500 steps).
+/// (GluonTS's 50 batches of 32) to 4,000 (which gives the article's 20 epochs 2,500 steps), or
+/// 6,000 to 15,000 for the improved recipe. The members of an ensemble share them.
 fn steps_per_epoch(hyper: &Hyperparameters, splits: &[u64]) -> u64 {
     let there_are = splits.last().copied().unwrap_or(0);
-    let windows = hyper.windows_per_epoch.unwrap_or(there_are.clamp(1600, 4000));
-    windows.div_ceil(hyper.mini_batch_size as u64)
+    let (least, most) = match hyper.recipe {
+        Recipe::DeepAr => (1600, 4000),
+        Recipe::DeepArPlus => (6000, 15_000),
+    };
+    let windows = hyper.windows_per_epoch.unwrap_or(there_are.clamp(least, most));
+    windows.div_ceil(u64::from(hyper.ensemble_size)).div_ceil(hyper.mini_batch_size as u64)
 }
 
 fn with_items<'i>(items: &'i [Item<'i>], windows: &[Window]) -> Vec<(&'i Item<'i>, Window)> {
@@ -827,6 +1013,44 @@ impl Rate {
         if self.waited > Rate::PLATEAU_PATIENCE {
             self.halved /= 2.0;
             self.waited = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forecast::{Frequency, Silent};
+
+    use super::*;
+
+    #[test]
+    fn a_member_is_the_model_that_its_seed_gives() {
+        let day = |t: usize| 10.0 + (t as f32 / 24.0 * std::f32::consts::TAU).sin();
+        let series = TimeSeries { target: (0..400).map(day).collect(), ..TimeSeries::default() };
+        let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
+        let hyper = |members: &str, windows: &str| {
+            Hyperparameters::parse([
+                ("time_freq", "H"),
+                ("context_length", "12"),
+                ("prediction_length", "6"),
+                ("epochs", "3"),
+                ("num_cells", "10"),
+                ("mini_batch_size", "32"),
+                ("recipe", "deepar-plus"),
+                ("calibrate", "false"),
+                ("ensemble_size", members),
+                ("windows_per_epoch", windows),
+            ])
+            .unwrap()
+        };
+        let of = |hyper: &Hyperparameters, seed: u64| {
+            let options = TrainOptions { seed, ..TrainOptions::default() };
+            train(hyper, &data, &options, &mut Silent).unwrap()
+        };
+        let together = of(&hyper("3", "192"), 5);
+        for (index, member) in together.members.iter().enumerate() {
+            let alone = of(&hyper("1", "64"), member_seed(5, index));
+            assert!(alone.members[0].params == member.params, "member {index}");
         }
     }
 }

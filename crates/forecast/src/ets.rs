@@ -446,7 +446,7 @@ mod tests {
     }
 
     fn series(target: Vec<f32>) -> TimeSeries {
-        TimeSeries { target, ..TimeSeries::default() }
+        TimeSeries { target: target.into(), ..TimeSeries::default() }
     }
 
     fn made(ets: &Ets, target: Vec<f32>) -> Forecast {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use base::{Error, Result};
-use deepar::{DeepAr, Hyperparameters, Isa, Model, TrainOptions};
+use deepar::{DeepAr, Hyperparameters, Isa, Model, Recipe, TrainOptions};
 use forecast::{Estimator, Frequency, Predictor, Reference, Rule};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,9 +16,11 @@ use crate::job::TrainSpec;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Algorithm {
-    /// DeepAR.
+    /// DeepAR as SageMaker documents it.
     #[default]
     DeepAr,
+    /// DeepAR by the improved recipe.
+    DeepArPlus,
     /// Repeats the last season.
     SeasonalNaive,
     /// Automatic exponential smoothing.
@@ -26,13 +28,20 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Whether it is DeepAR, by whichever recipe.
+    pub fn is_deepar(self) -> bool {
+        matches!(self, Algorithm::DeepAr | Algorithm::DeepArPlus)
+    }
+
     /// All of them.
-    pub const ALL: [Algorithm; 3] = [Algorithm::DeepAr, Algorithm::SeasonalNaive, Algorithm::Ets];
+    pub const ALL: [Algorithm; 4] =
+        [Algorithm::DeepAr, Algorithm::DeepArPlus, Algorithm::SeasonalNaive, Algorithm::Ets];
 
     /// The name of its image.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::DeepAr => "forecasting-deepar",
+            Algorithm::DeepArPlus => "forecasting-deepar-plus",
             Algorithm::SeasonalNaive => "forecasting-seasonal-naive",
             Algorithm::Ets => "forecasting-ets",
         }
@@ -114,6 +123,12 @@ impl Engine {
                 let hyper = Hyperparameters::parse(&spec.hyperparameters)?;
                 return Ok(Engine::deepar(hyper, options));
             }
+            Algorithm::DeepArPlus => {
+                // A name for a recipe; each of its settings may still be given.
+                let mut given = spec.hyperparameters.clone();
+                given.entry("recipe".to_owned()).or_insert_with(|| "deepar-plus".to_owned());
+                return Ok(Engine::deepar(Hyperparameters::parse(&given)?, options));
+            }
             Algorithm::SeasonalNaive => Rule::SeasonalNaive,
             Algorithm::Ets => Rule::Ets,
         };
@@ -123,7 +138,10 @@ impl Engine {
 
     fn deepar(hyper: Hyperparameters, options: TrainOptions) -> Engine {
         Engine {
-            algorithm: Algorithm::DeepAr,
+            algorithm: match hyper.recipe {
+                Recipe::DeepAr => Algorithm::DeepAr,
+                Recipe::DeepArPlus => Algorithm::DeepArPlus,
+            },
             time_freq: hyper.time_freq,
             prediction_length: hyper.prediction_length,
             num_eval_samples: hyper.num_eval_samples,

@@ -162,7 +162,7 @@ pub(crate) fn learn(
         return Err(Error::invalid("windows is 0; at least one window is scored"));
     }
     (log.sink)("Docker entrypoint called with argument(s): train");
-    if engine.algorithm == Algorithm::DeepAr {
+    if engine.algorithm.is_deepar() {
         log.info(&format!("Reading default configuration from {DEFAULT_INPUT}: {}", defaults()));
         log.info(&format!(
             "Merging with provided configuration from {PROVIDED_INPUT}: {}",
@@ -214,7 +214,7 @@ fn read(
         }
     }
     let length = engine.prediction_length;
-    if engine.algorithm == Algorithm::DeepAr {
+    if engine.algorithm.is_deepar() {
         let short = |series: &TimeSeries| series.target.len() < length;
         let why = format!("shorter than prediction_length {length} and not learnt from");
         log.left_out(&train, short, &why);
@@ -455,7 +455,7 @@ pub(crate) mod tests {
     /// The same job for another algorithm, with the settings that all of them have.
     pub(crate) fn small_of(algorithm: Algorithm, folder: &Path) -> TrainSpec {
         let mut spec = TrainSpec { algorithm, ..small(folder) };
-        if algorithm != Algorithm::DeepAr {
+        if !algorithm.is_deepar() {
             spec.hyperparameters.retain(|name, _| {
                 ["time_freq", "prediction_length", "num_eval_samples", "test_quantiles"]
                     .contains(&name.as_str())

@@ -5,6 +5,7 @@
 mod artifact;
 mod data;
 mod forecasting;
+mod plus;
 mod promises;
 mod training;
 

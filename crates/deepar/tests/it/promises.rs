@@ -44,6 +44,7 @@ fn f2_a_training_goes_on_from_any_checkpoint_to_the_same_bytes() {
         &[("dropout_rate", "0.2")][..],
         &[("learning_rate_schedule", "plateau"), ("learning_rate", "0.1")],
         &[("early_stopping_patience", "2"), ("likelihood", "gaussian")],
+        &[("recipe", "deepar-plus"), ("ensemble_size", "2"), ("early_stopping_patience", "1")],
     ] {
         let hyper = hyper(&[more, &[("epochs", "14"), ("windows_per_epoch", "120")]].concat());
         for (isa, threads) in
@@ -159,13 +160,16 @@ fn f3_degenerate_series_are_refused_clearly_or_forecast_finitely() {
     for likelihood in Likelihood::ALL {
         let name = likelihood.name();
         for (kind, targets) in degenerate(likelihood == Likelihood::Beta) {
-            let series =
-                targets.into_iter().map(|target| TimeSeries { target, ..TimeSeries::default() });
+            let series = targets
+                .into_iter()
+                .map(|target| TimeSeries { target: target.into(), ..TimeSeries::default() });
             let data = Dataset { freq: "H".parse().unwrap(), series: series.collect() };
-            for patience in ["", "1"] {
+            for (patience, recipe) in [("", "deepar"), ("1", "deepar"), ("", "deepar-plus")] {
                 let settings = [
                     ("likelihood", name),
                     ("early_stopping_patience", patience),
+                    ("recipe", recipe),
+                    ("ensemble_size", if recipe == "deepar" { "1" } else { "2" }),
                     ("epochs", "3"),
                     // What runs away does so at a high rate.
                     ("learning_rate", "0.05"),

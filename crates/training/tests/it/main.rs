@@ -32,7 +32,7 @@ fn spec(algorithm: Algorithm, folder: &Path) -> TrainSpec {
         std::fs::write(train.join("data.json"), lines(200)).unwrap();
     }
     let mut hyper = BTreeMap::from([("time_freq", "H"), ("prediction_length", "6")]);
-    if algorithm == Algorithm::DeepAr {
+    if algorithm.is_deepar() {
         hyper.extend([
             ("context_length", "6"),
             ("epochs", "1"),

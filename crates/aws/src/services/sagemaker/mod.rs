@@ -31,7 +31,7 @@ pub(crate) static SERVICE: Service = Service {
     codes,
     body_bytes_max: 2 * 1024 * 1024,
     operations: &[
-        operation!("CreateTrainingJob", training::create, differs: "algorithms forecasting-deepar and, of our own, forecasting-seasonal-naive and forecasting-ets (docs/forecasting.md); one instance; debugger and profiler settings are kept and have no rules to run"),
+        operation!("CreateTrainingJob", training::create, differs: "algorithms forecasting-deepar and, of our own, forecasting-deepar-plus, forecasting-seasonal-naive and forecasting-ets (docs/forecasting.md); one instance; debugger and profiler settings are kept and have no rules to run"),
         operation!("DescribeTrainingJob", training::describe),
         operation!("ListTrainingJobs", training::list),
         operation!("StopTrainingJob", training::stop),
