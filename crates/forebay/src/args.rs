@@ -463,7 +463,7 @@ pub(crate) struct Train {
     /// Test series, scored on their last prediction_length points.
     #[arg(long, value_name = "F")]
     pub(crate) test: Option<PathBuf>,
-    /// What learns: deepar, seasonal-naive or ets; a training image's name is one, too.
+    /// What learns: deepar, deepar-plus, seasonal-naive or ets; a training image's name is one, too.
     #[arg(long, value_name = "NAME", default_value = "deepar", conflicts_with = "reproduce")]
     pub(crate) algorithm: String,
     /// Hyperparameters as SageMaker names them, k=v ...
@@ -668,6 +668,13 @@ pub(crate) struct BenchEtl {
     /// Times that each query is asked, after once to warm up.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) repetitions: u32,
+    /// Queries to ask; all if none is named.
+    #[arg(long = "query", value_name = "NAME")]
+    pub(crate) queries: Vec<String>,
+    /// A folder that the readings and the result are made in and that is kept. Where one is there
+    /// already, only the queries are asked.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keep: Option<PathBuf>,
     /// A Python with DuckDB, Polars or PySpark to run beside; what it lacks is said to be absent.
     #[arg(long, value_name = "PYTHON")]
     pub(crate) peers: Option<PathBuf>,

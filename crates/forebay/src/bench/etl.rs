@@ -100,17 +100,66 @@ const QUERIES: [(&str, &str); 5] = [
 ];
 
 pub(super) async fn run(args: &BenchEtl, printer: Printer) -> Result<()> {
-    let scratch = Scratch::new("etl")?;
-    let world = World::open(scratch.path()).await?;
+    let (_scratch, folder) = match &args.keep {
+        Some(folder) => (None, std::path::absolute(folder)?),
+        None => {
+            let scratch = Scratch::new("etl")?;
+            let folder = scratch.path().to_owned();
+            (Some(scratch), folder)
+        }
+    };
+    let asked = asked(&args.queries)?;
+    let world = World::open(&folder).await?;
+    let script = folder.join("peers.py");
+    std::fs::write(&script, SCRIPT).context("writing the peers' script")?;
+    let peers = Peers { python: find_python(args)?, script, scratch: folder };
+    let mut figures = match world.is_converted() {
+        true => Map::new(),
+        false => convert(args, &world, &peers, printer).await?,
+    };
+    printer.note("queries");
+    let with_duckdb =
+        !args.without.iter().any(|name| name == "duckdb") && peers.command("duckdb").is_some();
+    let ours = world.queries(&asked, args.repetitions).await?;
+    let cold_ours = world.close_and_start_cold()?;
+    let theirs = match with_duckdb {
+        true => Some(peers.queries(&asked, args.repetitions)?),
+        false => None,
+    };
+    figures.insert("queries".to_owned(), compare(&asked, &ours, theirs.as_ref())?);
+    let cold_theirs = match with_duckdb {
+        true => json!(peers.cold()?),
+        false => Value::Null,
+    };
+    figures.insert("cold".to_owned(), json!({"forebay": cold_ours, "duckdb": cold_theirs}));
+    let figures = Value::Object(figures);
+    printer.answer(&figures, || table(&figures));
+    Ok(())
+}
+
+/// The queries of these names, or all.
+fn asked(names: &[String]) -> Result<Vec<(&'static str, &'static str)>> {
+    for name in names {
+        if !QUERIES.iter().any(|(known, _)| known == name) {
+            let known = QUERIES.map(|(known, _)| known).join(", ");
+            return Err(Exit::usage(format!("--query {name}: there are {known}")).into());
+        }
+    }
+    let is_asked = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
+    Ok(QUERIES.into_iter().filter(|(name, _)| is_asked(name)).collect())
+}
+
+/// Makes the readings and has every tool convert them.
+async fn convert(
+    args: &BenchEtl,
+    world: &World,
+    peers: &Peers,
+    printer: Printer,
+) -> Result<Map<String, Value>> {
     printer.note("making the readings");
     let readings = world.fill(args).await?;
     world.prepare()?;
     let sources = world.sources();
-    let script = scratch.path().join("peers.py");
-    std::fs::write(&script, SCRIPT).context("writing the peers' script")?;
-    let python = find_python(args)?;
-    let peers = Peers { python, script, scratch: scratch.path().to_owned() };
-
     let mut best: Map<String, Value> = Map::new();
     for round in 0..args.rounds {
         printer.note(&format!("round {}: forebay", round + 1));
@@ -134,28 +183,9 @@ pub(super) async fn run(args: &BenchEtl, printer: Printer) -> Result<()> {
             ratios.insert(format!("convert_to_{tool}"), json!(ours / theirs));
         }
     }
-    let with_duckdb = best.get("duckdb").is_some_and(|found| found["absent"].is_null());
-    printer.note("queries");
-    let ours = world.queries(args.repetitions).await?;
-    let cold_ours = world.close_and_start_cold()?;
-    let theirs = match with_duckdb {
-        true => Some(peers.queries(scratch.path(), args.repetitions)?),
-        false => None,
-    };
-    let queries = compare(&ours, theirs.as_ref())?;
-    let cold_theirs = match with_duckdb {
-        true => json!(peers.cold(scratch.path())?),
-        false => Value::Null,
-    };
-    let figures = json!({
-        "readings": {"bytes": readings.bytes, "rows": readings.rows},
-        "convert": best,
-        "ratios": ratios,
-        "queries": queries,
-        "cold": {"forebay": cold_ours, "duckdb": cold_theirs},
-    });
-    printer.answer(&figures, || table(&figures));
-    Ok(())
+    let readings = json!({"bytes": readings.bytes, "rows": readings.rows});
+    let figures = json!({"readings": readings, "convert": best, "ratios": ratios});
+    Ok(figures.as_object().cloned().unwrap_or_default())
 }
 
 fn keep_cheapest(best: &mut Map<String, Value>, tool: &str, found: Value) {
@@ -324,6 +354,11 @@ impl World {
         format!("{}/lake/{BUCKET}/{RAW}part-*.json", self.data.display())
     }
 
+    /// Whether an earlier run left its result here.
+    fn is_converted(&self) -> bool {
+        self.lake.catalog().get_table(DATABASE, "curated").is_ok()
+    }
+
     /// One run of the job in its process; the last is committed.
     async fn convert(&self, last: bool, readings: &Readings) -> Result<Value> {
         let planned = self.lake.start_run(JOB, &RunOptions::default()).await?;
@@ -352,12 +387,16 @@ impl World {
     }
 
     /// Each query warm: CPU seconds of one run, and its rows.
-    async fn queries(&self, repetitions: u32) -> Result<Vec<(f64, Vec<Vec<String>>)>> {
+    async fn queries(
+        &self,
+        asked: &[(&str, &str)],
+        repetitions: u32,
+    ) -> Result<Vec<(f64, Vec<Vec<String>>)>> {
         let engine =
             Engine::new(self.lake.clone(), EngineOptions::new(self.data.join("jobs/spill")))?;
         let options = SqlOptions::in_database(DATABASE);
         let mut answers = Vec::new();
-        for (_, sql) in QUERIES {
+        for (_, sql) in asked {
             let sql = ours(sql);
             let answer = engine.sql(&sql, &options).await?;
             let started = usage::cpu_seconds();
@@ -397,9 +436,13 @@ fn shown(batches: &[RecordBatch]) -> Result<Vec<Vec<String>>> {
 }
 
 /// Figures by query; fails where the answers differ.
-fn compare(ours: &[(f64, Vec<Vec<String>>)], theirs: Option<&Value>) -> Result<Value> {
+fn compare(
+    asked: &[(&str, &str)],
+    ours: &[(f64, Vec<Vec<String>>)],
+    theirs: Option<&Value>,
+) -> Result<Value> {
     let mut figures = Map::new();
-    for (at, ((name, _), (seconds, rows))) in QUERIES.iter().zip(ours).enumerate() {
+    for (at, ((name, _), (seconds, rows))) in asked.iter().zip(ours).enumerate() {
         let mut figure = json!({"forebay": seconds, "rows": rows.len()});
         if let Some(theirs) = theirs {
             let answer = &theirs["answers"][at];
@@ -485,9 +528,9 @@ impl Peers {
         Ok(out.into(figures))
     }
 
-    fn ask(&self, scratch: &Path, queries: &[&str], repetitions: u32) -> Result<Spent> {
-        let folder = scratch.join("data/lake").join(BUCKET).join(TARGET);
-        let path = scratch.join("queries.json");
+    fn ask(&self, queries: &[&str], repetitions: u32) -> Result<Spent> {
+        let folder = self.scratch.join("data/lake").join(BUCKET).join(TARGET);
+        let path = self.scratch.join("queries.json");
         std::fs::write(&path, serde_json::to_vec(queries)?).context("writing the queries")?;
         let mut command = self.command("duckdb").context("DuckDB has gone")?;
         command.arg("queries").arg(folder).arg(path).arg(repetitions.to_string());
@@ -495,14 +538,14 @@ impl Peers {
     }
 
     /// DuckDB's answers on our files.
-    fn queries(&self, scratch: &Path, repetitions: u32) -> Result<Value> {
-        let queries: Vec<&str> = QUERIES.iter().map(|(_, sql)| *sql).collect();
-        let said = self.ask(scratch, &queries, repetitions)?.said;
+    fn queries(&self, asked: &[(&str, &str)], repetitions: u32) -> Result<Value> {
+        let queries: Vec<&str> = asked.iter().map(|(_, sql)| *sql).collect();
+        let said = self.ask(&queries, repetitions)?.said;
         serde_json::from_str(said.trim()).with_context(|| format!("DuckDB said {said:?}"))
     }
 
-    fn cold(&self, scratch: &Path) -> Result<f64> {
-        Ok(self.ask(scratch, &[QUERIES[0].1], 0)?.cpu_seconds)
+    fn cold(&self) -> Result<f64> {
+        Ok(self.ask(&[QUERIES[0].1], 0)?.cpu_seconds)
     }
 }
 

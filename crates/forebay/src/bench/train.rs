@@ -12,7 +12,8 @@
 //! * `training`: `forebay` and `gluonts`, or `absent` and why. Of either `windows_per_cpu_second`
 //!   (ours over the whole of a training on one thread, the best round; GluonTS's over its median
 //!   epoch, the best seed), `cpu_seconds` from a process's start to the saved model and
-//!   `peak_rss_bytes` (each seed in a process of its own; the cheapest, and the most memory). Ours
+//!   `peak_rss_bytes` (each seed in a process of its own; the cheapest, and the most memory).
+//!   `forebay_plus` is the improved recipe at its own number of windows, with categories. Ours
 //!   has `two_threads` (`windows_per_cpu_second`, `speed_up` by the clock: the best round of each),
 //!   `share_of_fma` and `share_of_gemm`;
 //! * `accuracy`: by tool and seed, and of the seasonal naive, by our metrics: `mean_w_quantile_loss`,
@@ -94,11 +95,15 @@ impl Job {
 
     /// One training in a process, as a user starts it.
     pub(super) fn train_in_child(self, set: &Set, seed: u64, model: &Path) -> Result<super::Spent> {
-        let mut command = Command::new(control::program()?);
-        command.args(["train", "--json", "--threads", "1", "--seed", &seed.to_string()]);
-        command.arg("--train").arg(&set.train).arg("--model").arg(model).arg("--hyperparameters");
-        command.args(self.hyperparameters().iter().map(|(name, value)| format!("{name}={value}")));
-        measure(&mut command)
+        in_child("deepar", &self.hyperparameters(), set, seed, model)
+    }
+
+    /// The same settings by the improved recipe, which decides itself how many windows it sees and
+    /// uses categories.
+    fn plus_in_child(self, set: &Set, seed: u64, model: &Path) -> Result<super::Spent> {
+        let mut given = self.hyperparameters();
+        given.retain(|name, _| name != "windows_per_epoch" && name != "cardinality");
+        in_child("deepar-plus", &given, set, seed, model)
     }
 
     /// What GluonTS is told.
@@ -138,6 +143,21 @@ impl Job {
     }
 }
 
+fn in_child(
+    algorithm: &str,
+    given: &BTreeMap<String, String>,
+    set: &Set,
+    seed: u64,
+    model: &Path,
+) -> Result<super::Spent> {
+    let mut command = Command::new(control::program()?);
+    command.args(["train", "--json", "--threads", "1", "--seed", &seed.to_string()]);
+    command.args(["--algorithm", algorithm]);
+    command.arg("--train").arg(&set.train).arg("--model").arg(model).arg("--hyperparameters");
+    command.args(given.iter().map(|(name, value)| format!("{name}={value}")));
+    measure(&mut command)
+}
+
 pub(super) fn run(args: &BenchTrain, printer: Printer) -> Result<()> {
     let scratch = Scratch::new("train")?;
     let folder = scratch.path();
@@ -149,6 +169,7 @@ pub(super) fn run(args: &BenchTrain, printer: Printer) -> Result<()> {
 
     let speed = Speed::measure(job, &set, args.rounds, printer)?;
     let mut ours = speed.figures();
+    let mut plus = json!({});
     let mut theirs = match &peer {
         Peer::Absent(why) => json!({"absent": why}),
         Peer::There { .. } => json!({}),
@@ -163,6 +184,12 @@ pub(super) fn run(args: &BenchTrain, printer: Printer) -> Result<()> {
         let asked = options(&args.load);
         let scores = backtest(&*model, &set.tests, windows, HORIZON, &asked)?;
         accuracy.add("forebay", *seed, &scores);
+        printer.note(&format!("seed {seed}: forebay, deepar-plus"));
+        let path = folder.join("plus.tar.gz");
+        let spent = job.plus_in_child(&set, *seed, &path)?;
+        keep(&mut plus, spent.cpu_seconds, spent.peak_rss_bytes);
+        let scores = backtest(&*training::load(&path)?, &set.tests, windows, HORIZON, &asked)?;
+        accuracy.add("forebay_plus", *seed, &scores);
         if let Peer::There { .. } = peer {
             printer.note(&format!("seed {seed}: GluonTS"));
             let model = folder.join("gluonts");
@@ -188,6 +215,7 @@ pub(super) fn run(args: &BenchTrain, printer: Printer) -> Result<()> {
         "windows_per_cpu_second":
             ratio(&ours["windows_per_cpu_second"], &theirs["windows_per_cpu_second"]),
         "cpu_seconds": ratio(&theirs["cpu_seconds"], &ours["cpu_seconds"]),
+        "cpu_seconds_of_plus": ratio(&theirs["cpu_seconds"], &plus["cpu_seconds"]),
         "peak_rss_bytes": ratio(&theirs["peak_rss_bytes"], &ours["peak_rss_bytes"]),
     });
     let mut bars = Bars::default();
@@ -202,7 +230,7 @@ pub(super) fn run(args: &BenchTrain, printer: Printer) -> Result<()> {
         "windows_per_training": job.windows(),
         "flops_per_window": speed.flops,
         "core": speed.core(),
-        "training": {"forebay": ours, "gluonts": theirs},
+        "training": {"forebay": ours, "forebay_plus": plus, "gluonts": theirs},
         "accuracy": accuracy.into_json(),
         "inference": inference,
         "ratios": ratios,
@@ -365,6 +393,7 @@ fn score(set: &Set, windows: usize, path: &Path) -> Result<Scores> {
             mean: rows[0].clone(),
             quantiles: levels.iter().copied().zip(rows[1..].iter().cloned()).collect(),
             samples: None,
+            parameters: None,
         };
         let truth = &series.target[origin..origin + HORIZON];
         scorer.add(&series.target[..origin], truth, &forecast)?;
@@ -432,7 +461,7 @@ fn table(figures: &Value) -> String {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let header = ["training", "windows/CPU s", "CPU s to saved model", "peak MB", "mwQL", "MASE"];
     let mut tools = charts::Table::new(header);
-    for tool in ["forebay", "gluonts"] {
+    for tool in ["forebay", "forebay_plus", "gluonts"] {
         let found = &figures["training"][tool];
         if let Some(why) = found["absent"].as_str() {
             tools.row([tool, why, "", "", "", ""]);
@@ -460,8 +489,7 @@ fn table(figures: &Value) -> String {
             None => "not measured",
         };
         let name = bar["name"].as_str().unwrap_or_default();
-        let found = bar["value"].as_f64().map_or(String::new(), |found| format!("{found:.4}"));
-        bars.row([name, &found, &must, met]);
+        bars.row([name, &format!("{:.4}", number(&bar["value"])), &must, met]);
     }
     let core = &figures["core"];
     let limit = format!(
