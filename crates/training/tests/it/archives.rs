@@ -258,7 +258,7 @@ fn f4_no_hostile_archive_panics_writes_or_takes_memory() {
         assert!(!std::path::Path::new(trace).exists(), "{trace} was written");
     }
     assert!(grown < 256 * MIB, "{} MiB for archives of a few", grown / MIB);
-    println!("{} attacks, {} MiB more at most", attacks.len(), grown / MIB);
+    println!("{} attacks, {} MiB more than before them", attacks.len(), grown / MIB);
 
     std::fs::write(&archive, &good).unwrap();
     training::load(&archive).unwrap();
@@ -328,7 +328,9 @@ fn f4_reference_models_survive_every_cut_and_bent_byte() {
             for byte in [0, b'-', b'9', b'"', b'}', 0xff] {
                 let mut text = text.clone();
                 text[at] = byte;
-                artifact::write(&spec.model, &[(name.clone(), text)]).unwrap();
+                // Not by `artifact::write`, which syncs every one of them.
+                let packed = artifact::pack(&[(name.clone(), text)]).unwrap();
+                std::fs::write(&spec.model, packed).unwrap();
                 // Loads or not, but returns, and what loads can be asked.
                 if let Ok(model) = training::load(&spec.model) {
                     assert!((1..=10_000).contains(&model.prediction_length()));

@@ -1,7 +1,7 @@
 //! What training promises of models: F4, under hostile archives; and that whose mistake it was
 //! is said in the first word.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers are tests")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers are tests")]
 
 mod archives;
 mod mistakes;
