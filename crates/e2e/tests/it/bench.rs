@@ -166,6 +166,6 @@ fn the_bench_of_inference_asks_a_model_that_is_named_or_made() {
         run(&["--without-peers", "--bulk", "20", "--num-samples", "10"]);
     assert!(ok && figures["forebay"]["one"]["p50_ms"].as_f64() > Some(0.0), "{figures} {said}");
     assert_eq!(figures["bars"].as_array().unwrap().len(), 3);
-    let (ok, _, said) = run(&["--model", "m.tar.gz"]);
-    assert!(!ok && said.contains("--input"), "{said}");
+    let (ok, refused, _) = run(&["--model", "m.tar.gz"]);
+    assert!(!ok && refused["error"]["message"].to_string().contains("--input"), "{refused}");
 }
