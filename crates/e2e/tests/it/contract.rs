@@ -19,7 +19,6 @@ fn exit_codes_and_messages_are_those_of_the_contract() {
     for args in [
         &["endpoint", "traffic", "air", "a=90", "b=10"][..],
         &["endpoint", "rollback", "air"],
-        &["bench", "train"],
         &["serve", "--console", "127.0.0.1:0"],
     ] {
         let (code, message) = refused(args);
