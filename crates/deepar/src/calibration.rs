@@ -38,7 +38,7 @@ impl Misses {
     pub(crate) fn add(&mut self, paths: &mut [Vec<f32>], truth: &[f32]) {
         for ((of, paths), z) in self.0.iter_mut().zip(paths).zip(truth) {
             paths.sort_unstable_by(f32::total_cmp);
-            let at = |q: f64| paths.get(((paths.len().max(1) - 1) as f64 * q).round() as usize);
+            let at = |q: f64| paths.get(rank(paths.len(), q));
             let (Some(low), Some(median), Some(high)) = (at(0.1), at(0.5), at(0.9)) else {
                 continue;
             };
@@ -69,6 +69,11 @@ impl Misses {
     }
 }
 
+/// Where the quantile of sorted paths stands, as forecasts have it: the nearest rank.
+fn rank(count: usize, q: f64) -> usize {
+    (count.saturating_sub(1) as f64 * q).round_ties_even() as usize
+}
+
 /// The part of the horizon that `step` of `steps` lies in.
 fn part_of(step: usize, steps: usize, parts: usize) -> usize {
     step * parts / steps
@@ -94,7 +99,7 @@ impl Calibration {
                 let [below, above] = self.factors[part_of(step, count, parts)];
                 sorted.clear();
                 sorted.extend_from_slice(paths);
-                let middle = sorted.len().saturating_sub(1) / 2;
+                let middle = rank(sorted.len(), 0.5);
                 if sorted.is_empty() {
                     continue;
                 }

@@ -183,7 +183,7 @@ pub const TABLE: &[(&str, Option<&str>, &str)] = &[
         "auto, true (not with negative-binomial and beta) or false",
     ),
     ("ensemble_size", Some("auto"), "auto or 1..=32"),
-    ("calibrate", Some("auto"), "auto, true or false"),
+    ("calibrate", Some("auto"), "auto, true (with student-T and gaussian) or false"),
     ("_kvstore", Some("auto"), "auto"),
     ("_num_gpus", Some("auto"), "auto"),
     ("_num_kv_servers", Some("auto"), "auto"),
@@ -256,6 +256,8 @@ impl Hyperparameters {
         })?;
         let plus = recipe == Recipe::DeepArPlus;
         let movable = likelihood.location().is_some();
+        // Stretched counts would be no counts, stretched shares none between 0 and 1.
+        let stretches = movable && likelihood != Likelihood::DeterministicL1;
         Ok(Hyperparameters {
             time_freq,
             context_length,
@@ -284,8 +286,8 @@ impl Hyperparameters {
                 _ => values.integer("ensemble_size", 1, 32)? as u32,
             },
             calibrate: values.with("calibrate", |text| match text {
-                "auto" => Some(plus && likelihood != Likelihood::DeterministicL1),
-                "true" => Some(true),
+                "auto" => Some(plus && stretches),
+                "true" if stretches => Some(true),
                 "false" => Some(false),
                 _ => None,
             })?,
@@ -452,6 +454,8 @@ mod tests {
         assert_eq!((plus.ensemble_size, plus.calibrate, plus.autoregressive_skip), (4, true, true));
         let counts = of(&[("recipe", "deepar-plus"), ("likelihood", "negative-binomial")]).unwrap();
         assert_eq!((counts.scaling, counts.autoregressive_skip), (ScalingMethod::Mean, false));
+        assert!(!counts.calibrate);
+        assert!(of(&[("calibrate", "true"), ("likelihood", "beta")]).is_err());
         let own = of(&[("recipe", "deepar-plus"), ("ensemble_size", "2"), ("scaling_length", "7")]);
         let own = own.unwrap();
         assert_eq!((own.ensemble_size, own.scaling_length), (2, 24));

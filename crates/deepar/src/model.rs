@@ -58,7 +58,6 @@ pub(crate) struct Member {
 }
 
 /// The parts a model is made of, before they are checked and packed.
-#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) hyper: Hyperparameters,
     pub(crate) shape: Shape,

@@ -149,7 +149,7 @@ pub fn train(
     let mut hyper = hyper.clone();
     // Fewer than asked for if somebody stopped it.
     hyper.ensemble_size = params.len() as u32;
-    let mut parts = Parts {
+    let parts = Parts {
         shape: prepared.shape.clone(),
         plan: prepared.plan.clone(),
         params,
@@ -168,12 +168,11 @@ pub fn train(
         report,
         hyper,
     };
-    if !parts.hyper.calibrate {
-        return Model::new(parts, options.isa);
+    let mut model = Model::new(parts, options.isa)?;
+    if model.hyper.calibrate {
+        model.calibration = calibrate(&model, data, &prepared)?;
     }
-    let model = Model::new(parts.clone(), options.isa)?;
-    parts.calibration = calibrate(&model, data, &prepared)?;
-    Model::new(parts, options.isa)
+    Ok(model)
 }
 
 /// Compares forecasts of the windows kept from training with what came true.
