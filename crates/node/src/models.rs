@@ -104,7 +104,8 @@ impl Node {
         body: Bytes,
     ) -> Result<serving::Answer> {
         let endpoint = name.to_owned();
-        let invocation = Invocation { endpoint, body, content_type, accept, target_variant };
+        let invocation =
+            Invocation { endpoint, body, content_type, accept, target_variant, target_model: None };
         self.models.host.invoke(invocation).await
     }
 }

@@ -70,6 +70,8 @@ pub struct Invocation {
     pub accept: Option<String>,
     /// The variant that must answer, whatever the weights.
     pub target_variant: Option<String>,
+    /// The model that must answer, of a variant that holds many.
+    pub target_model: Option<String>,
 }
 
 /// What an endpoint answered.
@@ -81,6 +83,8 @@ pub struct Answer {
     pub content_type: &'static str,
     /// Which variant made it.
     pub variant: String,
+    /// The model behind that variant.
+    pub model: String,
     /// How long that took, from arrival.
     pub latency: Duration,
 }
@@ -161,6 +165,7 @@ enum Source {
 
 struct LiveVariant {
     name: String,
+    model: String,
     source: Source,
     counters: Arc<Counters>,
 }
@@ -458,24 +463,15 @@ impl Host {
 
     /// Answers one request. The crate's documentation says what each kind of error means.
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer> {
-        self.invoke_model(invocation, None).await
-    }
-
-    /// As [`Host::invoke`], by this model of a variant that holds many.
-    pub async fn invoke_model(
-        &self,
-        invocation: Invocation,
-        target_model: Option<String>,
-    ) -> Result<Answer> {
         let arrived = Instant::now();
         let request_media = Media::of_request(invocation.content_type.as_deref())?;
         let answer_media = Media::of_answer(invocation.accept.as_deref(), request_media)?;
-        let variant = self.route(&invocation, target_model.is_some())?;
+        let variant = self.route(&invocation)?;
         variant.counters.arrived();
         let (reply, answer) = oneshot::channel();
         let task = Task {
             variant: Arc::clone(&variant),
-            target_model,
+            target_model: invocation.target_model,
             body: invocation.body,
             request_media,
             answer_media,
@@ -495,7 +491,7 @@ impl Host {
         }
     }
 
-    fn route(&self, invocation: &Invocation, model_named: bool) -> Result<Arc<LiveVariant>> {
+    fn route(&self, invocation: &Invocation) -> Result<Arc<LiveVariant>> {
         let name = &invocation.endpoint;
         let live = self.core.find_live(name)?;
         let (fleet, other) = live.turn();
@@ -510,7 +506,7 @@ impl Host {
                 found.cloned().ok_or_else(|| no_variant(name, target))?
             }
         };
-        match (&variant.source, model_named) {
+        match (&variant.source, invocation.target_model.is_some()) {
             (Source::One(_), true) => Err(Error::new(
                 ErrorKind::Conflict,
                 format!(
@@ -623,7 +619,8 @@ impl Core {
                 .map(|have| Arc::clone(&have.counters))
                 .next()
                 .unwrap_or_default();
-            Ok(Arc::new(LiveVariant { name: variant.name.clone(), source, counters }))
+            let (name, model) = (variant.name.clone(), variant.model.clone());
+            Ok(Arc::new(LiveVariant { name, model, source, counters }))
         };
         let loaded = variants.iter().map(load).collect::<Result<_>>()?;
         Ok(Fleet { variants: loaded, wheel: Mutex::new(wheel_of(variants)?) })
@@ -783,6 +780,7 @@ impl Task {
             body,
             content_type: self.answer_media.as_str(),
             variant: self.variant.name.clone(),
+            model: self.variant.model.clone(),
             latency,
         });
         if reply.send(answer).is_err() {

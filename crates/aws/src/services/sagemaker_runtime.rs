@@ -125,6 +125,7 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         content_type: call.header("content-type").map(str::to_owned),
         accept: call.header("accept").map(str::to_owned),
         target_variant: input.target_variant.clone(),
+        target_model: input.target_model.clone(),
     };
     if let Some((shadow, percent)) = &beside.shadow
         && input.target_variant.is_none()
@@ -132,7 +133,7 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     {
         copy(rooms, Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() });
     }
-    let invoked = rooms.host.invoke_model(invocation, input.target_model.clone()).await;
+    let invoked = rooms.host.invoke(invocation).await;
     let answer = invoked.map_err(|error| {
         let original = match error.kind() {
             ErrorKind::Invalid => 400,
