@@ -41,6 +41,13 @@ pub fn predict(
             let (made, asked) = (made.len(), part.len());
             return Err(Error::internal(format!("the model made {made} forecasts of {asked}")));
         }
+        let length = predictor.prediction_length();
+        if let Some(odd) = made.iter().find(|forecast| forecast.prediction_length() != length) {
+            let found = odd.prediction_length();
+            return Err(Error::internal(format!(
+                "the model made a forecast of {found} steps where its own length is {length}"
+            )));
+        }
         forecasts.extend(made);
     }
     Ok(forecasts)
