@@ -560,17 +560,20 @@ pub(crate) enum Endpoint {
         #[arg(long)]
         target_variant: Option<String>,
     },
-    /// Shifts traffic between variants; not supported yet.
+    /// Shifts traffic between variants, at once; shows their shares when no weights are given.
     Traffic {
         /// Name of the endpoint.
         name: String,
-        /// Weights, as VARIANT=N.
+        /// Weights, as VARIANT=N; variants not named keep theirs.
         weights: Vec<String>,
     },
-    /// Goes back to the variants before the last update; not supported yet.
+    /// Goes back to the variants before the last update, or calls off the one under way.
     Rollback {
         /// Name of the endpoint.
         name: String,
+        /// What to note as the reason.
+        #[arg(long)]
+        why: Option<String>,
     },
 }
 

@@ -62,6 +62,8 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_list" => node.models.list(),
         "endpoint_create" => node.models.create(read(input)?).await,
         "endpoint_delete" => node.models.delete(read(input)?),
+        "endpoint_traffic" => node.models.traffic(read(input)?),
+        "endpoint_rollback" => node.models.rollback(read(input)?).await,
         "sdk" => sdk(&node),
         "why_client" => why::client(&node, input),
         "why_message" => blocking(move || why::message(&node, input)).await,

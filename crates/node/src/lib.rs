@@ -537,7 +537,11 @@ async fn housekeeping(
         let sweeper = turns.is_multiple_of(TURNS_PER_SWEEP).then(|| s3.clone());
         let work = tokio::task::spawn_blocking(move || {
             node.streams.prune_rules()?;
-            sweeper.map_or(Ok(0), |s3| s3.sweep_uploads(node.clock.now()))
+            if let Some(s3) = sweeper {
+                node.models.sweep()?;
+                s3.sweep_uploads(node.clock.now())?;
+            }
+            Ok::<(), Error>(())
         });
         if let Ok(Err(error)) = work.await {
             tracing::error!(%error, "housekeeping failed; it is tried again");

@@ -334,6 +334,15 @@ impl Host {
         Ok(row)
     }
 
+    /// The configuration that an endpoint answers by, from memory where it is in service; none
+    /// if there is no such endpoint.
+    pub fn config_of(&self, name: &str) -> Result<Option<String>> {
+        if let Some(live) = self.core.live(name) {
+            return Ok(Some(live.fleet.config.clone()));
+        }
+        Ok(self.core.store.get::<Endpoint>(name)?.map(|seen| seen.row.config))
+    }
+
     /// The configuration whose variants are on trial beside those that serve, and the share of
     /// the requests that they get.
     pub fn on_trial(&self, name: &str) -> Option<(String, f64)> {

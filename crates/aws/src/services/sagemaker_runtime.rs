@@ -5,13 +5,14 @@ use std::sync::Arc;
 use base::ErrorKind;
 use serde::Deserialize;
 use serde_json::json;
-use serving::Invocation;
+use serving::{Answer, Invocation};
 
 use crate::call::{Call, Outcome, Reply, Service, operation, route};
 use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
-use crate::services::sagemaker::{capture, hosting};
+use crate::services::sagemaker::capture;
+use crate::services::sagemaker::hosting::{Beside, Besides};
 
 /// Most bytes of a request's body (AWS: 6 MB).
 const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
@@ -58,7 +59,7 @@ fn codes(kind: ErrorKind) -> (&'static str, u16) {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct Invoke {
     endpoint_name: String,
@@ -73,19 +74,35 @@ struct Invoke {
     inference_id: Option<String>,
 }
 
-/// Copies at a time; more are left out, since nobody waits for a shadow.
-static COPIES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(8);
-
-/// Sends a copy of a request to a shadow variant; its answer is dropped.
-fn copy(rooms: &Arc<Rooms>, invocation: Invocation) {
-    let Ok(place) = COPIES.try_acquire() else { return };
+/// Sends a copy of a request to a shadow variant, whose answer nobody gets: it is captured.
+fn copy(rooms: &Arc<Rooms>, invocation: Invocation, shadow: String, beside: Beside, input: Invoke) {
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move {
-        if let Err(error) = rooms.host.invoke(invocation).await {
-            tracing::debug!(%error, "a shadow variant did not answer");
+        let (body, content_type) = (invocation.body.clone(), invocation.content_type.clone());
+        match rooms.host.copy(invocation, &shadow).await {
+            Ok(answer) => captured(&rooms, &beside, &input, (&body, content_type), &answer),
+            Err(error) => tracing::debug!(shadow, %error, "a shadow variant did not answer"),
         }
-        drop(place);
     });
+}
+
+fn captured(
+    rooms: &Rooms,
+    beside: &Beside,
+    input: &Invoke,
+    (body, content_type): (&[u8], Option<String>),
+    answer: &Answer,
+) {
+    let Some(config) = &beside.capture else { return };
+    let exchange = capture::Exchange {
+        endpoint: &input.endpoint_name,
+        variant: &answer.variant,
+        input: (body, content_type.as_deref().unwrap_or("application/json")),
+        output: (&answer.body, answer.content_type),
+        inference_id: input.inference_id.as_deref(),
+        custom_attributes: input.custom_attributes.as_deref(),
+    };
+    capture::capture(rooms, config, &exchange);
 }
 
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -108,17 +125,10 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     }
     let account = &rooms.settings.account_id;
     let endpoint = &input.endpoint_name;
-    let Ok(row) = rooms.host.endpoint(endpoint) else {
+    let Some(config) = rooms.host.config_of(endpoint)? else {
         return Err(Fault::invalid(format!("Endpoint {endpoint} of account {account} not found.")));
     };
-    let beside = hosting::beside(rooms, &row)?;
-    if let (Some((shadow, _)), Some(target)) = (&beside.shadow, &input.target_variant)
-        && shadow == target
-    {
-        return Err(Fault::invalid(format!(
-            "TargetVariant {target:?} is a shadow variant, whose answers nobody gets"
-        )));
-    }
+    let beside = Besides::of(rooms, endpoint, &config)?;
     let invocation = Invocation {
         endpoint: endpoint.clone(),
         body: call.body.clone(),
@@ -127,11 +137,10 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         target_variant: input.target_variant.clone(),
         target_model: input.target_model.clone(),
     };
-    if let Some((shadow, percent)) = &beside.shadow
-        && input.target_variant.is_none()
-        && capture::drawn(*percent)
-    {
-        copy(rooms, Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() });
+    if input.target_variant.is_none() {
+        for shadow in rooms.host.shadows_due(endpoint) {
+            copy(rooms, invocation.clone(), shadow, beside.clone(), input.clone());
+        }
     }
     let invoked = rooms.host.invoke(invocation).await;
     let answer = invoked.map_err(|error| {
@@ -151,17 +160,8 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
-    if let Some(config) = &beside.capture {
-        let exchange = capture::Exchange {
-            endpoint,
-            variant: &answer.variant,
-            input: (&call.body, call.header("content-type").unwrap_or("application/json")),
-            output: (&answer.body, answer.content_type),
-            inference_id: input.inference_id.as_deref(),
-            custom_attributes: input.custom_attributes.as_deref(),
-        };
-        capture::capture(rooms, config, &exchange);
-    }
+    let content_type = call.header("content-type").map(str::to_owned);
+    captured(rooms, &beside, &input, (&call.body, content_type), &answer);
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))
 }

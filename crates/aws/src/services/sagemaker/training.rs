@@ -124,6 +124,8 @@ pub struct Trainings {
     under_way: Mutex<HashMap<String, UnderWay>>,
     /// What was captured of endpoints' traffic and is not yet written.
     pub(crate) captures: super::capture::Captures,
+    /// What endpoints do beside answering.
+    pub(crate) besides: super::hosting::Besides,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -141,6 +143,7 @@ impl Trainings {
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
             under_way: Mutex::default(),
             captures: super::capture::Captures::default(),
+            besides: super::hosting::Besides::default(),
         })
     }
 
