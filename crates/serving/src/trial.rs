@@ -60,8 +60,9 @@ impl Default for Guard {
 const LATE_MAX: u32 = 3;
 /// Costs of a new variant that are looked at.
 const COSTS: usize = 64;
-/// A median below this is never too slow: it is within what a busy machine does to anybody.
-const COST_MIN: Duration = Duration::from_millis(5);
+/// A median below this is never too slow: a network may well follow a rule that takes next to
+/// nothing.
+const COST_MIN: Duration = Duration::from_millis(10);
 /// How long a rehearsed request may take.
 const REHEARSAL_MAX: Duration = Duration::from_secs(10);
 
@@ -190,7 +191,7 @@ impl Trial {
         drop(case);
         if new > COST_MIN && new > old * self.guard.latency_factor {
             self.condemn(format!(
-                "variant \"{}\" takes {} ms a series at the median, the variants before took {} ms",
+                "variant \"{}\" takes {} ms a series at the median, the variants before took {} ms; if that may be, raise serving.latency_factor",
                 variant.name,
                 millis(new),
                 millis(old)
