@@ -27,8 +27,9 @@ pub(crate) enum Source {
 /// A variant in memory.
 pub(crate) struct LiveVariant {
     pub(crate) name: String,
-    /// The model's name.
+    /// The model's name, and the name of its file, which no other model ever has.
     pub(crate) model: String,
+    pub(crate) artifact: String,
     pub(crate) source: Source,
     pub(crate) counters: Arc<Counters>,
 }

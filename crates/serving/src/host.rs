@@ -93,6 +93,9 @@ pub struct Answer {
     pub variant: String,
     /// The model behind that variant.
     pub model: String,
+    /// The name of the model's file: with [`Answer::model`] it tells a model from a later one of
+    /// the same name. Where there are many, the target model.
+    pub artifact: String,
     /// How long that took, from arrival.
     pub latency: Duration,
 }
@@ -647,6 +650,7 @@ fn answer_of(variant: &LiveVariant, made: Made, asked: &Asked) -> Answer {
         content_type: asked.answer_media.as_str(),
         variant: variant.name.clone(),
         model: variant.model.clone(),
+        artifact: asked.target_model.as_ref().unwrap_or(&variant.artifact).clone(),
         latency: asked.arrived.elapsed(),
     }
 }

@@ -201,6 +201,10 @@ impl Core {
             let loaded = Arc::new(LiveVariant {
                 name: variant.name.clone(),
                 model: variant.model.clone(),
+                artifact: variant
+                    .artifact
+                    .file_name()
+                    .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
                 source: self.source(variant)?,
                 counters: self.counters(endpoint, config, &variant.name),
             });

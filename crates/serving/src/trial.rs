@@ -258,6 +258,7 @@ impl Trial {
         let quiet = Arc::new(LiveVariant {
             name: variant.name.clone(),
             model: variant.model.clone(),
+            artifact: variant.artifact.clone(),
             source: match &variant.source {
                 Source::One(predictor) => Source::One(Arc::clone(predictor)),
                 Source::Many(_) => return Ok(()),

@@ -126,6 +126,7 @@ async fn from_a_model_to_an_answer_and_back_again_after_a_restart() {
         .unwrap();
     assert_eq!(answer.content_type, "application/json");
     assert_eq!(answer.variant, "all");
+    assert_eq!((answer.model.as_str(), answer.artifact.as_str()), ("c-all", "c-all"));
     assert_eq!(answer.body, br#"{"predictions":[{"mean":[5.0,5.0]}]}"#);
     // What it serves is its own: the names it was made of may go.
     host.delete_config("c").unwrap();
