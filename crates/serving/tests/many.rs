@@ -18,7 +18,7 @@ const MODELS: usize = 1000;
 const SHELF_BYTES: u64 = 100 << 20;
 
 fn archive(path: &Path) {
-    let target: Vec<f32> = (0..240).map(|hour| 30.0 + 8.0 * (hour as f32 / 4.0).sin()).collect();
+    let target: Vec<f32> = (0..480).map(|hour| 30.0 + 8.0 * (hour as f32 / 4.0).sin()).collect();
     let series = TimeSeries { start: DateTime(0), target: target.into(), ..TimeSeries::default() };
     let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
     let hyper: BTreeMap<String, String> = [
