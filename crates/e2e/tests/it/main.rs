@@ -24,6 +24,7 @@ mod peers;
 mod pipeline;
 mod questions;
 mod readers;
+mod refusals;
 mod remote;
 mod resend;
 mod retained;

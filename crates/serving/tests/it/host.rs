@@ -201,6 +201,23 @@ async fn weights_share_traffic_exactly_and_a_target_overrides_them() {
 }
 
 #[tokio::test]
+async fn ten_thousand_requests_are_shared_as_the_weights_say_also_when_they_change() {
+    let world = World::new();
+    let host = world.start();
+    world.config(&host, "c", &[("a", "1", 0.9), ("b", "2", 0.1)]);
+    host.create_endpoint("e", "c").unwrap();
+    host.settled("e").await.unwrap();
+    for share in [0.1, 0.35, 0.0] {
+        host.update_weights("e", &[("a".into(), 1.0 - share), ("b".into(), share)]).unwrap();
+        let mut of_b = 0.0;
+        for _ in 0..10_000 {
+            of_b += mean(&host, "e").await.unwrap() - 1.0;
+        }
+        assert!((of_b / 10_000.0 - share).abs() < 0.0002, "{of_b} of 10000 for {share}");
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_updates_under_load_drop_no_request() {
     let world = World::new();
     let host = world.start();
