@@ -27,6 +27,7 @@ mod readers;
 mod remote;
 mod resend;
 mod retained;
+mod serving;
 mod sessions;
 mod shadows;
 mod sheets;
