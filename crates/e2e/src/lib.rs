@@ -19,10 +19,12 @@ use serde_json::Value;
 pub mod account;
 pub mod aws;
 pub mod cable;
+pub mod load;
 pub mod mqtt;
 pub mod power;
 pub mod prometheus;
 pub mod row;
+pub mod signed;
 pub mod swarm;
 pub mod volume;
 

@@ -80,6 +80,9 @@ pub(crate) enum Command {
     /// Endpoints that answer forecasts.
     #[command(subcommand)]
     Endpoint(Endpoint),
+    /// API keys, which open the forecasts in plain JSON.
+    #[command(subcommand)]
+    Key(Key),
     /// Explains what happened to a message or a client.
     #[command(subcommand)]
     Why(Why),
@@ -578,6 +581,28 @@ pub(crate) enum Endpoint {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Makes a key and shows it, this once.
+    Create {
+        /// What it is called from now on.
+        name: String,
+        /// An endpoint that it opens; every one if none is named. May be repeated.
+        #[arg(long = "endpoint", value_name = "NAME")]
+        endpoints: Vec<String>,
+        /// Days after which it opens nothing any more.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        expires_days: Option<u32>,
+    },
+    /// Lists keys: what they open and until when.
+    List,
+    /// Deletes a key; requests that bring it are refused from now on.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Why {
     /// Explains each stage's decision about a message, with the term of WHERE that decided.
     Message {
@@ -605,6 +630,8 @@ pub(crate) enum Bench {
     Train(BenchTrain),
     /// Inference: a cold start, one series, many series, side by side with GluonTS.
     Infer(BenchInfer),
+    /// An endpoint under load: latency, CPU and memory, side by side with GluonTS behind FastAPI.
+    Serve(BenchServe),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -753,6 +780,26 @@ pub(crate) struct BenchInfer {
     pub(crate) input: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) load: BenchRequests,
+    #[command(flatten)]
+    pub(crate) peer: BenchPeer,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchServe {
+    #[command(flatten)]
+    pub(crate) set: BenchSet,
+    /// Clients at a time, each asking again as soon as it has its answer.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) clients: Vec<u32>,
+    /// Seconds of each load, after a second to warm up.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Threads that answer at our endpoint; the server's own default without it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: Option<u32>,
+    /// Sample paths behind each quantile.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) num_samples: u32,
     #[command(flatten)]
     pub(crate) peer: BenchPeer,
 }

@@ -17,6 +17,7 @@ mod infer;
 mod ingest;
 mod lake;
 mod series;
+mod serve;
 mod train;
 
 /// Runs one bench.
@@ -28,6 +29,7 @@ pub(crate) async fn run(command: Bench, data_dir: Option<&Path>, printer: Printe
         Bench::Lake(args) => lake::run(&args, data_dir, printer).await,
         Bench::Etl(args) => etl::run(&args, printer).await,
         Bench::Train(args) => train::run(&args, printer),
+        Bench::Serve(args) => serve::run(&args, printer).await,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::args::{
 use crate::control::{self, Control, data_dir};
 use crate::exit::{Exit, OK};
 use crate::output::{Printer, human_bytes, human_count};
-use crate::{bench, demo, doctor, models, sdk, worker};
+use crate::{bench, demo, doctor, keys, models, sdk, worker};
 
 /// Columns of what is shown side by side, and of a topic above it.
 const WIDTH: usize = 100;
@@ -40,6 +40,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Forecast(args) => models::forecast(&args, printer)?,
         Command::Backtest(args) => models::backtest(&args, printer)?,
         Command::Endpoint(command) => endpoint(&global, command, printer).await?,
+        Command::Key(command) => keys::run(&global, command, printer).await?,
         Command::Why(Why::Message { id }) => why_message(&global, id, printer).await?,
         Command::Why(Why::Client { id }) => why_client(&global, id, printer).await?,
         Command::Bench(command) => bench::run(command, global.data_dir.as_deref(), printer).await?,
@@ -50,7 +51,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
 }
 
 /// Runs one operation and prints its answer.
-async fn call(
+pub(crate) async fn call(
     global: &Global,
     operation: &str,
     input: Value,

@@ -7,6 +7,7 @@ mod control;
 mod demo;
 mod doctor;
 mod exit;
+mod keys;
 mod models;
 mod output;
 mod readings;

@@ -1,4 +1,5 @@
-//! Who is calling: our certificate authority, device certificates, connection kits, access keys.
+//! Who is calling: our certificate authority, device certificates, connection kits, access keys,
+//! API keys.
 //!
 //! ```text
 //! ca/  (0700)   root.private.key (0600)  root-CA.crt  root.json  server.json (0600)
@@ -7,6 +8,7 @@
 //!               issuers       sha-256 hex -> Issuer { active, mode, .. }, authorities of others
 //!               iot-policies  name        -> Policy { versions, .. }, attached to certificates
 //!               access-keys   id          -> secret, Active | Inactive, session
+//!               api-keys      name        -> sha-256 of the key, its endpoints and end
 //! ```
 //!
 //! Invariants
@@ -25,6 +27,7 @@
 //! The certificate says who somebody is; the policies attached to it say what they may do: the
 //! [`Gate`] settles both into [`policy::Rights`] when a client connects.
 
+mod api_keys;
 mod authority;
 mod files;
 mod foreign;
@@ -41,6 +44,7 @@ pub mod sigv4;
 mod things;
 mod web;
 
+pub use api_keys::{API_KEY_PREFIX, API_KEYS_MAX, ApiKey, ApiKeyRefusal, ApiKeys};
 pub use authority::{Authority, Issued, certificate_id};
 pub use foreign::Foreign;
 pub use gate::{Gate, Visitor};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::{Error, Message, MessageRef, Offset, QoS, Result, TopicName};
 use delivery::{Compression, NewStream};
-use identity::{Endpoint, KitFileKind};
+use identity::{ApiKey, Endpoint, KitFileKind};
 use journal::{Batch, Bell, Journal};
 use rules::{Action, NewRule};
 use serde::Deserialize;
@@ -64,6 +64,9 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_delete" => node.models.delete(read(input)?),
         "endpoint_traffic" => node.models.traffic(read(input)?),
         "endpoint_rollback" => node.models.rollback(read(input)?).await,
+        "key_create" => key_create(&node, input),
+        "key_list" => Ok(json!({"keys": key_list(&node)})),
+        "key_delete" => key_delete(&node, input),
         "sdk" => sdk(&node),
         "why_client" => why::client(&node, input),
         "why_message" => blocking(move || why::message(&node, input)).await,
@@ -353,6 +356,53 @@ fn stream_flush(node: &Node, input: Value) -> Result<Value> {
 fn stream_delete(node: &Node, input: Value) -> Result<Value> {
     let Named { name } = read(input)?;
     node.streams.delete(&name)?;
+    Ok(json!({"name": name, "deleted": true}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyCreate {
+    name: String,
+    #[serde(default)]
+    endpoints: Vec<String>,
+    expires_days: Option<u32>,
+}
+
+/// The key is in this answer and nowhere else.
+fn key_create(node: &Node, input: Value) -> Result<Value> {
+    let KeyCreate { name, endpoints, expires_days } = read(input)?;
+    if expires_days == Some(0) {
+        return Err(Error::invalid("a key of 0 days would never open anything; give it 1 or more"));
+    }
+    let lasting = expires_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    let (key, secret) = node.api_keys.create(&name, endpoints, lasting)?;
+    let mut shown = key_shown(&key);
+    shown["key"] = json!(secret.expose());
+    Ok(shown)
+}
+
+fn key_shown(key: &ApiKey) -> Value {
+    json!({
+        "name": key.name,
+        "endpoints": key.endpoints,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+    })
+}
+
+fn key_list(node: &Node) -> Vec<Value> {
+    let now = node.clock.now();
+    let one = |key: &ApiKey| {
+        let mut shown = key_shown(key);
+        shown["expired"] = json!(key.expires_at.is_some_and(|end| end <= now));
+        shown
+    };
+    node.api_keys.list().iter().map(one).collect()
+}
+
+fn key_delete(node: &Node, input: Value) -> Result<Value> {
+    let Named { name } = read(input)?;
+    node.api_keys.delete(&name)?;
     Ok(json!({"name": name, "deleted": true}))
 }
 

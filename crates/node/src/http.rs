@@ -1,10 +1,11 @@
-//! The routes of our own: health, metrics, invocations for the command line, and its calls.
+//! The routes of our own: health, metrics, forecasts as plain JSON, invocations for the command
+//! line, and its calls.
 //!
 //! One middleware stands in front of every route and denies by default. Public are
-//! `/healthz`, `/readyz`, `/metrics`, and the links by which endpoints of HTTP actions confirm
-//! that they want what a rule posts; such a link holds a token. Everything else needs the token
-//! that lies, readable by its owner only, in the data directory. What is signed for AWS never
-//! comes here.
+//! `/healthz`, `/readyz`, `/metrics`, `/openapi.json`, and the links by which endpoints of HTTP
+//! actions confirm that they want what a rule posts; such a link holds a token. Below
+//! `/v1/endpoints/` an API key opens. Everything else needs the token that lies, readable by its
+//! owner only, in the data directory. What is signed for AWS never comes here.
 
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ use base::{Error, ErrorKind};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use serving::Invocation;
 
-use crate::{Node, admin, metrics};
+use crate::{Node, admin, metrics, openapi, plain};
 
 /// All routes.
 pub(crate) fn router(node: Arc<Node>, destinations: Arc<aws::Destinations>) -> Router {
@@ -33,6 +35,9 @@ pub(crate) fn router(node: Arc<Node>, destinations: Arc<aws::Destinations>) -> R
         .route("/endpoints/{name}/invocations", post(invoke))
         .route("/forebay/call/{operation}", post(call))
         .route("/forebay/tail", get(tail))
+        .route("/openapi.json", get(openapi_document))
+        .route("/v1/endpoints/{name}/forecast", post(plain::forecast).fallback(plain::no_method))
+        .fallback(plain::no_route)
         .layer(middleware::from_fn_with_state(node.clone(), authorize))
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .with_state(node)
@@ -40,19 +45,28 @@ pub(crate) fn router(node: Arc<Node>, destinations: Arc<aws::Destinations>) -> R
 
 /// Whether a path is one of ours. A bucket may have such a name: its requests are signed.
 pub(crate) fn is_route(path: &str) -> bool {
-    is_public(path)
+    is_open(path)
         || path.starts_with("/forebay/")
         || (path.starts_with("/endpoints/") && path.ends_with("/invocations"))
 }
 
 /// Whether a route is open to everybody.
-pub(crate) fn is_public(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics") || path.starts_with("/confirmdestination/")
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+        || path.starts_with("/confirmdestination/")
+}
+
+/// Whether a route is open to others than this machine's owner: everybody, or who has a key.
+pub(crate) fn is_open(path: &str) -> bool {
+    is_public(path) || path.starts_with(plain::PREFIX)
 }
 
 async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let public = is_public(request.uri().path());
-    if public || node.token.opens(bearer(request.headers())) {
+    let path = request.uri().path();
+    if path.starts_with(plain::PREFIX) {
+        return plain::admit(&node, request, next).await;
+    }
+    if is_public(path) || node.token.opens(bearer(request.headers())) {
         return next.run(request).await;
     }
     let refused = Error::new(
@@ -87,6 +101,10 @@ async fn metrics_page(State(node): State<Arc<Node>>) -> Result<Response, Failure
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response())
 }
 
+async fn openapi_document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::DOCUMENT.as_str()).into_response()
+}
+
 /// What the `enableUrl` of a confirmation leads to.
 async fn confirm(
     State(destinations): State<Arc<aws::Destinations>>,
@@ -105,9 +123,15 @@ async fn invoke(
 ) -> Result<Response, Failure> {
     let text =
         |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let target = text("x-amzn-sagemaker-target-variant");
-    let content_type = text("content-type");
-    let answer = node.invoke(&name, target, content_type, text("accept"), body).await?;
+    let invocation = Invocation {
+        endpoint: name,
+        body,
+        content_type: text("content-type"),
+        accept: text("accept"),
+        target_variant: text("x-amzn-sagemaker-target-variant"),
+        target_model: text("x-amzn-sagemaker-target-model"),
+    };
+    let answer = node.models.host.invoke(invocation).await?;
     let head = [
         (header::CONTENT_TYPE.as_str(), answer.content_type.to_owned()),
         ("x-amzn-invoked-production-variant", answer.variant),

@@ -17,6 +17,8 @@ mod http;
 mod lake_ops;
 mod metrics;
 mod models;
+mod openapi;
+mod plain;
 mod remotes;
 mod schedules;
 mod settings;
@@ -38,7 +40,7 @@ use aws_s3::S3Front;
 use base::{Clock, Error, ErrorKind, Result, TopicFilter};
 use broker::{Broker, Disconnect};
 use delivery::Streams;
-use identity::{Authority, Keys, Registry, Status};
+use identity::{ApiKeys, Authority, Keys, Registry, Status};
 use journal::{Journal, SegmentLog};
 use metastore::Metastore;
 use objects::Buckets;
@@ -108,6 +110,8 @@ pub struct Node {
     pub models: models::Models,
     /// Access keys.
     pub keys: Arc<Keys>,
+    /// API keys.
+    pub(crate) api_keys: Arc<ApiKeys>,
     /// Log groups.
     logs: Arc<aws::logs::LogStore>,
     /// Metrics of users and rules.
@@ -182,6 +186,7 @@ impl Node {
         let models = models::Models::open(&metastore, data_dir, &settings, clock.clone())?;
         let token = Token::load(data_dir)?;
         let keys = Keys::open(metastore.clone(), clock.clone(), &settings.aws.account_id)?;
+        let api_keys = ApiKeys::open(metastore.clone(), clock.clone())?;
         Ok(Arc::new(Node {
             settings,
             data_dir: data_dir.to_owned(),
@@ -196,6 +201,7 @@ impl Node {
             lake,
             models,
             keys,
+            api_keys,
             logs: Arc::new(aws::logs::LogStore::open(data_dir)?),
             metrics: Arc::default(),
             token,

@@ -5,7 +5,7 @@
 //!   request  ─▶ signed for a service of AWS?  ─▶ aws       (verifies the signature)
 //!            ─▶ signed for S3, or unsigned?   ─▶ aws-s3    (verifies, or answers AccessDenied)
 //!            ─▶ CONNECT to a host of AWS's?   ─▶ TLS in the tunnel, then as above
-//!            ─▶ a route of our own?           ─▶ http.rs   (health, metrics, the commands' calls)
+//!            ─▶ a route of our own?           ─▶ http.rs   (health, metrics, plain JSON, the commands' calls)
 //! ```
 //!
 //! The tunnel exists for programs that hard-code an AWS address: set as their proxy, this port
@@ -160,7 +160,7 @@ impl Web {
     }
 
     async fn own_route(self, request: Request<Body>, from: SocketAddr) -> Response<Body> {
-        if !from.ip().is_loopback() && !crate::http::is_public(request.uri().path()) {
+        if !from.ip().is_loopback() && !crate::http::is_open(request.uri().path()) {
             let message = "the commands' own calls are answered on this machine only; sign the \
                            request for a service of AWS instead\n";
             return refusal(StatusCode::FORBIDDEN, message);

@@ -82,18 +82,33 @@ pub fn write_prediction(
         }
         out.push('}');
     }
+    if configuration.time {
+        name(out, "freq");
+        push(out, format_args!("\"{}\"", forecast.freq));
+        name(out, "timestamps");
+        out.push('[');
+        for step in 0..forecast.prediction_length() {
+            let at = forecast.freq.advance(forecast.start, step as i64);
+            push(out, format_args!("{}\"{at}\"", if step > 0 { "," } else { "" }));
+        }
+        out.push(']');
+    }
     out.push('}');
     Ok(())
 }
 
-fn write_numbers(values: &[f32], out: &mut String) {
+fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
     use std::fmt::Write as _;
+    out.write_fmt(text).expect("writing to a String cannot fail");
+}
+
+fn write_numbers(values: &[f32], out: &mut String) {
     out.push('[');
     for (k, value) in values.iter().enumerate() {
         out.push_str(if k > 0 { "," } else { "" });
         match value.is_finite() {
             // Debug writes the shortest digits that read back, with an exponent where needed.
-            true => write!(out, "{value:?}").expect("writing to a String cannot fail"),
+            true => push(out, format_args!("{value:?}")),
             false => out.push_str("null"),
         }
     }
@@ -141,6 +156,11 @@ mod tests {
         );
         let law = json!({"distribution": "gaussian", "mean": [1.0, 2.0], "sigma": [0.5, null]});
         assert_eq!(read(r#"{"output_types": ["parameters"]}"#), json!({ "parameters": law }));
+        let timestamps = ["1970-01-01 00:00:00", "1970-01-01 01:00:00"];
+        assert_eq!(
+            read(r#"{"output_types": ["time"]}"#),
+            json!({"freq": "1H", "timestamps": timestamps})
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!                    "quantiles": ["0.1", "0.5", "0.9"]}}
 //! ```
 //!
-//! Of our own is the output type `parameters`: the law of each step by its parameters
-//! ([`forecast::Parameters`] says what they mean further ahead).
+//! Of our own are the output types `parameters`, the law of each step by its parameters
+//! ([`forecast::Parameters`] says what they mean further ahead), and `time`, the moment of each.
 //!
 //! Invariants
 //! * An error names the instance by its place and the field.
@@ -68,6 +68,8 @@ pub struct Configuration {
     pub samples: bool,
     /// Whether the law's parameters are answered.
     pub parameters: bool,
+    /// Whether the steps' moments are answered.
+    pub time: bool,
 }
 
 impl Default for Configuration {
@@ -79,6 +81,7 @@ impl Default for Configuration {
             quantiles: Some(default_levels()),
             samples: false,
             parameters: false,
+            time: false,
         }
     }
 }
@@ -129,22 +132,23 @@ impl Configuration {
         let types: Vec<String> = serde_json::from_str(raw)
             .map_err(|cause| Error::invalid(format!("configuration: output_types: {cause}")))?;
         let known = |name: &String| {
-            matches!(name.as_str(), "mean" | "quantiles" | "samples" | "parameters")
+            matches!(name.as_str(), "mean" | "quantiles" | "samples" | "parameters" | "time")
         };
         if let Some(other) = types.iter().find(|name| !known(name)) {
             return Err(Error::invalid(format!(
-                "configuration: output_types: {other:.40?} is not mean, quantiles, samples or parameters"
+                "configuration: output_types: {other:.40?} is not mean, quantiles, samples, parameters or time"
             )));
         }
         if types.is_empty() {
             return Err(Error::invalid(
-                "configuration: output_types is empty; name mean, quantiles, samples or parameters",
+                "configuration: output_types is empty; name mean, quantiles, samples, parameters or time",
             ));
         }
         let wants = |name: &str| types.iter().any(|wanted| wanted == name);
         self.mean = wants("mean");
         self.samples = wants("samples");
         self.parameters = wants("parameters");
+        self.time = wants("time");
         if !wants("quantiles") {
             self.quantiles = None;
         }
@@ -169,7 +173,8 @@ impl Configuration {
         let paths = if self.samples { self.num_samples } else { 0 };
         // No law has more than three parameters.
         let law = if self.parameters { 3 } else { 0 };
-        steps.saturating_mul(usize::from(self.mean) + levels + paths + law)
+        let time = usize::from(self.time);
+        steps.saturating_mul(usize::from(self.mean) + levels + paths + law + time)
     }
 }
 
@@ -430,7 +435,7 @@ mod tests {
             (r#"{"num_samples": 1.5}"#, "num_samples 1.5"),
             (
                 r#"{"output_types": ["median"]}"#,
-                "\"median\" is not mean, quantiles, samples or parameters",
+                "\"median\" is not mean, quantiles, samples, parameters or time",
             ),
             (r#"{"output_types": []}"#, "output_types is empty"),
             (r#"{"quantiles": ["1.0"]}"#, "quantiles[0]: quantile 1 is not between"),

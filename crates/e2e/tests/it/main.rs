@@ -28,6 +28,7 @@ mod refusals;
 mod remote;
 mod resend;
 mod retained;
+mod serving;
 mod sessions;
 mod shadows;
 mod sheets;

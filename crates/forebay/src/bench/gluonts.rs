@@ -1,7 +1,7 @@
 //! GluonTS beside ours: a Python that has it, and what it is asked to do.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -13,14 +13,20 @@ use crate::output::Printer;
 
 /// Its part, in Python.
 const SCRIPT: &str = include_str!("gluonts_peer.py");
+const SERVER: &str = include_str!("gluonts_serve.py");
 
 /// What is installed; pip chooses what these need.
-const PINS: [&str; 5] = [
+const PINS: [&str; 10] = [
     "gluonts[torch]==0.17.0",
     "torch==2.15.0",
     "lightning==2.6.6",
     "numpy==2.4.6",
     "pandas==2.3.3",
+    "fastapi==0.165.0",
+    "uvicorn==0.54.0",
+    "uvloop==0.23.0",
+    "httptools==0.9.0",
+    "orjson==3.13.0",
 ];
 
 /// Where a Python may be found that all of them run on, first choice first.
@@ -75,11 +81,33 @@ impl Peer {
             .with_context(|| format!("GluonTS said {:?}", spent.said))?;
         Ok(Some((spent, answer)))
     }
+
+    /// Has it answer requests on a port of this machine, or says why it cannot.
+    pub(super) fn server(&self, model: &Path, port: u16) -> Result<Result<Child, String>> {
+        let (python, folder) = match self {
+            Peer::There { python, folder, .. } => (python, folder),
+            Peer::Absent(why) => return Ok(Err(why.clone())),
+        };
+        if !can_import(python, "fastapi, uvicorn, uvloop, httptools, orjson") {
+            let python = python.display();
+            return Ok(Err(format!("{python} lacks one of {:?}", &PINS[5..])));
+        }
+        let script = folder.join("gluonts_serve.py");
+        std::fs::write(&script, SERVER).context("writing the peer's server")?;
+        let mut command = Command::new(python);
+        command.arg(script).arg(model).arg(port.to_string()).current_dir(folder);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        child.context("starting the peer's server").map(Ok)
+    }
 }
 
 fn has_gluonts(python: &Path) -> bool {
+    can_import(python, "gluonts.torch")
+}
+
+fn can_import(python: &Path, modules: &str) -> bool {
     let mut command = Command::new(python);
-    command.args(["-c", "import gluonts.torch"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg("-c").arg(format!("import {modules}")).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -455,6 +455,26 @@ impl Bars {
     pub(super) fn into_json(self) -> Value {
         Value::Array(self.0)
     }
+
+    /// For people, of what [`Bars::into_json`] gave.
+    pub(super) fn table(bars: &Value) -> String {
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let mut table = charts::Table::new(["bar", "found", "must be", ""]);
+        for bar in bars.as_array().into_iter().flatten() {
+            let must = match bar["at_least"].as_f64() {
+                Some(least) => format!("at least {least}"),
+                None => format!("at most {}", number(&bar["at_most"])),
+            };
+            let met = match bar["met"].as_bool() {
+                Some(true) => "met",
+                Some(false) => "MISSED",
+                None => "not measured",
+            };
+            let name = bar["name"].as_str().unwrap_or_default();
+            table.row([name, &format!("{:.4}", number(&bar["value"])), &must, met]);
+        }
+        table.render()
+    }
 }
 
 fn table(figures: &Value) -> String {
@@ -477,20 +497,6 @@ fn table(figures: &Value) -> String {
             format!("{:.3}", number(&scores["mase"])),
         ]);
     }
-    let mut bars = charts::Table::new(["bar", "found", "must be", ""]);
-    for bar in figures["bars"].as_array().into_iter().flatten() {
-        let must = match bar["at_least"].as_f64() {
-            Some(least) => format!("at least {least}"),
-            None => format!("at most {}", number(&bar["at_most"])),
-        };
-        let met = match bar["met"].as_bool() {
-            Some(true) => "met",
-            Some(false) => "MISSED",
-            None => "not measured",
-        };
-        let name = bar["name"].as_str().unwrap_or_default();
-        bars.row([name, &format!("{:.4}", number(&bar["value"])), &must, met]);
-    }
     let core = &figures["core"];
     let limit = format!(
         "one core: {:.0} GFLOP/s of multiply-adds (the limit), {:.0} in our products alone, {:.0} in training",
@@ -499,5 +505,6 @@ fn table(figures: &Value) -> String {
         number(&figures["training"]["forebay"]["gflops"]),
     );
     let inference = infer::table(&figures["inference"]);
-    format!("{}\n{inference}\n{limit}\n\n{}", tools.render(), bars.render())
+    let bars = Bars::table(&figures["bars"]);
+    format!("{}\n{inference}\n{limit}\n\n{bars}", tools.render())
 }
