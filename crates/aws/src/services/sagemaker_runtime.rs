@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use base::ErrorKind;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use serving::Invocation;
 
 use crate::call::{Call, Outcome, Reply, Service, operation, route};
@@ -76,16 +77,44 @@ struct Invoke {
 /// Copies at a time; more are left out, since nobody waits for a shadow.
 static COPIES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(8);
 
-/// Sends a copy of a request to a shadow variant; its answer is dropped.
-fn copy(rooms: &Arc<Rooms>, invocation: Invocation) {
+/// Sends a copy of a request to a shadow variant; its answer is captured, and else dropped.
+fn copy(rooms: &Arc<Rooms>, invocation: Invocation, capturing: Option<Capturing>) {
     let Ok(place) = COPIES.try_acquire() else { return };
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move {
-        if let Err(error) = rooms.host.invoke(invocation).await {
-            tracing::debug!(%error, "a shadow variant did not answer");
+        let body = invocation.body.clone();
+        match (rooms.host.invoke(invocation).await, capturing) {
+            (Ok(answer), Some(capturing)) => capturing.capture(&rooms, &body, &answer),
+            (Ok(_), None) => {}
+            (Err(error), _) => tracing::debug!(%error, "a shadow variant did not answer"),
         }
         drop(place);
     });
+}
+
+/// What is captured beside a request and its answer.
+#[derive(Clone)]
+struct Capturing {
+    config: Value,
+    endpoint: String,
+    content_type: String,
+    inference_id: Option<String>,
+    custom_attributes: Option<String>,
+}
+
+impl Capturing {
+    fn capture(&self, rooms: &Rooms, body: &Bytes, answer: &serving::Answer) {
+        let exchange = capture::Exchange {
+            endpoint: &self.endpoint,
+            variant: &answer.variant,
+            model: &answer.model,
+            input: (body, &self.content_type),
+            output: (&answer.body, answer.content_type),
+            inference_id: self.inference_id.as_deref(),
+            custom_attributes: self.custom_attributes.as_deref(),
+        };
+        capture::capture(rooms, &self.config, &exchange);
+    }
 }
 
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -127,11 +156,19 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         target_variant: input.target_variant.clone(),
         target_model: input.target_model.clone(),
     };
+    let capturing = beside.capture.map(|config| Capturing {
+        config,
+        endpoint: endpoint.clone(),
+        content_type: call.header("content-type").unwrap_or("application/json").to_owned(),
+        inference_id: input.inference_id,
+        custom_attributes: input.custom_attributes,
+    });
     if let Some((shadow, percent)) = &beside.shadow
         && input.target_variant.is_none()
         && capture::drawn(*percent)
     {
-        copy(rooms, Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() });
+        let copied = Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() };
+        copy(rooms, copied, capturing.clone());
     }
     let invoked = rooms.host.invoke(invocation).await;
     let answer = invoked.map_err(|error| {
@@ -151,16 +188,8 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
-    if let Some(config) = &beside.capture {
-        let exchange = capture::Exchange {
-            endpoint,
-            variant: &answer.variant,
-            input: (&call.body, call.header("content-type").unwrap_or("application/json")),
-            output: (&answer.body, answer.content_type),
-            inference_id: input.inference_id.as_deref(),
-            custom_attributes: input.custom_attributes.as_deref(),
-        };
-        capture::capture(rooms, config, &exchange);
+    if let Some(capturing) = capturing {
+        capturing.capture(rooms, &call.body, &answer);
     }
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))
