@@ -674,6 +674,18 @@ async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Resul
             printer.answer(&answer, || answer.to_string());
             Ok(())
         }
+        Endpoint::Actuals { name, sql, database, clear } => {
+            let input = json!({"name": name, "sql": sql, "database": database, "clear": clear});
+            call(global, "endpoint_actuals", input, printer, |answer| match &answer["sql"] {
+                Value::Null => format!("endpoint {name} has no query of actuals"),
+                sql => text_of(sql),
+            })
+            .await
+        }
+        Endpoint::Ab { name, since } => {
+            let input = json!({"name": name, "since": since});
+            call(global, "endpoint_ab", input, printer, scored).await
+        }
         Endpoint::Traffic { name, weights } => {
             let weights = weights.iter().map(|word| weight(word)).collect::<Result<Map<_, _>>>()?;
             let input = json!({"name": name, "weights": weights});
@@ -690,6 +702,40 @@ async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Resul
             .await
         }
     }
+}
+
+/// How the variants of an endpoint did, and which leads.
+fn scored(answer: &Value) -> String {
+    let rounded = |value: &Value| match value.as_f64() {
+        Some(number) => format!("{number:.4}"),
+        None => "-".to_owned(),
+    };
+    let header =
+        ["variant", "model", "forecasts", "series", "points", "loss", "within 80 %", "MASE"];
+    let mut table = Table::new(&header);
+    let mut open = 0;
+    for one in answer["variants"].as_array().into_iter().flatten() {
+        table.row([
+            text_of(&one["variant"]),
+            text_of(&one["model"]),
+            text_of(&one["forecasts"]),
+            text_of(&one["series"]),
+            text_of(&one["points"]),
+            rounded(&one["mean_weighted_quantile_loss"]),
+            rounded(&one["coverage_80"]),
+            rounded(&one["mase"]),
+        ]);
+        open += one["waiting"].as_u64().unwrap_or(0);
+    }
+    let mut text = format!("{}\n{}", table.render(), text_of(&answer["verdict"]));
+    if open > 0 {
+        text += &format!("\n{} forecasts wait for their readings", human_count(open));
+    }
+    let captured = &answer["captured"]["not_scorable"];
+    for (why, count) in captured.as_object().into_iter().flatten() {
+        text += &format!("\n{count} requests are not scored: {why}");
+    }
+    text
 }
 
 /// The rows of an answer as a table.

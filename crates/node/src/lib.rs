@@ -9,6 +9,7 @@
 //! the command line works without a server. [`Node::serve`] adds the listeners and the
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
+mod accuracy;
 pub mod admin;
 mod compare;
 mod disk;
@@ -50,6 +51,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use accuracy::loss_verdict;
 pub use aws::DATABASE;
 pub use lake_ops::ETL_RESULT_FILE;
 pub use settings::Settings;
@@ -128,6 +130,7 @@ pub struct Node {
 
 /// What [`Node::serve`] started.
 struct Running {
+    rooms: Arc<aws::Rooms>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<(&'static str, JoinHandle<()>)>,
 }
@@ -269,7 +272,7 @@ impl Node {
         let rooms = self.rooms(&broker, &destinations)?;
         aws::Trainings::resume(&rooms)?;
         let triggers = tokio::spawn(triggers::run(rooms.clone(), stopped.clone()));
-        let web = self.web(rooms, destinations)?;
+        let web = self.web(rooms.clone(), destinations)?;
         let s3 = web.s3.clone();
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
@@ -286,7 +289,7 @@ impl Node {
             ("triggers", triggers),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Running { shutdown, tasks });
+            Some(Running { rooms, shutdown, tasks });
         self.write_addresses(&addresses)?;
         self.ready.store(true, Ordering::SeqCst);
         Ok(addresses)
@@ -296,7 +299,7 @@ impl Node {
     pub async fn stop(&self) {
         self.ready.store(false, Ordering::SeqCst);
         let running = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { shutdown, tasks }) = running {
+        if let Some(Running { rooms, shutdown, tasks }) = running {
             drop(std::fs::remove_file(self.data_dir.join(ADDRESS_FILE)));
             shutdown.send_replace(true);
             for (name, task) in tasks {
@@ -305,6 +308,7 @@ impl Node {
                     tracing::warn!(name, "did not stop in time");
                 }
             }
+            rooms.trainings.flush_captures().await;
         }
         if let Some(broker) = self.broker.get() {
             broker.close().await;
@@ -326,6 +330,24 @@ impl Node {
                 "no server runs on this data directory; start `forebay serve`",
             )
         })
+    }
+
+    /// What acts on the rooms for AWS's clients, where this node serves.
+    fn serving_rooms(&self) -> Option<Arc<aws::Rooms>> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        serving.as_ref().map(|running| running.rooms.clone())
+    }
+
+    /// Captured lines written and dropped since the start.
+    pub(crate) fn captured(&self) -> (u64, u64) {
+        self.serving_rooms().map_or((0, 0), |rooms| rooms.trainings.captured())
+    }
+
+    /// Writes captured lines that wait, as far as they can be written.
+    pub(crate) async fn flush_captures(&self) {
+        if let Some(rooms) = self.serving_rooms() {
+            rooms.trainings.flush_captures().await;
+        }
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -34,6 +34,7 @@ pub(crate) fn render(node: &Node) -> String {
     objects(node, &mut page);
     rules(node, &mut page);
     endpoints(node, &mut page);
+    captures(node, &mut page);
     machine(node, &mut page);
     page.text()
 }
@@ -223,6 +224,23 @@ fn rules(node: &Node, page: &mut Page) {
          them; must be 0.",
         "",
         rules.lost,
+    );
+}
+
+fn captures(node: &Node, page: &mut Page) {
+    let (written, dropped) = node.captured();
+    page.add(
+        "serving_capture_written_total",
+        "Requests written to data capture since the start.",
+        "",
+        written,
+    );
+    page.add(
+        "serving_capture_dropped_total",
+        "Requests that data capture left out, since their place could not be written to as quickly \
+         as they came; no invocation waits for it.",
+        "",
+        dropped,
     );
 }
 

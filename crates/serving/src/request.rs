@@ -291,7 +291,7 @@ impl Request {
 }
 
 /// Reads one instance and checks what needs no model.
-pub(crate) fn parse_instance(text: &str, shape: Shape) -> Result<TimeSeries> {
+pub fn parse_instance(text: &str, shape: Shape) -> Result<TimeSeries> {
     let series = jsonl::parse_series(text, shape.freq)?;
     let needed = series.target.len() + shape.prediction_length;
     for (k, feature) in series.feat_dynamic_real.iter().enumerate() {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use base::ErrorKind;
 use serde::Deserialize;
-use serde_json::json;
-use serving::{Answer, Invocation};
+use serde_json::{Value, json};
+use serving::Invocation;
 
 use crate::call::{Call, Outcome, Reply, Service, operation, route};
 use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
 use crate::services::sagemaker::capture;
-use crate::services::sagemaker::hosting::{Beside, Besides};
+use crate::services::sagemaker::hosting::Besides;
 
 /// Most bytes of a request's body (AWS: 6 MB).
 const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
@@ -59,7 +60,7 @@ fn codes(kind: ErrorKind) -> (&'static str, u16) {
     }
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct Invoke {
     endpoint_name: String,
@@ -75,34 +76,41 @@ struct Invoke {
 }
 
 /// Sends a copy of a request to a shadow variant, whose answer nobody gets: it is captured.
-fn copy(rooms: &Arc<Rooms>, invocation: Invocation, shadow: String, beside: Beside, input: Invoke) {
+fn copy(rooms: &Arc<Rooms>, invocation: Invocation, shadow: String, capturing: Option<Capturing>) {
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move {
-        let (body, content_type) = (invocation.body.clone(), invocation.content_type.clone());
-        match rooms.host.copy(invocation, &shadow).await {
-            Ok(answer) => captured(&rooms, &beside, &input, (&body, content_type), &answer),
-            Err(error) => tracing::debug!(shadow, %error, "a shadow variant did not answer"),
+        let body = invocation.body.clone();
+        match (rooms.host.copy(invocation, &shadow).await, capturing) {
+            (Ok(answer), Some(capturing)) => capturing.capture(&rooms, &body, &answer),
+            (Ok(_), None) => {}
+            (Err(error), _) => tracing::debug!(shadow, %error, "a shadow variant did not answer"),
         }
     });
 }
 
-fn captured(
-    rooms: &Rooms,
-    beside: &Beside,
-    input: &Invoke,
-    (body, content_type): (&[u8], Option<String>),
-    answer: &Answer,
-) {
-    let Some(config) = &beside.capture else { return };
-    let exchange = capture::Exchange {
-        endpoint: &input.endpoint_name,
-        variant: &answer.variant,
-        input: (body, content_type.as_deref().unwrap_or("application/json")),
-        output: (&answer.body, answer.content_type),
-        inference_id: input.inference_id.as_deref(),
-        custom_attributes: input.custom_attributes.as_deref(),
-    };
-    capture::capture(rooms, config, &exchange);
+/// What is captured beside a request and its answer.
+#[derive(Clone)]
+struct Capturing {
+    config: Value,
+    endpoint: String,
+    content_type: String,
+    inference_id: Option<String>,
+    custom_attributes: Option<String>,
+}
+
+impl Capturing {
+    fn capture(&self, rooms: &Rooms, body: &Bytes, answer: &serving::Answer) {
+        let exchange = capture::Exchange {
+            endpoint: &self.endpoint,
+            variant: &answer.variant,
+            model: &answer.model,
+            input: (body, &self.content_type),
+            output: (&answer.body, answer.content_type),
+            inference_id: self.inference_id.as_deref(),
+            custom_attributes: self.custom_attributes.as_deref(),
+        };
+        capture::capture(rooms, &self.config, &exchange);
+    }
 }
 
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -137,9 +145,16 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         target_variant: input.target_variant.clone(),
         target_model: input.target_model.clone(),
     };
+    let capturing = beside.capture.map(|config| Capturing {
+        config,
+        endpoint: endpoint.clone(),
+        content_type: call.header("content-type").unwrap_or("application/json").to_owned(),
+        inference_id: input.inference_id,
+        custom_attributes: input.custom_attributes,
+    });
     if input.target_variant.is_none() {
         for shadow in rooms.host.shadows_due(endpoint) {
-            copy(rooms, invocation.clone(), shadow, beside.clone(), input.clone());
+            copy(rooms, invocation.clone(), shadow, capturing.clone());
         }
     }
     let invoked = rooms.host.invoke(invocation).await;
@@ -160,8 +175,9 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
-    let content_type = call.header("content-type").map(str::to_owned);
-    captured(rooms, &beside, &input, (&call.body, content_type), &answer);
+    if let Some(capturing) = capturing {
+        capturing.capture(rooms, &call.body, &answer);
+    }
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))
 }

@@ -6,6 +6,7 @@
 pub(crate) mod capture;
 mod deploy;
 pub(crate) mod hosting;
+mod reshape;
 mod tags;
 mod training;
 mod transform;
@@ -22,6 +23,7 @@ use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
 
+pub use capture::capture_table;
 pub use training::Trainings;
 
 pub(crate) static SERVICE: Service = Service {
@@ -36,7 +38,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("ListTrainingJobs", training::list),
         operation!("StopTrainingJob", training::stop),
         operation!("DeleteTrainingJob", training::delete),
-        operation!("CreateTransformJob", transform::create, differs: "JSON Lines, one series a line"),
+        operation!("CreateTransformJob", transform::create, differs: "JSON Lines, one series a line, or whole objects; filters are $ with members"),
         operation!("DescribeTransformJob", transform::describe),
         operation!("ListTransformJobs", transform::list),
         operation!("StopTransformJob", transform::stop),
