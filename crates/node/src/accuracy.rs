@@ -471,37 +471,34 @@ impl Group {
     }
 }
 
-/// Why the variants of a new configuration should give way to those of the old one: what they
-/// answered since `since` turned out worse, with 95 % confidence, however often this is asked.
-/// `None` while that is not seen, and where there is nothing to see it by (no capture, no query of
-/// actuals, no readings yet, the same variants with the same models).
+/// Why the variants that an update brought should give way to those before: what they answered since
+/// it began turned out worse, with 95 % confidence, however often this is asked. `None` while that
+/// is not seen, and where there is nothing to see it by (no capture, no query of actuals, no
+/// readings yet, the same variants with the same models).
 ///
 /// Reads what was captured since then each time: to be asked now and then, not in a loop.
-pub async fn loss_verdict(
+pub(crate) async fn loss_verdict(
     node: &Arc<Node>,
-    endpoint: &str,
-    old_config: &str,
-    new_config: &str,
-    since: Timestamp,
+    compared: &serving::Comparison,
 ) -> Option<String> {
-    match worse(node, endpoint, old_config, new_config, since).await {
+    match worse(node, compared).await {
         Ok(verdict) => verdict,
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => {
+            let endpoint = &compared.endpoint;
             tracing::warn!(endpoint, %error, "an update's forecasts cannot be compared");
             None
         }
     }
 }
 
-async fn worse(
-    node: &Arc<Node>,
-    endpoint: &str,
-    old_config: &str,
-    new_config: &str,
-    since: Timestamp,
-) -> Result<Option<String>> {
-    let (old, new) = (members(node, endpoint, old_config)?, members(node, endpoint, new_config)?);
+async fn worse(node: &Arc<Node>, compared: &serving::Comparison) -> Result<Option<String>> {
+    let endpoint = &compared.endpoint;
+    if node.metastore.get::<Actuals>(endpoint)?.is_none() {
+        return Ok(None);
+    }
+    let set = |all: &[Name]| -> BTreeSet<Name> { all.iter().cloned().collect() };
+    let (old, new) = (set(&compared.old), set(&compared.new));
     // A variant that stays as it is says nothing about the change.
     let (only_old, only_new): (BTreeSet<Name>, BTreeSet<Name>) =
         (old.difference(&new).cloned().collect(), new.difference(&old).cloned().collect());
@@ -512,7 +509,7 @@ async fn worse(
     let either: BTreeSet<Name> = only_old.union(&only_new).cloned().collect();
     let wanted =
         move |variant: &str, model: &str| either.contains(&(variant.to_owned(), model.to_owned()));
-    let gathered = gather(node, endpoint, Some(since), wanted).await?;
+    let gathered = gather(node, endpoint, Some(compared.since), wanted).await?;
     let mut sides: [BTreeMap<String, Vec<StepLoss>>; 2] = [BTreeMap::new(), BTreeMap::new()];
     for (name, group) in gathered.groups {
         let side = &mut sides[usize::from(only_new.contains(&name))];
@@ -530,29 +527,11 @@ async fn worse(
     Ok(told.map(|told| {
         let Comparison { difference, pairs, blocks, .. } = told;
         format!(
-            "the forecasts of configuration {new_config:?} turned out worse than those of \
-             {old_config:?}: a weighted quantile loss higher by {difference:.4}, seen in {pairs} \
+            "the new variants' forecasts turned out worse than the old ones': a weighted quantile loss higher by {difference:.4}, seen in {pairs} \
              pairs over {blocks} blocks of {} h",
             gathered.horizon_minutes as f64 / 60.0
         )
     }))
-}
-
-/// The variants of a configuration with their models, as the endpoint has them or else as they were
-/// configured.
-fn members(node: &Node, endpoint: &str, config: &str) -> Result<BTreeSet<Name>> {
-    let row = node.models.host.endpoint(endpoint)?;
-    let deployed = |all: Vec<serving::Deployed>| -> BTreeSet<Name> {
-        all.into_iter().map(|one| (one.name, one.model)).collect()
-    };
-    if let Some(pending) = row.pending.filter(|pending| pending.config == config) {
-        return Ok(deployed(pending.variants));
-    }
-    if row.config == config {
-        return Ok(deployed(row.variants));
-    }
-    let all = node.models.host.config(config)?.variants;
-    Ok(all.into_iter().map(|one| (one.name, one.model)).collect())
 }
 
 #[cfg(test)]

@@ -51,7 +51,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub use accuracy::loss_verdict;
 pub use aws::DATABASE;
 pub use lake_ops::ETL_RESULT_FILE;
 pub use settings::Settings;
@@ -270,6 +269,7 @@ impl Node {
             })
         };
         let rooms = self.rooms(&broker, &destinations)?;
+        self.judge_updates_by_actual_values();
         aws::Trainings::resume(&rooms)?;
         let triggers = tokio::spawn(triggers::run(rooms.clone(), stopped.clone()));
         let web = self.web(rooms.clone(), destinations)?;
@@ -436,6 +436,16 @@ impl Node {
                 query_memory_bytes: self.settings.query.memory_bytes,
             },
         }))
+    }
+
+    /// Updates of endpoints are undone when the readings show that they forecast worse.
+    fn judge_updates_by_actual_values(self: &Arc<Self>) {
+        let (weak, runtime) = (Arc::downgrade(self), tokio::runtime::Handle::current());
+        // It is asked on an update's own thread, where waiting is allowed.
+        self.models.host.judge_accuracy_with(Arc::new(move |compared: &serving::Comparison| {
+            let node = weak.upgrade()?;
+            runtime.block_on(accuracy::loss_verdict(&node, compared))
+        }));
     }
 
     /// Everything that answers HTTP.

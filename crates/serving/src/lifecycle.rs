@@ -39,10 +39,10 @@ const STARTS_MAX: u32 = 4;
 pub struct Comparison {
     /// The endpoint.
     pub endpoint: String,
-    /// The models that served it, and those that an update brought.
-    pub old_models: Vec<String>,
-    /// See `old_models`.
-    pub new_models: Vec<String>,
+    /// The variants that served it, each with its model, and those that an update brought.
+    pub old: Vec<(String, String)>,
+    /// See `old`.
+    pub new: Vec<(String, String)>,
     /// When the update began.
     pub since: Timestamp,
 }
@@ -370,8 +370,8 @@ impl Core {
             core: Arc::downgrade(core),
             comparison: Comparison {
                 endpoint: name.clone(),
-                old_models: models_of(&row.variants),
-                new_models: models_of(&pending.variants),
+                old: members(&row.variants),
+                new: members(&pending.variants),
                 since: row.modified_at,
             },
             rollout: pending.rollout.clone().unwrap_or_else(Rollout::at_once),
@@ -386,8 +386,8 @@ impl Core {
     }
 }
 
-fn models_of(variants: &[Deployed]) -> Vec<String> {
-    variants.iter().map(|variant| variant.model.clone()).collect()
+fn members(variants: &[Deployed]) -> Vec<(String, String)> {
+    variants.iter().map(|variant| (variant.name.clone(), variant.model.clone())).collect()
 }
 
 /// An update under way. It ends without a word when the host is gone: its row begins it anew.

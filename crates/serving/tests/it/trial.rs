@@ -336,10 +336,8 @@ async fn g3_actual_values_condemn_a_worse_model() {
     assert_eq!(row.config, "old");
     assert!(row.failure_reason.unwrap().contains("quantile loss 0.4"));
     let asked = asked.lock().unwrap().clone().unwrap();
-    assert_eq!(
-        (&asked.old_models[..], &asked.new_models[..]),
-        (&["old-all".to_owned()][..], &["new-all".to_owned()][..])
-    );
+    let one = |model: &str| vec![("all".to_owned(), model.to_owned())];
+    assert_eq!((asked.old, asked.new), (one("old-all"), one("new-all")));
 }
 
 #[tokio::test]
