@@ -824,6 +824,10 @@ pub(crate) struct BenchServe {
     /// Sample paths behind each quantile.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) num_samples: u32,
+    /// Points of the series in a request: its newest. All of it without this, as the article
+    /// sends it; the model looks at the last thousand at most.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(48..=1_000_000))]
+    pub(crate) points: Option<u32>,
     #[command(flatten)]
     pub(crate) peer: BenchPeer,
 }

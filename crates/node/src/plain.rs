@@ -7,7 +7,8 @@
 //! Errors are problems as RFC 9457 has them; their `detail` says what to do.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -19,7 +20,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base::{Error, ErrorKind};
 use identity::{ApiKey, ApiKeyRefusal};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use serving::{Answer, Invocation, Media};
@@ -73,7 +76,7 @@ fn admitted(node: &Node, headers: &HeaderMap) -> Result<ApiKey, Problem> {
 #[serde(deny_unknown_fields)]
 struct Asked<'a> {
     #[serde(borrow)]
-    series: Vec<&'a RawValue>,
+    series: Vec<Series<'a>>,
     #[serde(borrow)]
     quantiles: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -82,20 +85,39 @@ struct Asked<'a> {
     model: Option<String>,
 }
 
-/// A series' members. Those that `serving` reads are only looked at for their names here.
+/// A series, whose members but the first `serving` reads.
+struct Series<'a>(SeriesMembers<'a>);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Series<'a> {
+struct SeriesMembers<'a> {
     #[serde(borrow)]
     id: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "start")]
-    _start: Option<&'a RawValue>,
-    #[serde(borrow, rename = "target")]
-    _target: Option<&'a RawValue>,
-    #[serde(borrow, rename = "cat")]
-    _cat: Option<&'a RawValue>,
-    #[serde(borrow, rename = "dynamic_feat")]
-    _dynamic_feat: Option<&'a RawValue>,
+    #[serde(borrow)]
+    start: Option<&'a RawValue>,
+    #[serde(borrow)]
+    target: Option<&'a RawValue>,
+    #[serde(borrow)]
+    cat: Option<&'a RawValue>,
+    #[serde(borrow)]
+    dynamic_feat: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Series<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<'a>(PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for Object<'a> {
+            type Value = Series<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a series as a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Series<'a>, A::Error> {
+                SeriesMembers::deserialize(MapAccessDeserializer::new(map)).map(Series)
+            }
+        }
+        // serde would take an array as the members in their order.
+        deserializer.deserialize_map(Object(PhantomData))
+    }
 }
 
 impl<'a> Asked<'a> {
@@ -103,45 +125,48 @@ impl<'a> Asked<'a> {
         let text = std::str::from_utf8(body).map_err(|cause| {
             Problem::bad(format!("the body is not UTF-8 text at byte {}", cause.valid_up_to()))
         })?;
-        // serde would take an array as the members in their order.
         if !text.trim_start().starts_with('{') {
             return Err(Problem::bad(
                 "the body is not a JSON object; send {\"series\": [{\"start\": .., \"target\": \
                  [..]}]}, /openapi.json has all of it",
             ));
         }
-        serde_json::from_str(text).map_err(|cause| {
+        let asked: Asked<'a> = serde_json::from_str(text).map_err(|cause| {
+            let cause = culprit(text).unwrap_or_else(|| cause.to_string());
             Problem::bad(format!("the body is no request: {cause}; /openapi.json says what one is"))
-        })
+        })?;
+        match asked.series.is_empty() {
+            true => Err(Problem::bad("\"series\" is empty; send at least one")),
+            false => Ok(asked),
+        }
     }
 
-    /// The names of the series.
-    fn ids(&self) -> Result<Vec<Option<Cow<'a, str>>>, Problem> {
-        let id = |(k, raw): (usize, &&'a RawValue)| {
-            let refuse = |cause: &dyn std::fmt::Display| {
-                Problem::bad(format!("series[{k}]: {cause}; /openapi.json says what a series is"))
-            };
-            if !raw.get().starts_with('{') {
-                return Err(refuse(&"not a JSON object"));
-            }
-            let series: Series<'a> =
-                serde_json::from_str(raw.get()).map_err(|cause| refuse(&cause))?;
-            Ok(series.id)
-        };
-        if self.series.is_empty() {
-            return Err(Problem::bad("\"series\" is empty; send at least one"));
-        }
-        self.series.iter().enumerate().map(id).collect()
+    fn ids(self) -> Vec<Option<Cow<'a, str>>> {
+        self.series.into_iter().map(|series| series.0.id).collect()
     }
 
     /// The same request in SageMaker's words.
     fn body(&self) -> Bytes {
-        let series: usize = self.series.iter().map(|raw| raw.get().len() + 1).sum();
-        let mut out = String::with_capacity(series + 200);
+        let members = |series: &Series<'a>| {
+            let SeriesMembers { id: _, start, target, cat, dynamic_feat } = series.0;
+            let named = [
+                ("\"start\":", start),
+                ("\"target\":", target),
+                ("\"cat\":", cat),
+                ("\"dynamic_feat\":", dynamic_feat),
+            ];
+            named.into_iter().filter_map(|(name, raw)| Some((name, raw?.get())))
+        };
+        let length: usize =
+            self.series.iter().flat_map(members).map(|(_, raw)| raw.len() + 20).sum();
+        let mut out = String::with_capacity(length + 200);
         out.push_str("{\"instances\":[");
-        for (k, raw) in self.series.iter().enumerate() {
-            out.push_str(if k > 0 { "," } else { "" });
-            out.push_str(raw.get());
+        for (k, series) in self.series.iter().enumerate() {
+            out.push_str(if k > 0 { ",{" } else { "{" });
+            for (k, (name, raw)) in members(series).enumerate() {
+                out.extend([if k > 0 { "," } else { "" }, name, raw]);
+            }
+            out.push('}');
         }
         out.push_str("],\"configuration\":{\"output_types\":[\"mean\",\"quantiles\",\"time\"]");
         let quantiles = self.quantiles.map_or(QUANTILES, RawValue::get);
@@ -152,6 +177,20 @@ impl<'a> Asked<'a> {
         out.push_str("}}");
         out.into()
     }
+}
+
+/// Which series is none, and why, in a body that is no request.
+fn culprit(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Outline<'a> {
+        #[serde(borrow)]
+        series: Vec<&'a RawValue>,
+    }
+    let outline: Outline<'_> = serde_json::from_str(text).ok()?;
+    outline.series.iter().enumerate().find_map(|(k, raw)| {
+        let cause = serde_json::from_str::<Series<'_>>(raw.get()).err()?;
+        Some(format!("series[{k}]: {cause}"))
+    })
 }
 
 /// What `serving` answers to [`Asked::body`].
@@ -207,7 +246,6 @@ pub(crate) async fn forecast(
         _ => Problem::bad(format!("the body could not be read: {rejected}")),
     })?;
     let asked = Asked::read(&body)?;
-    let ids = asked.ids()?;
     let invocation = Invocation {
         endpoint: name.clone(),
         body: asked.body(),
@@ -216,6 +254,7 @@ pub(crate) async fn forecast(
         target_variant: asked.variant.clone(),
         target_model: asked.model.clone(),
     };
+    let ids = asked.ids();
     let answer = node.models.host.invoke(invocation).await?;
     let text = written(&name, &ids, &answer)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
@@ -254,7 +293,7 @@ fn written(
     Ok(out)
 }
 
-fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+fn push(out: &mut String, text: fmt::Arguments<'_>) {
     out.write_fmt(text).expect("writing to a String cannot fail");
 }
 
@@ -350,12 +389,12 @@ mod tests {
         let text = format!("{{\"series\":[{SERIES}],\"quantiles\":[0.50],\"num_samples\":7}}");
         let asked = Asked::read(text.as_bytes()).unwrap();
         let body: Value = serde_json::from_slice(&asked.body()).unwrap();
-        assert_eq!(body["instances"][0], serde_json::from_str::<Value>(SERIES).unwrap());
+        assert_eq!(body["instances"], json!([{"start": "2024-01-01", "target": [1, null]}]));
         let wanted = json!({
             "output_types": ["mean", "quantiles", "time"], "quantiles": [0.5], "num_samples": 7,
         });
         assert_eq!(body["configuration"], wanted);
-        assert_eq!(asked.ids().unwrap(), [Some(Cow::Borrowed("a \"b\""))]);
+        assert_eq!(asked.ids(), [Some(Cow::Borrowed("a \"b\""))]);
         let text = format!("{{\"series\":[{SERIES}]}}");
         let asked = Asked::read(text.as_bytes()).unwrap().body();
         let request = serving::Request::parse(
@@ -369,10 +408,7 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_refused_by_its_place() {
-        let refusal = |text: &str| match Asked::read(text.as_bytes()) {
-            Ok(asked) => asked.ids().unwrap_err().detail,
-            Err(problem) => problem.detail,
-        };
+        let refusal = |text: &str| Asked::read(text.as_bytes()).err().unwrap().detail;
         for (text, expect) in [
             ("", "not a JSON object"),
             ("[1]", "not a JSON object"),
@@ -380,7 +416,8 @@ mod tests {
             ("{}", "missing field `series`"),
             ("{\"series\":[]}", "\"series\" is empty"),
             ("{\"series\":[NaN]}", "the body is no request"),
-            ("{\"series\":[1]}", "series[0]: not a JSON object"),
+            ("{\"series\":[1]}", "series[0]: invalid type"),
+            ("{\"series\":[[\"a\",\"2024-01-01\",[1],[],[]]]}", "series[0]: invalid type"),
             ("{\"series\":[{\"id\":1}]}", "series[0]: invalid type"),
             ("{\"series\":[{},{\"item_id\":\"x\"}]}", "series[1]: unknown field `item_id`"),
             ("{\"series\":[{}],\"samples\":3}", "unknown field `samples`"),
@@ -388,7 +425,7 @@ mod tests {
         ] {
             assert!(refusal(text).contains(expect), "{text}: {}", refusal(text));
         }
-        assert!(Asked::read(&[b'{', 0xff]).unwrap_err().detail.contains("UTF-8"));
+        assert!(Asked::read(&[b'{', 0xff]).err().unwrap().detail.contains("UTF-8"));
     }
 
     #[test]

@@ -114,8 +114,8 @@ fn plain_load(place: &Place, endpoint: &str, rate: f64) -> Load {
 }
 
 fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str]) -> PathBuf {
-    let target = target();
-    let series = json!({"start": "2024-01-01 00:00:00", "target": [target.clone(), target.clone(), target.clone(), target].concat()});
+    let target: Vec<f64> = (0..960).map(value).collect();
+    let series = json!({"start": "2024-01-01 00:00:00", "target": target});
     std::fs::write(folder.join("train.json"), format!("{series}\n")).unwrap();
     let model = folder.join(format!("{name}.tar.gz"));
     let mut command = Command::new(e2e::binary());
@@ -420,13 +420,14 @@ fn g2_a_step_gets_its_share_and_weights_are_kept() {
     place.weights(&[("v", 4.0), ("w", 1.0)]);
     let changed = signed.run_for(Duration::from_secs(1));
 
-    // The two loads began within a millisecond of each other.
-    for report in finish("shares", [signed, plain]) {
-        report.within(canary).assert_share("v/1", 0.1);
-        assert_eq!(report.within(after).by().into_keys().collect::<Vec<_>>(), ["v/1"]);
-        report.within(both).assert_share("w/1", 0.75);
-        report.within(changed).assert_share("w/1", 0.2);
-    }
+    // The two loads began within a millisecond of each other. Turns are dealt, not drawn: two
+    // clients in step may each get other cards, so both hands are counted together.
+    let [mut report, plain] = finish("shares", [signed, plain]);
+    report.0.extend(plain.0);
+    report.within(canary).assert_share("v/1", 0.1);
+    assert_eq!(report.within(after).by().into_keys().collect::<Vec<_>>(), ["v/1"]);
+    report.within(both).assert_share("w/1", 0.75);
+    report.within(changed).assert_share("w/1", 0.2);
 }
 
 #[test]

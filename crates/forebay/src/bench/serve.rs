@@ -8,7 +8,7 @@
 //!
 //! With `--json`, one object:
 //!
-//! * `data`, `request_bytes`, `seconds`;
+//! * `data`, `points` of the series asked with, `request_bytes`, `seconds`;
 //! * `forebay` by route, and `gluonts`, or `absent` and why. Of each `loads`, by the number of
 //!   clients: `requests`, `per_second`, `p50_ms`, `p99_ms`, `per_cpu_second` (of the server's
 //!   process alone). Beside them `peak_rss_bytes` of the server;
@@ -68,9 +68,7 @@ pub(super) async fn run(args: &BenchServe, printer: Printer) -> Result<()> {
     let spec = job.write_spec(&set, folder, 1, &load)?;
     peer.ask("train", &spec, 1, &folder.join("gluonts"))?;
 
-    let (_, mut stretch) = set.requests(1);
-    let mut series = stretch.series.pop().context("the set has no series")?;
-    series.item_id = None;
+    let series = series(&set, args.points)?;
     let asked = Asked::of(&series, samples);
     let ours = Ours::start(args, folder, &model, printer).await?;
     let routes = ours.routes(&asked).await?;
@@ -109,6 +107,7 @@ pub(super) async fn run(args: &BenchServe, printer: Printer) -> Result<()> {
     };
     let mut figures = json!({
         "data": set.name,
+        "points": series.target.len(),
         "request_bytes": asked.sagemaker.len(),
         "seconds": args.seconds,
         "forebay": by_route,
@@ -118,6 +117,20 @@ pub(super) async fn run(args: &BenchServe, printer: Printer) -> Result<()> {
     judge(args, &mut figures);
     printer.answer(&figures, || table(args, &figures));
     Ok(())
+}
+
+/// The newest `points` of the set's first series, without a category.
+fn series(set: &Set, points: Option<u32>) -> Result<TimeSeries> {
+    let (one, _) = set.requests(0);
+    let (freq, whole) = (one.freq, one.series.into_iter().next());
+    let whole = whole.context("the set has no series")?;
+    let len = whole.target.len();
+    let from = points.map_or(0, |points| len.saturating_sub(points as usize));
+    Ok(TimeSeries {
+        start: freq.advance(whole.start, from as i64),
+        target: whole.target[from..].to_vec().into(),
+        ..TimeSeries::default()
+    })
 }
 
 /// The same question in SageMaker's words and in plain ones.
