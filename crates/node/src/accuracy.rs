@@ -175,8 +175,10 @@ async fn gather(
         blocking(move || range(&node, &endpoint, since, &wanted)).await?
     };
     let engine: &dyn QueryEngine = &*node.lake.engine;
-    let about = (range.from, range.to);
-    let readings = Readings::ask(engine, &row.sql, &row.database, about).await?;
+    let readings = match range.from < range.to {
+        true => Readings::ask(engine, &row.sql, &row.database, (range.from, range.to)).await?,
+        false => Readings::default(),
+    };
     let (node, endpoint) = (node.clone(), endpoint.to_owned());
     blocking(move || score(&node, &endpoint, since, readings, range.horizon_minutes, &wanted)).await
 }
