@@ -590,7 +590,8 @@ impl Host {
             None => (&live.fleet, None),
             Some(trial) => {
                 let (now, other) = trial.turn();
-                (now, Some(other))
+                // After the update the old variants only stand in; they are nobody's to ask for.
+                (now, Some(other).filter(|_| Arc::ptr_eq(&trial.old, &live.fleet)))
             }
         };
         let (fleet, variant) = match &invocation.target_variant {

@@ -456,6 +456,30 @@ async fn shadows_get_their_share_of_copies_and_answer_nobody() {
 }
 
 #[tokio::test]
+async fn old_variants_on_hold_are_nobodys_to_ask_for() {
+    let (world, ..) = world(quick());
+    let host = served(&world).await;
+    world.config(&host, "new", &[("other", "2", 1.0)]);
+    let to = |variant: &str| serving::Invocation {
+        target_variant: Some(variant.to_owned()),
+        ..ask("e")
+    };
+    host.update_endpoint_by("e", "new", Some(canary(3600)), &[]).unwrap();
+    while host.on_trial("e").is_none_or(|(_, share)| share == 0.0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for variant in ["all", "other"] {
+        assert_eq!(host.invoke(to(variant)).await.unwrap().variant, variant);
+    }
+    host.rollback("e", "").unwrap();
+    host.settled("e").await.unwrap();
+    host.update_endpoint("e", "new").unwrap();
+    host.settled("e").await.unwrap();
+    assert!(host.on_trial("e").is_some());
+    assert_eq!(host.invoke(to("all")).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
 async fn g2_shares_of_a_rollout_are_exact_and_none_after_it_is_undone() {
     let (world, ..) = world(quick());
     let host = served(&world).await;
