@@ -304,10 +304,11 @@ fn endpoints(node: &Node, page: &mut Page) {
             page.add("serving_errors_total", help, &label, count);
         }
         page.add(
-            "serving_not_finite_total",
-            "Answers with a number that is not finite.",
+            "serving_unsound_total",
+            "Answers with a number that is not finite, or ten thousand times larger than any in the \
+             history.",
             &label,
-            seen.not_finite,
+            seen.unsound,
         );
         page.add(
             "serving_stood_in_total",

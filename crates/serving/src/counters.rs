@@ -21,7 +21,7 @@ pub(crate) struct Counters {
     model_errors: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
-    not_finite: AtomicU64,
+    unsound: AtomicU64,
     stood_in: AtomicU64,
     series: AtomicU64,
     latency_micros: AtomicU64,
@@ -53,8 +53,9 @@ pub struct Snapshot {
     pub refused: u64,
     /// Requests nobody waited for any more.
     pub timed_out: u64,
-    /// Answers with a number that is not finite.
-    pub not_finite: u64,
+    /// Answers with a number that is not finite, or ten thousand times larger than any in the
+    /// history.
+    pub unsound: u64,
     /// Requests that a variant of the configuration before answered in this one's stead, while
     /// this one was on trial.
     pub stood_in: u64,
@@ -111,8 +112,8 @@ impl Counters {
         add(counter, 1);
     }
 
-    pub(crate) fn was_not_finite(&self) {
-        add(&self.not_finite, 1);
+    pub(crate) fn was_unsound(&self) {
+        add(&self.unsound, 1);
     }
 
     pub(crate) fn was_stood_in_for(&self) {
@@ -140,7 +141,7 @@ impl Counters {
             model_errors: read(&self.model_errors),
             refused: read(&self.refused),
             timed_out: read(&self.timed_out),
-            not_finite: read(&self.not_finite),
+            unsound: read(&self.unsound),
             stood_in: read(&self.stood_in),
             series: read(&self.series),
             latency_micros: read(&self.latency_micros),

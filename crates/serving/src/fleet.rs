@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
-use forecast::{Forecast, Predictor};
+use forecast::{Forecast, Predictor, TimeSeries};
 use tokio::sync::oneshot;
 
 use crate::counters::Counters;
@@ -161,14 +161,30 @@ pub(crate) struct Asked {
     pub(crate) arrived: Instant,
 }
 
+/// A number so many times larger than any in the history is no forecast.
+const BEYOND: f32 = 10_000.0;
+
+fn unsound(series: &[TimeSeries], forecasts: &[Forecast]) -> Option<&'static str> {
+    if !forecasts.iter().all(Forecast::is_finite) {
+        return Some("it gave a number that is not finite");
+    }
+    let absurd = |(series, forecast): (&TimeSeries, &Forecast)| {
+        let seen = series.target.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+        let quantiles = forecast.quantiles.iter().flat_map(|(_, values)| values);
+        seen > 0.0 && forecast.mean.iter().chain(quantiles).any(|v| v.abs() / BEYOND > seen)
+    };
+    let absurd = series.iter().zip(forecasts).any(absurd);
+    absurd.then_some("it gave a number ten thousand times larger than any in the history")
+}
+
 /// What a variant made of a request.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) body: Vec<u8>,
     pub(crate) series: usize,
     num_samples: usize,
-    /// Whether every number of it is finite.
-    pub(crate) finite: bool,
+    /// What is wrong with its numbers, if anything is.
+    pub(crate) unsound: Option<&'static str>,
     /// What the model took, with reading the request and writing the answer.
     pub(crate) took: Duration,
 }
@@ -216,8 +232,8 @@ impl LiveVariant {
             Ok(made) => self.counters.answered(made.series, asked.arrived.elapsed(), made.took),
             Err(error) => self.counters.failed(error.kind()),
         }
-        if made.as_ref().is_ok_and(|made| !made.finite) {
-            self.counters.was_not_finite();
+        if made.as_ref().is_ok_and(|made| made.unsound.is_some()) {
+            self.counters.was_unsound();
         }
         if reply.send(made).is_err() {
             tracing::debug!("the client left while its answer was on the way");
@@ -252,7 +268,7 @@ impl LiveVariant {
             body: answer::write(&forecasts, &request.configuration, asked.answer_media)?,
             series: forecasts.len(),
             num_samples: options.num_samples,
-            finite: forecasts.iter().all(Forecast::is_finite),
+            unsound: unsound(&request.series, &forecasts),
             took: Duration::ZERO,
         })
     }

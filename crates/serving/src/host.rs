@@ -458,7 +458,7 @@ impl Host {
             }
             _ => error,
         })?;
-        if made.finite {
+        if made.unsound.is_none() {
             route.live.remember(&asked, &made);
         }
         Ok(answer_of(&variant, made, &asked))
@@ -520,21 +520,17 @@ impl Host {
             Err(_) => return (Arc::clone(stand_in), self.ask(stand_in, asked).await),
         };
         let first = tokio::time::timeout(trial.guard.patience, &mut answer).await;
-        let (made, how) = match first.map(answered) {
-            Ok(Ok(made)) if made.finite => {
+        let made = match first.map(answered) {
+            Ok(Ok(made)) if made.unsound.is_none() => {
                 trial.answered(variant, &made);
                 return own(Ok(made));
             }
-            Ok(Ok(made)) => (Ok(made), "it gave a number that is not finite".to_owned()),
-            Ok(Err(error)) => {
-                let how = error.to_string();
-                (Err(error), how)
-            }
+            Ok(made) => made,
             Err(_) => return self.ask_both(trial, variant, answer, stand_in, asked, began).await,
         };
         match self.ask(stand_in, asked).await {
-            Ok(good) if good.finite => {
-                trial.failed(variant, &how);
+            Ok(good) if good.unsound.is_none() => {
+                trial.failed(variant, &what_is_wrong(&made));
                 (Arc::clone(stand_in), Ok(good))
             }
             // What neither can answer is the request's own fault.
@@ -557,17 +553,13 @@ impl Host {
         tokio::select! {
             biased;
             made = &mut answer => match answered(made) {
-                Ok(made) if made.finite => {
+                Ok(made) if made.unsound.is_none() => {
                     trial.answered(variant, &made);
                     (Arc::clone(variant), Ok(made))
                 }
                 failed => match other.await {
-                    Ok(good) if good.finite => {
-                        let how = failed.err().map_or_else(
-                            || "it gave a number that is not finite".to_owned(),
-                            |error| error.to_string(),
-                        );
-                        trial.failed(variant, &how);
+                    Ok(good) if good.unsound.is_none() => {
+                        trial.failed(variant, &what_is_wrong(&failed));
                         (Arc::clone(stand_in), Ok(good))
                     }
                     _ => (Arc::clone(variant), failed),
@@ -653,6 +645,13 @@ fn answer_of(variant: &LiveVariant, made: Made, asked: &Asked) -> Answer {
         model: variant.model.clone(),
         artifact: asked.target_model.as_ref().unwrap_or(&variant.artifact).clone(),
         latency: asked.arrived.elapsed(),
+    }
+}
+
+fn what_is_wrong(made: &Result<Made>) -> String {
+    match made {
+        Ok(made) => made.unsound.unwrap_or_default().to_owned(),
+        Err(error) => error.to_string(),
     }
 }
 

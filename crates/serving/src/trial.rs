@@ -7,7 +7,7 @@
 //!
 //! | condemned by | when |
 //! |---|---|
-//! | failures | one request on which it failed, panicked, or gave a number that is not finite, and which an old variant answered |
+//! | failures | one request on which it failed, panicked, or gave a number that is not finite or beyond all sense, and which an old variant answered |
 //! | silence | three requests that an old variant answered while it took a multiple of the old one's time, and a second more |
 //! | slowness | the median cost of its answers is a multiple of the old ones' median |
 //! | a rehearsal | before any traffic, a request of late (or a made-up one, where there was none) on which one of the above happens |
@@ -266,8 +266,7 @@ impl Trial {
             counters: Arc::default(),
         });
         match waited(quiet.send(&self.lane, &asked)?) {
-            Ok(made) if made.finite => Ok(()),
-            Ok(_) => Err(Error::internal("it gave a number that is not finite")),
+            Ok(made) => made.unsound.map_or(Ok(()), |how| Err(Error::internal(how))),
             // What is made up may lack what the model needs, a category for instance.
             Err(error) if !real && error.kind() == ErrorKind::Invalid => Ok(()),
             Err(error) => Err(error),

@@ -26,6 +26,7 @@ enum Fault {
     None,
     Panics,
     NotFinite,
+    Absurd,
     Short,
     Fails,
     Refuses,
@@ -35,9 +36,10 @@ enum Fault {
     TakesAll,
 }
 
-const FAULTS: [(&str, Fault); 9] = [
+const FAULTS: [(&str, Fault); 10] = [
     ("panics", Fault::Panics),
     ("nan", Fault::NotFinite),
+    ("absurd", Fault::Absurd),
     ("short", Fault::Short),
     ("fails", Fault::Fails),
     ("refuses", Fault::Refuses),
@@ -63,6 +65,7 @@ impl Predictor for Told {
             Fault::None => {}
             Fault::Panics => panic!("told to"),
             Fault::NotFinite => value = f32::NAN,
+            Fault::Absurd => value = 1e9,
             Fault::Short => steps = 1,
             Fault::Fails => return Err(Error::internal("told to")),
             Fault::Refuses => return Err(Error::invalid("series 0: told to")),
