@@ -169,6 +169,50 @@ async fn updates_move_by_steps_while_every_request_is_answered() {
 }
 
 #[tokio::test]
+async fn metrics_tell_the_variants_of_configurations_apart() {
+    let world = world().await;
+    model(&world, "m").await;
+    for name in ["blue", "green"] {
+        let input =
+            json!({"EndpointConfigName": name, "ProductionVariants": [variant("v", "m", 1.0)]});
+        made(&world, "CreateEndpointConfig", input).await;
+    }
+    let endpoint = json!({"EndpointName": "e", "EndpointConfigName": "blue"});
+    made(&world, "CreateEndpoint", endpoint).await;
+    in_service(&world, "e").await;
+    let sum = async |metric: &str, config: Option<&str>| {
+        let mut dimensions = vec![
+            json!({"Name": "EndpointName", "Value": "e"}),
+            json!({"Name": "VariantName", "Value": "v"}),
+        ];
+        dimensions.extend(config.map(|c| json!({"Name": "EndpointConfigName", "Value": c})));
+        let now = world.rooms.clock.now().millis() / 1000;
+        let ask = json!({"Namespace": "AWS/SageMaker", "MetricName": metric,
+            "Dimensions": dimensions, "StartTime": now - 600, "EndTime": now + 600,
+            "Period": 3600, "Statistics": ["Sum"]});
+        let told = world.call("cloudwatch", "GetMetricStatistics", ask).await.unwrap();
+        let points = told["Datapoints"].as_array().unwrap();
+        points.iter().map(|point| point["Sum"].as_f64().unwrap()).sum::<f64>()
+    };
+    for _ in 0..3 {
+        assert_eq!(invoke(&world, "e", &[]).await.0, 200);
+    }
+    assert_eq!(sum("Invocations", None).await, 3.0);
+    let endpoint = json!({"EndpointName": "e", "EndpointConfigName": "green"});
+    made(&world, "UpdateEndpoint", endpoint).await;
+    in_service(&world, "e").await;
+    for _ in 0..2 {
+        assert_eq!(invoke(&world, "e", &[]).await.0, 200);
+    }
+    let of = [None, Some("blue"), Some("green"), Some("other")];
+    for (config, expect) in of.into_iter().zip([5.0, 3.0, 2.0, 0.0]) {
+        assert_eq!(sum("Invocations", config).await, expect, "{config:?}");
+        assert_eq!(sum("Invocation5XXErrors", config).await, 0.0);
+        assert_eq!(sum("ModelLatency", config).await > 0.0, expect > 0.0, "{config:?}");
+    }
+}
+
+#[tokio::test]
 async fn many_models_stand_behind_one_endpoint() {
     let world = world().await;
     let container = json!({"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://lake/model/j/output/",
