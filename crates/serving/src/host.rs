@@ -321,12 +321,21 @@ impl Host {
     pub fn rollback(&self, name: &str, why: &str) -> Result<Endpoint> {
         let row = self.core.row(name)?;
         if row.status != Status::Updating {
-            return self.core.go_back(name, why);
+            return self.core.go_back(name, why, true);
         }
         let trial = self.core.live(name).and_then(|live| live.trial.clone());
         let pending = row.pending.as_ref().map(|pending| pending.config.as_str());
         match trial.filter(|trial| Some(trial.new.config.as_str()) == pending) {
-            Some(trial) => trial.condemn(why),
+            Some(trial) => {
+                let _changing = self.core.changing();
+                self.core.store.transact(|rows| {
+                    let seen = find::<Endpoint>(rows.get(name)?, "endpoint", name)?;
+                    let mut row = seen.row;
+                    row.wanted = Some(row.config.clone());
+                    rows.replace(name, seen.version, &row)
+                })?;
+                trial.condemn(why);
+            }
             None => {
                 return Err(Error::new(
                     ErrorKind::Unavailable,

@@ -226,7 +226,14 @@ impl Core {
             Holding::One => catch_unwind(AssertUnwindSafe(|| self.models.load(&variant.artifact)))
                 .unwrap_or_else(|_| Err(Error::internal("loading panicked")))
                 .map(Source::One)
-                .map_err(|error| error.context(format_args!("model \"{}\"", variant.model))),
+                .map_err(|error| {
+                    // Where it lies on this machine is nobody's business.
+                    let (folder, text) = (variant.artifact.parent(), error.to_string());
+                    let place = folder.map_or_else(String::new, |at| format!("{}/", at.display()));
+                    let text = if place.len() > 1 { text.replace(&place, "") } else { text };
+                    Error::new(error.kind(), format!("model \"{}\": {text}", variant.model))
+                        .with_source(error)
+                }),
         }
     }
 
@@ -311,7 +318,7 @@ impl Core {
     }
 
     /// Goes back to the configuration before the last update: at once where it is still loaded.
-    pub(crate) fn go_back(&self, name: &str, why: &str) -> Result<Endpoint> {
+    pub(crate) fn go_back(&self, name: &str, why: &str, by_hand: bool) -> Result<Endpoint> {
         let changing = self.changing();
         let mut row = at_rest(&self.row(name)?, "roll back")?.clone();
         let Some(previous) = row.previous.take() else {
@@ -333,6 +340,9 @@ impl Core {
         row.failure_reason = Some(format!("update to \"{}\" undone: {why}", left.config));
         (row.config, row.variants) = (previous.config, previous.variants);
         row.previous = Some(left);
+        if by_hand {
+            row.wanted = Some(row.config.clone());
+        }
         row.status = Status::InService;
         row.modified_at = self.clock.now();
         self.put_live(name, fleet, None);
@@ -434,7 +444,7 @@ impl Update {
             Ok(Waited::Ended) => {}
             Err(error) => {
                 tracing::warn!(endpoint = name, %error, "an update is undone");
-                if let Err(error) = core.go_back(name, &error.to_string()) {
+                if let Err(error) = core.go_back(name, &error.to_string(), false) {
                     tracing::error!(endpoint = name, %error, "an update could not be undone");
                 }
             }

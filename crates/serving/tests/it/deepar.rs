@@ -158,6 +158,8 @@ async fn a_damaged_file_never_serves() {
         host.create_endpoint(&name, &name).unwrap();
         let row = host.settled(&name).await.unwrap();
         assert_eq!(row.status, Status::Failed, "cut at {cut}");
-        assert!(row.failure_reason.unwrap().starts_with(&format!("model \"{name}\": ")));
+        let reason = row.failure_reason.unwrap();
+        assert!(reason.starts_with(&format!("model \"{name}\": ")), "{reason}");
+        assert!(!reason.contains(&*folder.path().to_string_lossy()), "{reason}");
     }
 }

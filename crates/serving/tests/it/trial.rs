@@ -291,7 +291,7 @@ async fn a_person_rolls_back_and_forth_and_calls_an_update_off() {
     host.settled("e").await.unwrap();
     for (config, value) in [("old", 1.0), ("new", 2.0), ("old", 1.0)] {
         let row = host.rollback("e", "tried").unwrap();
-        assert_eq!(row.config, config);
+        assert_eq!((row.config.as_str(), row.wanted.as_deref()), (config, Some(config)));
         assert!(row.failure_reason.unwrap().ends_with("undone: tried"));
         assert_eq!(mean(&host, "e").await.unwrap(), value);
     }
@@ -303,6 +303,7 @@ async fn a_person_rolls_back_and_forth_and_calls_an_update_off() {
     host.rollback("e", "changed my mind").unwrap();
     let row = host.settled("e").await.unwrap();
     assert_eq!((row.config.as_str(), row.status), ("old", Status::InService));
+    assert_eq!(row.wanted.as_deref(), Some("old"));
     assert_eq!(row.failure_reason.unwrap(), "update to \"new\" undone: changed my mind");
     for _ in 0..10 {
         assert_eq!(mean(&host, "e").await.unwrap(), 1.0);
