@@ -35,5 +35,6 @@ pub use destinations::Destinations;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
 pub use services::{
-    CatalogSchemas, JobRuns, Queries, RunJob, Trainings, crawl_as_scheduled, start_job_for,
+    CatalogSchemas, JobRuns, Queries, RunJob, Trainings, capture_table, crawl_as_scheduled,
+    start_job_for,
 };

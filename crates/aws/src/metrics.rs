@@ -61,8 +61,8 @@ impl Point {
 #[derive(Debug, Default)]
 pub struct Metrics {
     series: Mutex<BTreeMap<Series, BTreeMap<i64, Point>>>,
-    /// What each variant had counted when it was last looked at.
-    seen: Mutex<HashMap<(String, String), Snapshot>>,
+    /// What each variant of a configuration had counted when it was last looked at.
+    seen: Mutex<HashMap<(String, String, String), Snapshot>>,
 }
 
 impl Metrics {
@@ -119,52 +119,65 @@ impl Metrics {
         out.into_iter().collect()
     }
 
-    /// Adds what the endpoints' variants counted since the last look, under SageMaker's names.
+    /// Adds what the endpoints' variants counted since the last look, under SageMaker's names:
+    /// each once by endpoint and variant, and once more with the configuration, which tells
+    /// during an update whose variant it was.
     pub fn look_at(&self, host: &Host, now: Timestamp) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for snapshot in host.counters() {
-            let key = (snapshot.endpoint.clone(), snapshot.variant.clone());
-            let before = seen.insert(key, snapshot.clone());
+        for now_is in host.counters() {
+            let key = (now_is.endpoint.clone(), now_is.config.clone(), now_is.variant.clone());
+            let before = seen.insert(key, now_is.clone()).unwrap_or_default();
             let since = |pick: fn(&Snapshot) -> u64| {
-                let earlier = before.as_ref().map_or(0, pick);
-                // A variant that was made anew counts from nothing again.
-                pick(&snapshot).checked_sub(earlier).unwrap_or(pick(&snapshot))
+                // A variant of an endpoint that was deleted and made anew counts from nothing.
+                pick(&now_is).checked_sub(pick(&before)).unwrap_or(pick(&now_is))
+            };
+            let put = |name: &str, total: u64, samples: u64| {
+                if samples > 0 {
+                    self.count(&now_is, name, total, samples, now);
+                }
             };
             let invocations = since(|s| s.invocations);
-            if invocations == 0 {
-                continue;
-            }
             let client = since(|s| s.client_errors);
             let server = since(|s| s.model_errors + s.refused + s.timed_out);
             let answered = invocations.saturating_sub(client + server);
-            self.count(&snapshot, "Invocations", invocations, invocations, now);
-            self.count(&snapshot, "Invocation4XXErrors", client, invocations, now);
-            self.count(&snapshot, "Invocation5XXErrors", server, invocations, now);
-            self.count(
-                &snapshot,
-                "InvocationModelErrors",
-                since(|s| s.model_errors),
-                invocations,
-                now,
-            );
-            if answered > 0 {
-                self.count(&snapshot, "ModelLatency", since(|s| s.latency_micros), answered, now);
+            put("Invocations", invocations, invocations);
+            put("InvocationsPerInstance", invocations, invocations);
+            put("Invocation4XXErrors", client, invocations);
+            put("Invocation5XXErrors", server, invocations);
+            put("InvocationModelErrors", since(|s| s.model_errors), invocations);
+            let model = since(|s| s.model_micros);
+            put("ModelLatency", model, answered);
+            put("OverheadLatency", since(|s| s.latency_micros).saturating_sub(model), answered);
+            let (loads, hits) = (since(|s| s.loads), since(|s| s.hits));
+            if loads + hits > 0 {
+                put("ModelCacheHit", hits, loads + hits);
+                put("ModelLoadingTime", since(|s| s.load_micros), loads);
+                put("ModelLoadingWaitTime", since(|s| s.load_micros), loads);
+                put("LoadedModelCount", now_is.models_held as u64, 1);
             }
         }
     }
 
     /// `total` spread over `samples`, since single requests are not told apart here.
     fn count(&self, of: &Snapshot, name: &str, total: u64, samples: u64, now: Timestamp) {
-        let dimensions = [("EndpointName", &of.endpoint), ("VariantName", &of.variant)];
-        let series = Series {
-            namespace: "AWS/SageMaker".to_owned(),
-            name: name.to_owned(),
-            dimensions: dimensions.map(|(name, value)| (name.to_owned(), value.clone())).into(),
-        };
         #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
         let (total, samples) = (total as f64, samples as f64);
-        if let Err(error) = self.put(series, now, Point::of(total / samples, samples)) {
-            tracing::warn!(%error, "an endpoint's metric was not kept");
+        let mut dimensions = BTreeMap::from([
+            ("EndpointName".to_owned(), of.endpoint.clone()),
+            ("VariantName".to_owned(), of.variant.clone()),
+        ]);
+        for config in [None, Some(&of.config)] {
+            if let Some(config) = config {
+                dimensions.insert("EndpointConfigName".to_owned(), config.clone());
+            }
+            let series = Series {
+                namespace: "AWS/SageMaker".to_owned(),
+                name: name.to_owned(),
+                dimensions: dimensions.clone(),
+            };
+            if let Err(error) = self.put(series, now, Point::of(total / samples, samples)) {
+                tracing::warn!(%error, "an endpoint's metric was not kept");
+            }
         }
     }
 }

@@ -202,4 +202,10 @@ impl Predictor for Model {
     fn predict(&self, series: &[TimeSeries], options: &PredictOptions) -> Result<Vec<Forecast>> {
         crate::sample::predict(self, series, options)
     }
+
+    fn memory_bytes(&self) -> usize {
+        let numbers = |member: &Member| member.params.len() + member.packed.numbers();
+        let numbers: usize = self.members.iter().map(numbers).sum();
+        size_of::<Model>() + numbers * size_of::<f32>()
+    }
 }

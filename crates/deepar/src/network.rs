@@ -231,6 +231,11 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// How many numbers it holds.
+    pub(crate) fn numbers(&self) -> usize {
+        [&self.forward, &self.hidden, &self.inputs].into_iter().flatten().map(Vec::len).sum()
+    }
+
     /// `backward` adds what only training needs.
     pub(crate) fn new(shape: &Shape, layout: &Layout, params: &[f32], backward: bool) -> Packed {
         let gates = shape.gates();

@@ -563,17 +563,44 @@ pub(crate) enum Endpoint {
         #[arg(long)]
         target_variant: Option<String>,
     },
-    /// Shifts traffic between variants; not supported yet.
+    /// Keeps the query that gives the readings an endpoint's forecasts are measured by.
+    Actuals {
+        /// Name of the endpoint.
+        name: String,
+        /// A SELECT that gives timestamp, value and, where there are several series, item_id; shows
+        /// the one that is kept without it.
+        #[arg(long)]
+        sql: Option<String>,
+        /// Database for unqualified table names.
+        #[arg(long, default_value = "forebay")]
+        database: String,
+        /// Forgets the query.
+        #[arg(long, conflicts_with = "sql")]
+        clear: bool,
+    },
+    /// Scores captured forecasts against the readings that came since, variant by variant, and says
+    /// which leads and how sure that is.
+    Ab {
+        /// Name of the endpoint.
+        name: String,
+        /// Only what was answered since then: a time, or how long ago, as 36h or 7d.
+        #[arg(long)]
+        since: Option<String>,
+    },
+    /// Shifts traffic between variants, at once; shows their shares when no weights are given.
     Traffic {
         /// Name of the endpoint.
         name: String,
-        /// Weights, as VARIANT=N.
+        /// Weights, as VARIANT=N; variants not named keep theirs.
         weights: Vec<String>,
     },
-    /// Goes back to the variants before the last update; not supported yet.
+    /// Goes back to the variants before the last update, or calls off the one under way.
     Rollback {
         /// Name of the endpoint.
         name: String,
+        /// What to note as the reason.
+        #[arg(long)]
+        why: Option<String>,
     },
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use base::Error;
 use charts::Table;
 use node::Node;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::{
     Cli, Command, Device, Endpoint, Global, Job, Lake, Rule, Serve, Stream, Topic, Why,
@@ -48,10 +48,6 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> Result<u8> {
         Command::Worker(command) => worker::run(command).await?,
     }
     Ok(OK)
-}
-
-fn not_yet(what: &str) -> Result<u8> {
-    Err(Error::unsupported(format!("not supported yet: {what}")).into())
 }
 
 /// Runs one operation and prints its answer.
@@ -646,7 +642,7 @@ async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Resul
     match command {
         Endpoint::List => {
             call(global, "endpoint_list", json!({}), printer, |answer| {
-                rows_text(&answer["endpoints"], &["name", "status", "failure_reason"])
+                endpoints_text(&answer["endpoints"])
             })
             .await
         }
@@ -678,9 +674,68 @@ async fn endpoint(global: &Global, command: Endpoint, printer: Printer) -> Resul
             printer.answer(&answer, || answer.to_string());
             Ok(())
         }
-        Endpoint::Traffic { .. } => not_yet("endpoint traffic").map(drop),
-        Endpoint::Rollback { .. } => not_yet("endpoint rollback").map(drop),
+        Endpoint::Actuals { name, sql, database, clear } => {
+            let input = json!({"name": name, "sql": sql, "database": database, "clear": clear});
+            call(global, "endpoint_actuals", input, printer, |answer| match &answer["sql"] {
+                Value::Null => format!("endpoint {name} has no query of actuals"),
+                sql => text_of(sql),
+            })
+            .await
+        }
+        Endpoint::Ab { name, since } => {
+            let input = json!({"name": name, "since": since});
+            call(global, "endpoint_ab", input, printer, scored).await
+        }
+        Endpoint::Traffic { name, weights } => {
+            let weights = weights.iter().map(|word| weight(word)).collect::<Result<Map<_, _>>>()?;
+            let input = json!({"name": name, "weights": weights});
+            call(global, "endpoint_traffic", input, printer, |answer| {
+                format!("endpoint {name}: {}", shares_text(&answer["variants"]))
+            })
+            .await
+        }
+        Endpoint::Rollback { name, why } => {
+            let input = json!({"name": name, "why": why});
+            call(global, "endpoint_rollback", input, printer, |answer| {
+                format!("endpoint {name} serves {} again", text_of(&answer["config"]))
+            })
+            .await
+        }
     }
+}
+
+/// How the variants of an endpoint did, and which leads.
+fn scored(answer: &Value) -> String {
+    let rounded = |value: &Value| match value.as_f64() {
+        Some(number) => format!("{number:.4}"),
+        None => "-".to_owned(),
+    };
+    let header =
+        ["variant", "model", "forecasts", "series", "points", "loss", "within 80 %", "MASE"];
+    let mut table = Table::new(&header);
+    let mut open = 0;
+    for one in answer["variants"].as_array().into_iter().flatten() {
+        table.row([
+            text_of(&one["variant"]),
+            text_of(&one["model"]),
+            text_of(&one["forecasts"]),
+            text_of(&one["series"]),
+            text_of(&one["points"]),
+            rounded(&one["mean_weighted_quantile_loss"]),
+            rounded(&one["coverage_80"]),
+            rounded(&one["mase"]),
+        ]);
+        open += one["waiting"].as_u64().unwrap_or(0);
+    }
+    let mut text = format!("{}\n{}", table.render(), text_of(&answer["verdict"]));
+    if open > 0 {
+        text += &format!("\n{} forecasts wait for their readings", human_count(open));
+    }
+    let captured = &answer["captured"]["not_scorable"];
+    for (why, count) in captured.as_object().into_iter().flatten() {
+        text += &format!("\n{count} requests are not scored: {why}");
+    }
+    text
 }
 
 /// The rows of an answer as a table.
@@ -705,6 +760,52 @@ fn table_text(answer: &Value) -> String {
 fn text_of_file(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|cause| Error::io(format!("read {}", path.display()), cause).into())
+}
+
+/// `VARIANT=N`.
+fn weight(word: &str) -> Result<(String, Value)> {
+    let number = |text: &str| text.parse::<f64>().ok().filter(|weight| weight.is_finite());
+    let found = word.split_once('=').and_then(|(name, text)| Some((name, number(text)?)));
+    let (name, weight) =
+        found.ok_or_else(|| Exit::usage(format!("{word:?} is not VARIANT=WEIGHT, as in a=90")))?;
+    Ok((name.to_owned(), json!(weight)))
+}
+
+/// What each variant answers of the requests.
+fn shares_text(variants: &Value) -> String {
+    let share = |one: &Value| {
+        let copies = if one["shadow"] == json!(true) { " in copies" } else { "" };
+        let percent = one["share"].as_f64().unwrap_or(0.0) * 100.0;
+        format!("{} {percent:.1} %{copies}", text_of(&one["name"]))
+    };
+    let all: Vec<String> = variants.as_array().into_iter().flatten().map(share).collect();
+    all.join(", ")
+}
+
+/// Endpoints, with what is asked of each and what it serves apart.
+fn endpoints_text(endpoints: &Value) -> String {
+    let mut table = Table::new(["name", "status", "serves", "wanted", "variants", "note"]);
+    let endpoints = endpoints.as_array().map(Vec::as_slice).unwrap_or_default();
+    if endpoints.is_empty() {
+        return "none".to_owned();
+    }
+    for one in endpoints {
+        let wanted = Some(&one["wanted"]).filter(|wanted| **wanted != one["config"]);
+        let trial = one["on_trial"]["share"].as_f64().filter(|_| one["pending"].is_object());
+        let note = match trial {
+            Some(share) => format!("{:.0} % of the requests are on trial", share * 100.0),
+            None => text_of(&one["failure_reason"]),
+        };
+        table.row([
+            text_of(&one["name"]),
+            text_of(&one["status"]),
+            text_of(&one["config"]),
+            wanted.map(text_of).unwrap_or_default(),
+            shares_text(&one["variants"]),
+            note,
+        ]);
+    }
+    table.render()
 }
 
 /// Objects of a list as a table of the named fields.

@@ -353,7 +353,7 @@ impl<'de> Deserialize<'de> for Cats {
 
 /// Replaces every `NaN` outside a string by `null`: Python's `json.dumps` writes it, JSON
 /// does not have it.
-fn without_bare_nan(text: &str) -> Cow<'_, str> {
+pub fn without_bare_nan(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut spans = Vec::new();
     let (mut in_string, mut at) = (false, 0);

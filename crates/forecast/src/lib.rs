@@ -26,6 +26,7 @@
 mod backtest;
 mod baseline;
 mod calendar;
+pub mod compare;
 mod ets;
 pub mod jsonl;
 mod metrics;

@@ -98,6 +98,14 @@ pub struct Parameters {
 }
 
 impl Forecast {
+    /// Whether every number of it is finite.
+    pub fn is_finite(&self) -> bool {
+        let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        finite(&self.mean)
+            && self.quantiles.iter().all(|(_, values)| finite(values))
+            && self.samples.iter().flatten().all(|path| finite(path))
+    }
+
     /// Makes a forecast from sample paths that lie step by step: `steps[t]` holds one value
     /// of every path.
     pub fn from_steps(
@@ -184,6 +192,11 @@ pub trait Predictor: Send + Sync {
     /// One forecast a series, in their order. A series the predictor cannot serve (wrong
     /// number of categories, say) fails the call with a message that names it.
     fn predict(&self, series: &[TimeSeries], options: &PredictOptions) -> Result<Vec<Forecast>>;
+
+    /// About how many bytes of memory it holds between calls. A rule holds next to none.
+    fn memory_bytes(&self) -> usize {
+        256
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{DATABASE, Node, trial, upkeep, why};
+use crate::{DATABASE, Node, accuracy, trial, upkeep, why};
 
 /// How long a flush may take before the caller is told to ask again.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
@@ -62,9 +62,13 @@ pub async fn call(node: &Arc<Node>, operation: &str, input: Value) -> Result<Val
         "endpoint_list" => node.models.list(),
         "endpoint_create" => node.models.create(read(input)?).await,
         "endpoint_delete" => node.models.delete(read(input)?),
+        "endpoint_traffic" => node.models.traffic(read(input)?),
+        "endpoint_rollback" => node.models.rollback(read(input)?).await,
         "key_create" => key_create(&node, input),
         "key_list" => Ok(json!({"keys": key_list(&node)})),
         "key_delete" => key_delete(&node, input),
+        "endpoint_actuals" => accuracy::actuals(&node, read(input)?).await,
+        "endpoint_ab" => accuracy::ab(&node, read(input)?).await,
         "sdk" => sdk(&node),
         "why_client" => why::client(&node, input),
         "why_message" => blocking(move || why::message(&node, input)).await,

@@ -9,6 +9,7 @@
 //! the command line works without a server. [`Node::serve`] adds the listeners and the
 //! streams' workers. [`admin::call`] is what both the command line and the API call.
 
+mod accuracy;
 pub mod admin;
 mod compare;
 mod disk;
@@ -128,6 +129,7 @@ pub struct Node {
 
 /// What [`Node::serve`] started.
 struct Running {
+    rooms: Arc<aws::Rooms>,
     shutdown: watch::Sender<bool>,
     tasks: Vec<(&'static str, JoinHandle<()>)>,
 }
@@ -267,9 +269,10 @@ impl Node {
             })
         };
         let rooms = self.rooms(&broker, &destinations)?;
+        self.judge_updates_by_actual_values();
         aws::Trainings::resume(&rooms)?;
         let triggers = tokio::spawn(triggers::run(rooms.clone(), stopped.clone()));
-        let web = self.web(rooms, destinations)?;
+        let web = self.web(rooms.clone(), destinations)?;
         let s3 = web.s3.clone();
         let api = tokio::spawn(web.serve(http, stopped.clone()));
         let scheduler = tokio::spawn(schedules::run(Arc::downgrade(self), stopped.clone()));
@@ -286,7 +289,7 @@ impl Node {
             ("triggers", triggers),
         ];
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Running { shutdown, tasks });
+            Some(Running { rooms, shutdown, tasks });
         self.write_addresses(&addresses)?;
         self.ready.store(true, Ordering::SeqCst);
         Ok(addresses)
@@ -296,7 +299,7 @@ impl Node {
     pub async fn stop(&self) {
         self.ready.store(false, Ordering::SeqCst);
         let running = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { shutdown, tasks }) = running {
+        if let Some(Running { rooms, shutdown, tasks }) = running {
             drop(std::fs::remove_file(self.data_dir.join(ADDRESS_FILE)));
             shutdown.send_replace(true);
             for (name, task) in tasks {
@@ -305,6 +308,7 @@ impl Node {
                     tracing::warn!(name, "did not stop in time");
                 }
             }
+            rooms.trainings.flush_captures().await;
         }
         if let Some(broker) = self.broker.get() {
             broker.close().await;
@@ -326,6 +330,24 @@ impl Node {
                 "no server runs on this data directory; start `forebay serve`",
             )
         })
+    }
+
+    /// What acts on the rooms for AWS's clients, where this node serves.
+    fn serving_rooms(&self) -> Option<Arc<aws::Rooms>> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        serving.as_ref().map(|running| running.rooms.clone())
+    }
+
+    /// Captured lines written and dropped since the start.
+    pub(crate) fn captured(&self) -> (u64, u64) {
+        self.serving_rooms().map_or((0, 0), |rooms| rooms.trainings.captured())
+    }
+
+    /// Writes captured lines that wait, as far as they can be written.
+    pub(crate) async fn flush_captures(&self) {
+        if let Some(rooms) = self.serving_rooms() {
+            rooms.trainings.flush_captures().await;
+        }
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -414,6 +436,16 @@ impl Node {
                 query_memory_bytes: self.settings.query.memory_bytes,
             },
         }))
+    }
+
+    /// Updates of endpoints are undone when the readings show that they forecast worse.
+    fn judge_updates_by_actual_values(self: &Arc<Self>) {
+        let (weak, runtime) = (Arc::downgrade(self), tokio::runtime::Handle::current());
+        // It is asked on an update's own thread, where waiting is allowed.
+        self.models.host.judge_accuracy_with(Arc::new(move |compared: &serving::Comparison| {
+            let node = weak.upgrade()?;
+            runtime.block_on(accuracy::loss_verdict(&node, compared))
+        }));
     }
 
     /// Everything that answers HTTP.
@@ -543,7 +575,11 @@ async fn housekeeping(
         let sweeper = turns.is_multiple_of(TURNS_PER_SWEEP).then(|| s3.clone());
         let work = tokio::task::spawn_blocking(move || {
             node.streams.prune_rules()?;
-            sweeper.map_or(Ok(0), |s3| s3.sweep_uploads(node.clock.now()))
+            if let Some(s3) = sweeper {
+                node.models.sweep()?;
+                s3.sweep_uploads(node.clock.now())?;
+            }
+            Ok::<(), Error>(())
         });
         if let Ok(Err(error)) = work.await {
             tracing::error!(%error, "housekeeping failed; it is tried again");

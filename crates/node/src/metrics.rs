@@ -8,10 +8,12 @@
 //! * lost and doubled are 0 everywhere.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use base::MessageRef;
 use delivery::{StreamRow, StreamStatus};
-use journal::{Journal, Receipts};
+use journal::Journal;
+use serving::Status;
 
 use crate::Node;
 
@@ -31,6 +33,8 @@ pub(crate) fn render(node: &Node) -> String {
     }
     objects(node, &mut page);
     rules(node, &mut page);
+    endpoints(node, &mut page);
+    captures(node, &mut page);
     machine(node, &mut page);
     page.text()
 }
@@ -70,11 +74,14 @@ fn log(node: &Node, page: &mut Page) {
         "",
         u64::from(log.failed.is_some()),
     );
+    let receipts = node.journal.receipts();
     page.histogram(
         "journal_receipt_seconds",
         "From a record's append to stable storage, when its receipt is due. Every record counts \
          with the wait of the first one of its commit, so none waited longer.",
-        &node.journal.receipts(),
+        "",
+        &receipts.buckets,
+        (receipts.records, receipts.waited),
     );
 }
 
@@ -220,6 +227,23 @@ fn rules(node: &Node, page: &mut Page) {
     );
 }
 
+fn captures(node: &Node, page: &mut Page) {
+    let (written, dropped) = node.captured();
+    page.add(
+        "serving_capture_written_total",
+        "Requests written to data capture since the start.",
+        "",
+        written,
+    );
+    page.add(
+        "serving_capture_dropped_total",
+        "Requests that data capture left out, since their place could not be written to as quickly \
+         as they came; no invocation waits for it.",
+        "",
+        dropped,
+    );
+}
+
 fn objects(node: &Node, page: &mut Page) {
     let sums = node.buckets.sum_totals();
     page.add(
@@ -234,6 +258,109 @@ fn objects(node: &Node, page: &mut Page) {
         "",
         sums.altered,
     );
+}
+
+/// What every variant in memory answered. Names are letters, digits and hyphens.
+fn endpoints(node: &Node, page: &mut Page) {
+    let host = &node.models.host;
+    for endpoint in host.endpoints().unwrap_or_default() {
+        let label = format!("endpoint=\"{}\"", endpoint.name);
+        page.add(
+            "serving_in_service",
+            "1 while the endpoint answers.",
+            &label,
+            u64::from(matches!(endpoint.status, Status::InService | Status::Updating)),
+        );
+        let served = endpoint.wanted.as_ref().is_none_or(|wanted| *wanted == endpoint.config);
+        page.add(
+            "serving_other_than_wanted",
+            "1 while the endpoint serves another configuration than it was asked to: an update \
+             is under way, or was undone.",
+            &label,
+            u64::from(!served),
+        );
+        let trial = host.on_trial(&endpoint.name);
+        page.add(
+            "serving_trial_share",
+            "The share of requests that variants on trial answer; 0 while there are none.",
+            &label,
+            trial.map_or(0.0, |(_, share)| share),
+        );
+    }
+    for seen in host.counters() {
+        let label = format!(
+            "endpoint=\"{}\",config=\"{}\",variant=\"{}\",shadow=\"{}\"",
+            seen.endpoint, seen.config, seen.variant, seen.shadow
+        );
+        page.add("serving_invocations_total", "Requests to the variant.", &label, seen.invocations);
+        let help = "Requests that were not answered, by reason.";
+        for (reason, count) in [
+            ("request", seen.client_errors),
+            ("model", seen.model_errors),
+            ("overload", seen.refused),
+            ("timeout", seen.timed_out),
+        ] {
+            let label = format!("{label},reason=\"{reason}\"");
+            page.add("serving_errors_total", help, &label, count);
+        }
+        page.add(
+            "serving_not_finite_total",
+            "Answers with a number that is not finite.",
+            &label,
+            seen.not_finite,
+        );
+        page.add(
+            "serving_stood_in_total",
+            "Requests that the variants before answered, since this one, on trial, did not.",
+            &label,
+            seen.stood_in,
+        );
+        page.add("serving_series_total", "Series forecast.", &label, seen.series);
+        page.add(
+            "serving_model_seconds_total",
+            "What the model took of the answered requests' time.",
+            &label,
+            seconds(seen.model_micros),
+        );
+        page.add("serving_models_held", "Models in memory.", &label, seen.models_held);
+        page.add("serving_model_loads_total", "Models loaded on demand.", &label, seen.loads);
+        page.add(
+            "serving_model_load_seconds_total",
+            "What loading them took.",
+            &label,
+            seconds(seen.load_micros),
+        );
+        page.add(
+            "serving_model_hits_total",
+            "Requests whose model was in memory already.",
+            &label,
+            seen.hits,
+        );
+        let bounds =
+            serving::LATENCY_BOUNDS_MICROS.iter().map(|bound| Duration::from_micros(*bound));
+        let buckets = bounds.zip(cumulated(&seen.latencies)).collect::<Vec<_>>();
+        page.histogram(
+            "serving_latency_seconds",
+            "From a request's arrival to its answer.",
+            &label,
+            &buckets,
+            (seen.latencies.iter().sum(), Duration::from_micros(seen.latency_micros)),
+        );
+    }
+    let (models, bytes) = host.models_held();
+    page.add("serving_shelf_models", "Models of multi-model endpoints in memory.", "", models);
+    page.add("serving_shelf_bytes", "Bytes they take.", "", bytes);
+}
+
+fn cumulated(classes: &[u64]) -> impl Iterator<Item = u64> {
+    classes.iter().scan(0, |sum, class| {
+        *sum += class;
+        Some(*sum)
+    })
+}
+
+fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
 }
 
 fn machine(node: &Node, page: &mut Page) {
@@ -314,18 +441,30 @@ impl Page {
         &mut self.families[at]
     }
 
-    fn histogram(&mut self, name: &str, help: &str, receipts: &Receipts) {
+    /// Cumulated counts by their upper bounds, and the count and the sum of all.
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        buckets: &[(Duration, u64)],
+        (count, sum): (u64, Duration),
+    ) {
         let family = self.declare(name, help);
         family.kind = "histogram";
-        for (bound, count) in &receipts.buckets {
+        let (comma, own) = match label.is_empty() {
+            true => ("", String::new()),
+            false => (",", format!("{{{label}}}")),
+        };
+        for (bound, count) in buckets {
             let bound = bound.as_secs_f64();
-            writeln!(family.lines, "{name}_bucket{{le=\"{bound}\"}} {count}")
+            writeln!(family.lines, "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {count}")
                 .expect("a string takes every write");
         }
-        let (count, sum) = (receipts.records, receipts.waited.as_secs_f64());
+        let sum = sum.as_secs_f64();
         writeln!(
             family.lines,
-            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}"
+            "{name}_bucket{{{label}{comma}le=\"+Inf\"}} {count}\n{name}_sum{own} {sum}\n{name}_count{own} {count}"
         )
         .expect("a string takes every write");
     }
@@ -344,8 +483,6 @@ fn escape(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Prometheus refuses a page on which a metric is described twice.
@@ -366,17 +503,19 @@ mod tests {
     #[test]
     fn a_histogram_counts_up_to_everything() {
         let mut page = Page::default();
-        let receipts = Receipts {
-            buckets: vec![(Duration::from_micros(250), 3), (Duration::from_secs(1), 5)],
-            records: 6,
-            waited: Duration::from_millis(1500),
-        };
-        page.histogram("wait_seconds", "How long.", &receipts);
+        let buckets = [(Duration::from_micros(250), 3), (Duration::from_secs(1), 5)];
+        let all = (6, Duration::from_millis(1500));
+        page.histogram("wait_seconds", "How long.", "", &buckets, all);
+        page.histogram("of_seconds", "How long.", "of=\"a\"", &buckets[..1], all);
         let expected = "# HELP wait_seconds How long.\n# TYPE wait_seconds histogram\n\
                         wait_seconds_bucket{le=\"0.00025\"} 3\n\
                         wait_seconds_bucket{le=\"1\"} 5\n\
                         wait_seconds_bucket{le=\"+Inf\"} 6\n\
-                        wait_seconds_sum 1.5\nwait_seconds_count 6\n";
+                        wait_seconds_sum 1.5\nwait_seconds_count 6\n\
+                        # HELP of_seconds How long.\n# TYPE of_seconds histogram\n\
+                        of_seconds_bucket{of=\"a\",le=\"0.00025\"} 3\n\
+                        of_seconds_bucket{of=\"a\",le=\"+Inf\"} 6\n\
+                        of_seconds_sum{of=\"a\"} 1.5\nof_seconds_count{of=\"a\"} 6\n";
         assert_eq!(page.text(), expected);
     }
 }

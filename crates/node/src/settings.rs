@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::{Error, Result, limits};
 use identity::Secret;
@@ -246,11 +247,50 @@ const RETIRED_SECS_MIN: u64 = 31 * 60;
 pub struct Serving {
     /// Threads that answer invocations.
     pub threads: usize,
+    /// Invocations that may wait for a thread; more are refused.
+    pub queue: usize,
+    /// Longest time from arrival to answer. SageMaker gives a model 60 seconds.
+    pub timeout_secs: u64,
+    /// Memory for the models of multi-model endpoints together.
+    pub models_bytes: u64,
+    /// Whether an update whose models fail where those before did not is undone by itself.
+    pub guard: bool,
+    /// How long after an update that still is so, and the variants before are kept for it.
+    pub probation_secs: u64,
+    /// Models that take so many times what those before took are too slow.
+    pub latency_factor: u32,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Serving { threads: 2 }
+        let serving::Settings { threads, queue, timeout, models_bytes, guard } =
+            serving::Settings::default();
+        Serving {
+            threads,
+            queue,
+            timeout_secs: timeout.as_secs(),
+            models_bytes,
+            guard: guard.on,
+            probation_secs: guard.probation.as_secs(),
+            latency_factor: guard.latency_factor,
+        }
+    }
+}
+
+impl Serving {
+    pub(crate) fn of_host(&self) -> serving::Settings {
+        serving::Settings {
+            threads: self.threads,
+            queue: self.queue,
+            timeout: Duration::from_secs(self.timeout_secs),
+            models_bytes: self.models_bytes,
+            guard: serving::Guard {
+                on: self.guard,
+                probation: Duration::from_secs(self.probation_secs),
+                latency_factor: self.latency_factor,
+                ..serving::Guard::default()
+            },
+        }
     }
 }
 
@@ -316,6 +356,16 @@ impl Settings {
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("lake.{name} must be above 0")));
+        }
+        let serving = &self.serving;
+        let zero = [
+            ("threads", serving.threads as u64),
+            ("queue", serving.queue as u64),
+            ("timeout_secs", serving.timeout_secs),
+            ("latency_factor", u64::from(serving.latency_factor)),
+        ];
+        if let Some((name, _)) = zero.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("serving.{name} must be above 0")));
         }
         egress::Egress::new(&self.rules.http_allowed)?;
         crate::remotes::check(self)?;

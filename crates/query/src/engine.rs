@@ -328,8 +328,7 @@ impl Inner {
             if let Some(known) = catalog.schema(within)
                 && let Some(known) = known.table(&name.name).await.map_err(explain)?
             {
-                let schema = known.schema();
-                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                spelling.add_schema(&name.name, &known.schema());
                 continue;
             }
             if within == INFORMATION_SCHEMA {
@@ -339,8 +338,7 @@ impl Inner {
             }
             if let Some(view) = self.lake.find_view(within, &name.name)? {
                 let provider = self.view(session, &view, loading).await?;
-                let schema = provider.schema();
-                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                spelling.add_schema(&name.name, &provider.schema());
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
@@ -348,13 +346,11 @@ impl Inner {
             let table = self.lake.catalog().get_table(within, own)?;
             if matches!(part, Part::History | Part::Snapshots | Part::Files | Part::Partitions) {
                 let provider = as_of::known(&self.lake, &table, part).await?;
-                let schema = provider.schema();
-                spelling.add(&name.name, schema.fields().iter().map(|field| field.name().as_str()));
+                spelling.add_schema(&name.name, &provider.schema());
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
             let (table, files) = self.files(session, table, part, loading).await?;
-            spelling.add(&name.name, table.all_columns().map(|column| column.name.as_str()));
             loading.file_count += files.len();
             if loading.file_count > self.options.files_max {
                 return Err(Error::new(
@@ -366,6 +362,7 @@ impl Inner {
                 LakeTable::new(&table, files, Arc::clone(loading.meter), Reading::Query)?
                     .verified_by(&self.lake)
                     .sparing(loading.damaged);
+            spelling.add_schema(&name.name, &provider.schema());
             register(&*catalog, within, &name.name, Arc::new(provider))?;
         }
         Ok(spelling)

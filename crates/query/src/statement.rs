@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 
+use arrow::datatypes::{DataType, Schema};
 use base::{Error, Result};
 use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, ShowStatementIn,
-    ShowStatementOptions, Statement as Ast, TableFactor, VisitMut, VisitorMut,
+    AccessExpr, Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
+    ShowStatementIn, ShowStatementOptions, Statement as Ast, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -524,10 +525,12 @@ impl Names {
 /// The tables of a statement and how their columns are spelled.
 ///
 /// Devices spell their keys as they like, and SQL does not mind case: an unquoted name that
-/// can only mean one column is spelled as that one.
+/// can only mean one column, or one field within a column, is spelled as that one.
 #[derive(Debug, Default)]
 pub(crate) struct Spelling {
     columns: Names,
+    /// Fields within columns, whatever column they are in.
+    fields: Names,
     tables: Names,
     /// Columns by the table's name, and once a statement is known, by its aliases.
     by_table: BTreeMap<String, Names>,
@@ -541,6 +544,25 @@ impl Spelling {
         for column in columns {
             self.columns.add(column);
             own.add(column);
+        }
+    }
+
+    /// Adds a table, its columns and the fields within them.
+    pub(crate) fn add_schema(&mut self, table: &str, schema: &Schema) {
+        self.add(table, schema.fields().iter().map(|field| field.name().as_str()));
+        schema.fields().iter().for_each(|field| self.add_fields(field.data_type()));
+    }
+
+    fn add_fields(&mut self, kind: &DataType) {
+        match kind {
+            DataType::Struct(fields) => {
+                for field in fields {
+                    self.fields.add(field.name());
+                    self.add_fields(field.data_type());
+                }
+            }
+            DataType::List(item) | DataType::Map(item, _) => self.add_fields(item.data_type()),
+            _ => {}
         }
     }
 
@@ -595,8 +617,28 @@ impl VisitorMut for Spelling {
                 let table =
                     parts.first().and_then(|first| self.by_table.get(&first.value.to_lowercase()));
                 match (table, parts.as_mut_slice()) {
-                    (Some(columns), [_, column, ..]) => columns.spell(column),
-                    (_, parts) => parts.iter_mut().for_each(|part| self.columns.spell(part)),
+                    (Some(columns), [_, column, fields @ ..]) => {
+                        columns.spell(column);
+                        fields.iter_mut().for_each(|field| self.fields.spell(field));
+                    }
+                    (_, parts) => {
+                        // A database or a table may stand before the column, its fields after it.
+                        let mut is_column = false;
+                        for part in parts {
+                            if is_column {
+                                self.fields.spell(part);
+                            }
+                            self.columns.spell(part);
+                            is_column |= part.quote_style.is_some();
+                        }
+                    }
+                }
+            }
+            Expr::CompoundFieldAccess { access_chain, .. } => {
+                for access in access_chain {
+                    if let AccessExpr::Dot(Expr::Identifier(field)) = access {
+                        self.fields.spell(field);
+                    }
                 }
             }
             _ => {}

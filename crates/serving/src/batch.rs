@@ -14,7 +14,8 @@ const VALUES_AT_ONCE: usize = 2_000_000;
 /// Most series handed to a predictor at once; more would not make it faster.
 const SERIES_AT_ONCE: usize = 64;
 
-fn series_at_once(prediction_length: usize, num_samples: usize) -> usize {
+/// How many series of a request are worth handing over at once, within a bound of memory.
+pub fn series_at_once(prediction_length: usize, num_samples: usize) -> usize {
     let each = prediction_length.saturating_mul(num_samples).max(1);
     (VALUES_AT_ONCE / each).clamp(1, SERIES_AT_ONCE)
 }
@@ -40,6 +41,13 @@ pub fn predict(
         if made.len() != part.len() {
             let (made, asked) = (made.len(), part.len());
             return Err(Error::internal(format!("the model made {made} forecasts of {asked}")));
+        }
+        let length = predictor.prediction_length();
+        if let Some(odd) = made.iter().find(|forecast| forecast.prediction_length() != length) {
+            let found = odd.prediction_length();
+            return Err(Error::internal(format!(
+                "the model made a forecast of {found} steps where its own length is {length}"
+            )));
         }
         forecasts.extend(made);
     }

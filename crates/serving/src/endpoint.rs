@@ -3,7 +3,7 @@
 //! An endpoint keeps what it serves, not only the names of it: its configuration and its
 //! models may be deleted while it lives, as notebooks do when they clean up in any order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base::{Error, Result, Timestamp};
 use metastore::Row;
@@ -55,6 +55,9 @@ pub struct Variant {
     pub model: String,
     /// Its share is its weight over the sum of all.
     pub weight: f64,
+    /// A shadow: it answers nobody, and gets a copy of this share of the requests.
+    #[serde(default)]
+    pub shadow: Option<f64>,
 }
 
 /// Variants under a name.
@@ -62,7 +65,7 @@ pub struct Variant {
 pub struct EndpointConfig {
     /// Its name.
     pub name: String,
-    /// One to ten.
+    /// One to ten that answer, and up to ten shadows.
     pub variants: Vec<Variant>,
     /// When it was created.
     pub created_at: Timestamp,
@@ -111,6 +114,9 @@ pub struct Deployed {
     pub holding: Holding,
     /// Its weight now.
     pub weight: f64,
+    /// The share of the requests of which it gets copies, if it is a shadow.
+    #[serde(default)]
+    pub shadow: Option<f64>,
 }
 
 /// The configuration an endpoint is on its way to.
@@ -123,6 +129,19 @@ pub struct Pending {
     /// How traffic gets there; at once if absent.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+    /// How many processes began it. One that ends whatever process serves it must not be
+    /// begun for ever.
+    #[serde(default)]
+    pub starts: u32,
+}
+
+/// The configuration an endpoint served before its last update.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Previous {
+    /// Its name.
+    pub config: String,
+    /// Its variants.
+    pub variants: Vec<Deployed>,
 }
 
 /// A name that answers.
@@ -136,6 +155,13 @@ pub struct Endpoint {
     pub variants: Vec<Deployed>,
     /// What it is being updated to.
     pub pending: Option<Pending>,
+    /// What it served before, which a rollback goes back to.
+    #[serde(default)]
+    pub previous: Option<Previous>,
+    /// The configuration that was asked for last. It is not the one that is served where the
+    /// update was undone.
+    #[serde(default)]
+    pub wanted: Option<String>,
     /// Where it is in its life.
     pub status: Status,
     /// Why it failed, or why its last update was undone.
@@ -148,6 +174,15 @@ pub struct Endpoint {
 
 impl Row for Endpoint {
     const TABLE: &'static str = "endpoints";
+}
+
+impl Endpoint {
+    /// Whether it serves a model file, or may go back to it.
+    pub fn needs(&self, artifact: &Path) -> bool {
+        let pending = self.pending.iter().flat_map(|pending| &pending.variants);
+        let previous = self.previous.iter().flat_map(|previous| &previous.variants);
+        self.variants.iter().chain(pending).chain(previous).any(|one| one.artifact == artifact)
+    }
 }
 
 /// Checks a name as SageMaker does: letters, digits and inner hyphens, at most 63.
@@ -164,17 +199,28 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
 
 /// Checks the variants of a configuration among themselves.
 pub(crate) fn check_variants(variants: &[Variant]) -> Result<()> {
-    if !(1..=VARIANTS_MAX).contains(&variants.len()) {
-        let found = variants.len();
+    let shadows = variants.iter().filter(|variant| variant.shadow.is_some()).count();
+    let found = variants.len() - shadows;
+    if !(1..=VARIANTS_MAX).contains(&found) {
         return Err(Error::invalid(format!("{found} variants, expected 1 to {VARIANTS_MAX}")));
+    }
+    if shadows > VARIANTS_MAX {
+        return Err(Error::invalid(format!("{shadows} shadows, at most {VARIANTS_MAX}")));
     }
     for (k, variant) in variants.iter().enumerate() {
         check_name("variant", &variant.name)?;
         if variants[..k].iter().any(|earlier| earlier.name == variant.name) {
             return Err(Error::invalid(format!("variant \"{}\" is named twice", variant.name)));
         }
+        if let Some(share) = variant.shadow.filter(|share| !(0.0..=1.0).contains(share)) {
+            return Err(Error::invalid(format!(
+                "shadow variant \"{}\" gets copies of {share} of the requests; use 0 to 1",
+                variant.name
+            )));
+        }
     }
-    Wheel::new(variants.iter().map(|variant| variant.weight).collect())?;
+    let answering = variants.iter().filter(|variant| variant.shadow.is_none());
+    Wheel::new(answering.map(|variant| variant.weight).collect())?;
     Ok(())
 }
 
@@ -194,14 +240,24 @@ mod tests {
 
     #[test]
     fn variants_are_checked_together() {
-        let variant = |name: &str, weight| Variant { name: name.into(), model: "m".into(), weight };
+        let made = |name: &str, weight, shadow| {
+            let (name, model) = (name.into(), "m".into());
+            Variant { name, model, weight, shadow }
+        };
+        let variant = |name: &str, weight| made(name, weight, None);
         check_variants(&[variant("a", 1.0), variant("b", 0.0)]).unwrap();
+        let shadow = |name: &str, share| made(name, 0.0, Some(share));
+        check_variants(&[variant("a", 1.0), shadow("s", 0.5), shadow("t", 1.0)]).unwrap();
         for (variants, expect) in [
             (vec![], "0 variants"),
             (vec![variant("a", 1.0); 11], "11 variants"),
             (vec![variant("a", 1.0), variant("a", 1.0)], "named twice"),
             (vec![variant("a", 0.0)], "no traffic"),
             (vec![variant("a b", 1.0)], "variant name"),
+            (vec![shadow("s", 1.0)], "0 variants"),
+            (vec![variant("a", 1.0), shadow("a", 1.0)], "named twice"),
+            (vec![variant("a", 1.0), shadow("s", 1.5)], "use 0 to 1"),
+            (vec![variant("a", 1.0), shadow("s", f64::NAN)], "use 0 to 1"),
         ] {
             let error = check_variants(&variants).unwrap_err().to_string();
             assert!(error.contains(expect), "{error}");

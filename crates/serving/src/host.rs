@@ -1,8 +1,7 @@
-//! Keeps endpoints and answers for them.
+//! Keeps endpoints and answers for them: the calls, and the way of a request.
 //!
-//! Control calls change rows; loading happens on a thread of its own, so that a slow or
-//! broken model holds up neither the caller nor the answers of others. Invocations look the
-//! endpoint up in memory, never in the store.
+//! Control calls change rows; what follows from that is the [lifecycle](crate::lifecycle)'s. Invocations
+//! look the endpoint up in memory, never in the store.
 //!
 //! Invariants
 //! * The memory of an endpoint is swapped whole, under one lock, and before its row says so:
@@ -11,34 +10,33 @@
 //! * After a restart an endpoint serves what its row says; an interrupted creation or update
 //!   is carried on.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Result};
 use bytes::Bytes;
 use forecast::Predictor;
 use metastore::{Metastore, Row};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use crate::counters::{Counters, Snapshot};
+use crate::counters::Snapshot;
 use crate::endpoint::{
     Deployed, Endpoint, EndpointConfig, Holding, Model, Pending, Status, Variant, check_name,
     check_variants,
 };
+use crate::fleet::{Asked, Fleet, LiveVariant, Made};
+use crate::lifecycle::{Accuracy, Core, at_rest, find, not_in_service, wheel_of};
 use crate::media::Media;
-use crate::models::{Loader, Models};
-use crate::pool::Pool;
-use crate::request::{Configuration, Request, Shape};
+use crate::models::Loader;
+use crate::pool::{Pool, Work};
 use crate::rollout::{Rollout, Watch};
-use crate::route::Wheel;
-use crate::shelf::Shelf;
-use crate::{answer, batch};
+use crate::trial::{Guard, Trial};
 
 /// Creations and updates that may wait for the loading thread.
 const DEPLOYMENTS_MAX: usize = 256;
+/// Copies that may wait for the shadows' thread; more are left out.
+const COPIES_MAX: usize = 8;
 
 /// How much a host takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +47,21 @@ pub struct Settings {
     pub queue: usize,
     /// Longest time from arrival to answer. SageMaker gives a model 60 seconds.
     pub timeout: Duration,
+    /// Bytes of memory for the models of multi-model endpoints together.
+    pub models_bytes: u64,
+    /// How an update is judged.
+    pub guard: Guard,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { threads: 2, queue: 64, timeout: Duration::from_secs(60) }
+        Settings {
+            threads: 2,
+            queue: 64,
+            timeout: Duration::from_secs(60),
+            models_bytes: 256 << 20,
+            guard: Guard::default(),
+        }
     }
 }
 
@@ -85,95 +93,33 @@ pub struct Answer {
     pub variant: String,
     /// The model behind that variant.
     pub model: String,
+    /// The name of the model's file: with [`Answer::model`] it tells a model from a later one of
+    /// the same name. Where there are many, the target model.
+    pub artifact: String,
     /// How long that took, from arrival.
     pub latency: Duration,
 }
 
 /// All endpoints of a node.
-#[derive(Debug)]
 pub struct Host {
     core: Arc<Core>,
     invocations: Pool,
+    copies: Pool,
     deployments: Pool,
-    timeout: Duration,
 }
 
-#[derive(Debug)]
-struct Core {
-    store: Metastore,
-    clock: Arc<dyn Clock>,
-    models: Arc<Models>,
-    watch: OnceLock<Watcher>,
-    live: RwLock<BTreeMap<String, Arc<Live>>>,
-    /// Held while a row and the memory of an endpoint change together.
-    changes: Mutex<()>,
-    settled: Notify,
-}
-
-struct Watcher(Watch);
-
-impl std::fmt::Debug for Watcher {
+impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watcher")
+        f.debug_struct("Host").finish_non_exhaustive()
     }
 }
 
-/// An endpoint in memory: what answers, and during an update what shall.
-#[derive(Debug)]
-struct Live {
-    fleet: Arc<Fleet>,
-    next: Option<Next>,
-}
-
-/// All variants of a configuration, loaded.
-#[derive(Debug)]
-struct Fleet {
-    variants: Vec<Arc<LiveVariant>>,
-    wheel: Mutex<Wheel>,
-}
-
-/// The fleet that an update brings, with the turns between the old one and it.
-#[derive(Debug)]
-struct Next {
-    fleet: Arc<Fleet>,
-    split: Mutex<Wheel>,
-}
-
-impl Live {
-    /// The fleet whose turn it is, and the other one.
-    fn turn(&self) -> (&Fleet, Option<&Fleet>) {
-        match &self.next {
-            None => (&self.fleet, None),
-            Some(next) => match next.split.lock().unwrap_or_else(PoisonError::into_inner).turn() {
-                0 => (&self.fleet, Some(&next.fleet)),
-                _ => (&next.fleet, Some(&self.fleet)),
-            },
-        }
-    }
-
-    fn variants(&self) -> impl Iterator<Item = &Arc<LiveVariant>> {
-        let next = self.next.iter().flat_map(|next| &next.fleet.variants);
-        self.fleet.variants.iter().chain(next)
-    }
-}
-
-/// Where a variant's models come from.
-enum Source {
-    One(Arc<dyn Predictor>),
-    Many(Shelf),
-}
-
-struct LiveVariant {
-    name: String,
-    model: String,
-    source: Source,
-    counters: Arc<Counters>,
-}
-
-impl std::fmt::Debug for LiveVariant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveVariant").field("name", &self.name).finish_non_exhaustive()
-    }
+/// Who answers a request.
+struct Route {
+    live: Arc<Fleet>,
+    variant: Arc<LiveVariant>,
+    /// The trial that the variant is in, and the old one that answers if it fails.
+    trial: Option<(Arc<Trial>, Option<Arc<LiveVariant>>)>,
 }
 
 impl Host {
@@ -185,23 +131,15 @@ impl Host {
         loader: Loader,
         settings: Settings,
     ) -> Result<Host> {
-        let core = Arc::new(Core {
-            store,
-            clock,
-            models: Arc::new(Models::new(loader)),
-            watch: OnceLock::new(),
-            live: RwLock::default(),
-            changes: Mutex::default(),
-            settled: Notify::new(),
-        });
+        let core = Arc::new(Core::new(store, clock, loader, settings));
         let host = Host {
             core,
-            invocations: Pool::new("serve", settings.threads, settings.queue)?,
-            deployments: Pool::new("deploy", 1, DEPLOYMENTS_MAX)?,
-            timeout: settings.timeout,
+            invocations: Pool::new("serve", Work::Owed, settings.threads, settings.queue)?,
+            copies: Pool::new("shadow", Work::Idle, 1, COPIES_MAX)?,
+            deployments: Pool::new("deploy", Work::Owed, 1, DEPLOYMENTS_MAX)?,
         };
         for (name, row) in host.core.store.list::<Endpoint>()? {
-            host.core.resume(&name, &row)?;
+            let row = host.core.resume(&name, &row)?;
             if row.pending.is_some() {
                 host.deploy(&name);
             }
@@ -249,8 +187,16 @@ impl Host {
 
     /// Says whom to ask whether an alarm rings. The first watch stays.
     pub fn watch_with(&self, watch: Watch) {
-        if self.core.watch.set(Watcher(watch)).is_err() {
+        if self.core.watch.set(watch).is_err() {
             tracing::warn!("alarms are watched already");
+        }
+    }
+
+    /// Says whom to ask whether an update's models forecast worse than those before. The first
+    /// one stays.
+    pub fn judge_accuracy_with(&self, accuracy: Accuracy) {
+        if self.core.accuracy.set(accuracy).is_err() {
+            tracing::warn!("accuracy is judged already");
         }
     }
 
@@ -261,7 +207,7 @@ impl Host {
 
     /// Which of these alarms rings now, if one does.
     pub fn ringing(&self, alarms: &[String]) -> Option<String> {
-        self.core.watch.get().and_then(|watch| (watch.0)(alarms))
+        self.core.watch.get().and_then(|watch| watch(alarms))
     }
 
     /// Names a set of variants, whose models must exist.
@@ -289,6 +235,8 @@ impl Host {
                 config: config.to_owned(),
                 variants: resolve(rows, config)?,
                 pending: None,
+                previous: None,
+                wanted: Some(config.to_owned()),
                 status: Status::Creating,
                 failure_reason: None,
                 created_at: now,
@@ -331,7 +279,8 @@ impl Host {
             }
             wheel_of(&variants)?;
             let rollout = rollout.clone();
-            row.pending = Some(Pending { config: config.to_owned(), variants, rollout });
+            row.pending = Some(Pending { config: config.to_owned(), variants, rollout, starts: 1 });
+            row.wanted = Some(config.to_owned());
             row.status = Status::Updating;
             row.failure_reason = None;
             row.modified_at = now;
@@ -354,7 +303,8 @@ impl Host {
                 return Err(not_in_service(name, Some(&row)));
             }
             for (variant, weight) in weights {
-                let found = row.variants.iter_mut().find(|have| have.name == *variant);
+                let mut answering = row.variants.iter_mut().filter(|have| have.shadow.is_none());
+                let found = answering.find(|have| have.name == *variant);
                 found.ok_or_else(|| no_variant(name, variant))?.weight = *weight;
             }
             wheel_of(&row.variants)?;
@@ -362,11 +312,45 @@ impl Host {
             rows.replace(name, seen.version, &row)?;
             Ok(row)
         })?;
-        let live = core.find_live(name)?;
-        let wheel = Mutex::new(wheel_of(&row.variants)?);
-        let fleet = Fleet { variants: live.fleet.variants.clone(), wheel };
-        core.put_live(name, fleet);
+        core.find_live(name)?.fleet.share_by(wheel_of(&row.variants)?);
         Ok(row)
+    }
+
+    /// Goes back to the configuration before the last update, or calls off the one under way,
+    /// which [`Host::settled`] then waits for.
+    pub fn rollback(&self, name: &str, why: &str) -> Result<Endpoint> {
+        let row = self.core.row(name)?;
+        if row.status != Status::Updating {
+            return self.core.go_back(name, why);
+        }
+        let trial = self.core.live(name).and_then(|live| live.trial.clone());
+        let pending = row.pending.as_ref().map(|pending| pending.config.as_str());
+        match trial.filter(|trial| Some(trial.new.config.as_str()) == pending) {
+            Some(trial) => trial.condemn(why),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the models of endpoint \"{name}\" are still being loaded; try again"),
+                ));
+            }
+        }
+        Ok(row)
+    }
+
+    /// The configuration that an endpoint answers by, from memory where it is in service; none
+    /// if there is no such endpoint.
+    pub fn config_of(&self, name: &str) -> Result<Option<String>> {
+        if let Some(live) = self.core.live(name) {
+            return Ok(Some(live.fleet.config.clone()));
+        }
+        Ok(self.core.store.get::<Endpoint>(name)?.map(|seen| seen.row.config))
+    }
+
+    /// The configuration whose variants are on trial beside those that serve, and the share of
+    /// the requests that they get.
+    pub fn on_trial(&self, name: &str) -> Option<(String, f64)> {
+        let live = self.core.live(name)?;
+        live.trial.as_ref().map(|trial| (trial.new.config.clone(), trial.share()))
     }
 
     /// Takes an endpoint out of service. Requests already accepted are still answered.
@@ -377,8 +361,7 @@ impl Host {
             at_rest(&seen.row, "delete")?;
             rows.delete::<Endpoint>(name)
         })?;
-        self.core.write_live().remove(name);
-        self.core.settled.notify_waiters();
+        self.core.forget(name);
         Ok(())
     }
 
@@ -449,87 +432,197 @@ impl Host {
         }
     }
 
-    /// Counts of every variant in service.
+    /// Counts of every variant in memory.
     pub fn counters(&self) -> Vec<Snapshot> {
-        let live = self.core.live.read().unwrap_or_else(PoisonError::into_inner);
-        let variants = live.iter().flat_map(|(name, live)| {
-            live.variants().map(move |variant| variant.counters.snapshot(name, &variant.name))
-        });
-        let mut all: Vec<Snapshot> = variants.collect();
-        // During an update both fleets count for a variant that stays.
-        all.dedup_by(|a, b| a.endpoint == b.endpoint && a.variant == b.variant);
-        all
+        self.core.snapshots()
+    }
+
+    /// How many models of multi-model endpoints are in memory, and the bytes they take.
+    pub fn models_held(&self) -> (usize, u64) {
+        self.core.shelf.held()
     }
 
     /// Answers one request. The crate's documentation says what each kind of error means.
     pub async fn invoke(&self, invocation: Invocation) -> Result<Answer> {
-        let arrived = Instant::now();
-        let request_media = Media::of_request(invocation.content_type.as_deref())?;
-        let answer_media = Media::of_answer(invocation.accept.as_deref(), request_media)?;
-        let variant = self.route(&invocation)?;
-        variant.counters.arrived();
-        let (reply, answer) = oneshot::channel();
-        let task = Task {
-            variant: Arc::clone(&variant),
-            target_model: invocation.target_model,
-            body: invocation.body,
-            request_media,
-            answer_media,
-            arrived,
+        let asked = Asked::of(&invocation)?;
+        let route = self.route(&invocation)?;
+        let (variant, made) = match route.trial {
+            None => (Arc::clone(&route.variant), self.ask(&route.variant, &asked).await),
+            Some((trial, stand_in)) => {
+                self.ask_on_trial(&trial, &route.variant, stand_in.as_ref(), &asked).await
+            }
         };
-        if let Err(error) = self.invocations.submit(move || task.run(reply)) {
-            variant.counters.failed(error.kind());
-            return Err(error.context(format_args!("endpoint \"{}\"", invocation.endpoint)));
+        let made = made.map_err(|error| match error.kind() {
+            ErrorKind::Exhausted => {
+                error.context(format_args!("endpoint \"{}\"", invocation.endpoint))
+            }
+            _ => error,
+        })?;
+        if made.finite {
+            route.live.remember(&asked, &made);
         }
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::internal("the thread that answers ended")),
+        Ok(answer_of(&variant, made, &asked))
+    }
+
+    /// The shadow variants that are to get a copy of the next request to an endpoint.
+    pub fn shadows_due(&self, endpoint: &str) -> Vec<String> {
+        let Some(live) = self.core.live(endpoint) else { return Vec::new() };
+        live.fleet.shadows_due().map(|shadow| shadow.variant.name.clone()).collect()
+    }
+
+    /// Has a shadow variant answer a copy of a request. It costs those who wait for answers
+    /// nothing: it is refused where the last copies are not done with.
+    pub async fn copy(&self, invocation: Invocation, shadow: &str) -> Result<Answer> {
+        let asked = Asked::of(&invocation)?;
+        let name = &invocation.endpoint;
+        let live = self.core.find_live(name)?;
+        let found = live.fleet.shadows.iter().find(|one| one.variant.name == shadow);
+        let variant = &found.ok_or_else(|| no_variant(name, shadow))?.variant;
+        fits(variant, &invocation)?;
+        let made = self.wait_for(variant.send(&self.copies, &asked)?).await?;
+        Ok(answer_of(variant, made, &asked))
+    }
+
+    async fn ask(&self, variant: &Arc<LiveVariant>, asked: &Asked) -> Result<Made> {
+        self.wait_for(variant.send(&self.invocations, asked)?).await
+    }
+
+    async fn wait_for(&self, answer: oneshot::Receiver<Result<Made>>) -> Result<Made> {
+        let timeout = self.core.settings.timeout;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(answer) => answered(answer),
             Err(_) => Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("no answer within {} s; ask for fewer instances", self.timeout.as_secs()),
+                format!("no answer within {} s; ask for fewer instances", timeout.as_secs()),
             )),
         }
     }
 
-    fn route(&self, invocation: &Invocation) -> Result<Arc<LiveVariant>> {
+    /// Asks a variant on trial, and an old one where it fails or is slow to answer.
+    async fn ask_on_trial(
+        &self,
+        trial: &Trial,
+        variant: &Arc<LiveVariant>,
+        stand_in: Option<&Arc<LiveVariant>>,
+        asked: &Asked,
+    ) -> (Arc<LiveVariant>, Result<Made>) {
+        let own = |made| (Arc::clone(variant), made);
+        let Some(stand_in) = stand_in else {
+            return own(match variant.send(&trial.lane, asked) {
+                Ok(answer) => self.wait_for(answer).await,
+                Err(error) => Err(error),
+            });
+        };
+        let began = Instant::now();
+        let mut answer = match variant.send(&trial.lane, asked) {
+            Ok(answer) => answer,
+            // Its threads are at their limit, which others must not pay for.
+            Err(_) => return (Arc::clone(stand_in), self.ask(stand_in, asked).await),
+        };
+        let first = tokio::time::timeout(trial.guard.patience, &mut answer).await;
+        let (made, how) = match first.map(answered) {
+            Ok(Ok(made)) if made.finite => {
+                trial.answered(variant, &made);
+                return own(Ok(made));
+            }
+            Ok(Ok(made)) => (Ok(made), "it gave a number that is not finite".to_owned()),
+            Ok(Err(error)) => {
+                let how = error.to_string();
+                (Err(error), how)
+            }
+            Err(_) => return self.ask_both(trial, variant, answer, stand_in, asked, began).await,
+        };
+        match self.ask(stand_in, asked).await {
+            Ok(good) if good.finite => {
+                trial.failed(variant, &how);
+                (Arc::clone(stand_in), Ok(good))
+            }
+            // What neither can answer is the request's own fault.
+            _ => own(made),
+        }
+    }
+
+    /// Takes the first good answer of a variant on trial that is slow and of an old one.
+    async fn ask_both(
+        &self,
+        trial: &Trial,
+        variant: &Arc<LiveVariant>,
+        mut answer: oneshot::Receiver<Result<Made>>,
+        stand_in: &Arc<LiveVariant>,
+        asked: &Asked,
+        began: Instant,
+    ) -> (Arc<LiveVariant>, Result<Made>) {
+        let other = self.ask(stand_in, asked);
+        tokio::pin!(other);
+        tokio::select! {
+            biased;
+            made = &mut answer => match answered(made) {
+                Ok(made) if made.finite => {
+                    trial.answered(variant, &made);
+                    (Arc::clone(variant), Ok(made))
+                }
+                failed => match other.await {
+                    Ok(good) if good.finite => {
+                        let how = failed.err().map_or_else(
+                            || "it gave a number that is not finite".to_owned(),
+                            |error| error.to_string(),
+                        );
+                        trial.failed(variant, &how);
+                        (Arc::clone(stand_in), Ok(good))
+                    }
+                    _ => (Arc::clone(variant), failed),
+                },
+            },
+            made = &mut other => {
+                if let Ok(good) = &made {
+                    trial.was_late(variant, began.elapsed(), good.took);
+                    return (Arc::clone(stand_in), made);
+                }
+                (Arc::clone(variant), self.wait_for(answer).await)
+            }
+        }
+    }
+
+    fn route(&self, invocation: &Invocation) -> Result<Route> {
         let name = &invocation.endpoint;
         let live = self.core.find_live(name)?;
-        let (fleet, other) = live.turn();
-        let variant = match &invocation.target_variant {
-            None => {
-                let turn = fleet.wheel.lock().unwrap_or_else(PoisonError::into_inner).turn();
-                Arc::clone(&fleet.variants[turn])
-            }
-            Some(target) => {
-                let mut all = fleet.variants.iter().chain(other.iter().flat_map(|f| &f.variants));
-                let found = all.find(|variant| variant.name == *target);
-                found.cloned().ok_or_else(|| no_variant(name, target))?
+        let (fleet, other) = match &live.trial {
+            None => (&live.fleet, None),
+            Some(trial) => {
+                let (now, other) = trial.turn();
+                (now, Some(other))
             }
         };
-        match (&variant.source, invocation.target_model.is_some()) {
-            (Source::One(_), true) => Err(Error::new(
-                ErrorKind::Conflict,
-                format!(
-                    "endpoint \"{name}\" is not a multi-model endpoint: leave out the target model"
-                ),
-            )),
-            (Source::Many(_), false) => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("endpoint \"{name}\" is a multi-model endpoint: name a target model"),
-            )),
-            _ => Ok(variant),
-        }
+        let (fleet, variant) = match &invocation.target_variant {
+            None => (fleet, fleet.turn()),
+            Some(target) => {
+                let own = fleet.named(target).map(|found| (fleet, found));
+                let found = own.or_else(|| {
+                    let other = other?;
+                    Some((other, other.named(target)?))
+                });
+                found.ok_or_else(|| no_variant(name, target))?
+            }
+        };
+        fits(variant, invocation)?;
+        let on_trial = live.trial.as_ref().filter(|trial| Arc::ptr_eq(&trial.new, fleet));
+        let trial = on_trial.map(|trial| {
+            let stand_in = trial.stand_in(variant, invocation.target_variant.is_some());
+            (Arc::clone(trial), stand_in.cloned())
+        });
+        Ok(Route { live: Arc::clone(fleet), variant: Arc::clone(variant), trial })
     }
 
     fn deploy(&self, name: &str) {
         let (core, own) = (Arc::clone(&self.core), name.to_owned());
         let queued = self.deployments.submit(move || {
-            let row = core.row(&own);
-            let rollout = row.as_ref().ok().and_then(|row| row.pending.as_ref()?.rollout.clone());
-            let loaded = row.and_then(|row| core.load(&row));
-            match (loaded, rollout) {
-                (Ok(fleet), Some(rollout)) => Core::begin_rollout(&core, own, fleet, rollout),
-                (loaded, _) => core.settle(&own, loaded),
+            let loaded = core.row(&own).and_then(|row| {
+                let fleet = core.load(&row)?;
+                Ok((row, fleet))
+            });
+            match loaded {
+                Ok((row, fleet)) => Core::begin(&core, &row, fleet),
+                Err(error) => core.settle(&own, Err(error)),
             }
         });
         if let Err(refused) = queued {
@@ -538,284 +631,50 @@ impl Host {
     }
 }
 
-impl Core {
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn row(&self, name: &str) -> Result<Endpoint> {
-        find(self.store.get(name)?, "endpoint", name).map(|seen| seen.row)
-    }
-
-    fn write_live(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Live>>> {
-        self.live.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put_live(&self, name: &str, fleet: Fleet) {
-        self.put_fleets(name, Arc::new(fleet), None);
-    }
-
-    fn put_fleets(&self, name: &str, fleet: Arc<Fleet>, next: Option<Next>) {
-        self.write_live().insert(name.to_owned(), Arc::new(Live { fleet, next }));
-    }
-
-    /// Takes the fleet that an update brought out of the turns.
-    fn drop_next(&self, name: &str) {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if let Some(live) = live.filter(|live| live.next.is_some()) {
-            self.put_fleets(name, Arc::clone(&live.fleet), None);
-        }
-    }
-
-    /// Starts a rollout on a thread of its own: it may wait for hours.
-    fn begin_rollout(core: &Arc<Core>, name: String, fleet: Fleet, rollout: Rollout) {
-        // An endpoint that failed has nothing to share its traffic with.
-        if !core.write_live().contains_key(&name) {
-            return core.settle(&name, Ok(fleet));
-        }
-        let (weak, own) = (Arc::downgrade(core), name.clone());
-        let started = std::thread::Builder::new()
-            .name("rollout".to_owned())
-            .spawn(move || roll(&weak, &own, fleet, &rollout));
-        if let Err(cause) = started {
-            core.settle(&name, Err(Error::io("starting the rollout", cause)));
-        }
-    }
-
-    fn find_live(&self, name: &str) -> Result<Arc<Live>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        match live {
-            Some(live) => Ok(live),
-            None => Err(not_in_service(name, self.store.get::<Endpoint>(name)?.as_deref())),
-        }
-    }
-
-    /// Loads what a row is on its way to, or what it has.
-    fn load(&self, row: &Endpoint) -> Result<Fleet> {
-        let variants = row.pending.as_ref().map_or(&row.variants, |pending| &pending.variants);
-        self.load_variants(&row.name, variants)
-    }
-
-    fn load_variants(&self, name: &str, variants: &[Deployed]) -> Result<Fleet> {
-        let before = self.live.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let load = |variant: &Deployed| {
-            let source = match variant.holding {
-                Holding::Many { keep } => {
-                    Source::Many(Shelf::new(&variant.artifact, keep, Arc::clone(&self.models)))
-                }
-                // A loader that panics must not leave the endpoint Creating for ever.
-                Holding::One => {
-                    catch_unwind(AssertUnwindSafe(|| self.models.load(&variant.artifact)))
-                        .unwrap_or_else(|_| Err(Error::internal("loading panicked")))
-                        .map(Source::One)
-                        .map_err(|error| {
-                            error.context(format_args!("model \"{}\"", variant.model))
-                        })?
-                }
-            };
-            let known = before.iter().flat_map(|live| live.variants());
-            let counters = known
-                .filter(|have| have.name == variant.name)
-                .map(|have| Arc::clone(&have.counters))
-                .next()
-                .unwrap_or_default();
-            let (name, model) = (variant.name.clone(), variant.model.clone());
-            Ok(Arc::new(LiveVariant { name, model, source, counters }))
-        };
-        let loaded = variants.iter().map(load).collect::<Result<_>>()?;
-        Ok(Fleet { variants: loaded, wheel: Mutex::new(wheel_of(variants)?) })
-    }
-
-    /// Brings an endpoint back as its row has it, at the start of the process.
-    fn resume(&self, name: &str, row: &Endpoint) -> Result<()> {
-        let loaded = self.load_variants(name, &row.variants);
-        let mut row = row.clone();
-        match loaded {
-            Ok(live) => {
-                self.put_live(name, live);
-                // A file that is back repairs an endpoint that failed for want of it.
-                if matches!(row.status, Status::Creating | Status::Failed) {
-                    row.status = Status::InService;
-                    row.failure_reason = None;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(endpoint = name, %error, "endpoint does not load");
-                if row.status != Status::Updating {
-                    row.status = Status::Failed;
-                }
-                row.failure_reason = Some(error.to_string());
-            }
-        }
-        self.store.put(name, &row)?;
-        Ok(())
-    }
-
-    /// Ends a creation or an update with what loading gave.
-    fn settle(&self, name: &str, loaded: Result<Fleet>) {
-        let changing = self.changing();
-        if let Err(error) = self.try_settle(name, loaded) {
-            tracing::error!(endpoint = name, %error, "failed to record an endpoint's state");
-        }
-        drop(changing);
-        self.settled.notify_waiters();
-    }
-
-    fn try_settle(&self, name: &str, loaded: Result<Fleet>) -> Result<()> {
-        let mut row = self.row(name)?;
-        let pending = row.pending.take();
-        row.modified_at = self.clock.now();
-        match loaded {
-            Ok(live) => {
-                if let Some(pending) = pending {
-                    (row.config, row.variants) = (pending.config, pending.variants);
-                }
-                row.status = Status::InService;
-                row.failure_reason = None;
-                self.put_live(name, live);
-            }
-            Err(error) => {
-                self.drop_next(name);
-                let has_old = self.write_live().contains_key(name);
-                row.status = if has_old { Status::InService } else { Status::Failed };
-                row.failure_reason = Some(match pending {
-                    Some(pending) => format!("update to \"{}\" undone: {error}", pending.config),
-                    None => error.to_string(),
-                });
-            }
-        }
-        self.store.put(name, &row)?;
-        Ok(())
+impl Asked {
+    fn of(invocation: &Invocation) -> Result<Asked> {
+        let request_media = Media::of_request(invocation.content_type.as_deref())?;
+        Ok(Asked {
+            body: invocation.body.clone(),
+            request_media,
+            answer_media: Media::of_answer(invocation.accept.as_deref(), request_media)?,
+            target_model: invocation.target_model.clone(),
+            arrived: Instant::now(),
+        })
     }
 }
 
-/// How often a rollout looks after its alarms.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Moves an endpoint's traffic step by step, and undoes it when an alarm rings or the time is
-/// out. Ends without a word when the host is gone: its row begins the update anew.
-fn roll(core: &Weak<Core>, name: &str, fleet: Fleet, rollout: &Rollout) {
-    let began = Instant::now();
-    let fleet = Arc::new(fleet);
-    for (step, share) in rollout.shares.iter().enumerate() {
-        let last = step + 1 == rollout.shares.len();
-        let Some(owner) = core.upgrade() else { return };
-        let shifted = owner.shift(name, &fleet, *share);
-        drop(owner);
-        let wait = rollout.wait() + if last { rollout.keep() } else { Duration::ZERO };
-        let outcome = shifted.and_then(|()| bake(core, rollout, began, wait));
-        match outcome {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                if let Some(owner) = core.upgrade() {
-                    owner.settle(name, Err(error));
-                }
-                return;
-            }
-        }
-    }
-    let Some(owner) = core.upgrade() else { return };
-    let wheel = fleet.wheel.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let all = Fleet { variants: fleet.variants.clone(), wheel: Mutex::new(wheel) };
-    owner.settle(name, Ok(all));
-}
-
-/// Waits under the eyes of the alarms; `false` when the host is gone.
-fn bake(core: &Weak<Core>, rollout: &Rollout, began: Instant, wait: Duration) -> Result<bool> {
-    let until = Instant::now() + wait;
-    loop {
-        let Some(owner) = core.upgrade() else { return Ok(false) };
-        let watch = owner.watch.get().filter(|_| !rollout.alarms.is_empty());
-        if let Some(why) = watch.and_then(|watch| (watch.0)(&rollout.alarms)) {
-            return Err(Error::new(ErrorKind::Conflict, why));
-        }
-        drop(owner);
-        if rollout.limit_secs.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
-            return Err(Error::new(ErrorKind::Unavailable, "it took longer than it was given"));
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(true);
-        }
-        std::thread::sleep(left.min(LOOK));
+fn answer_of(variant: &LiveVariant, made: Made, asked: &Asked) -> Answer {
+    Answer {
+        body: made.body,
+        content_type: asked.answer_media.as_str(),
+        variant: variant.name.clone(),
+        model: variant.model.clone(),
+        artifact: asked.target_model.as_ref().unwrap_or(&variant.artifact).clone(),
+        latency: asked.arrived.elapsed(),
     }
 }
 
-impl Core {
-    /// Gives the new fleet its share of the requests.
-    fn shift(&self, name: &str, fleet: &Arc<Fleet>, share: f64) -> Result<()> {
-        let _changing = self.changing();
-        let old = Arc::clone(&self.find_live(name)?.fleet);
-        let split = Mutex::new(Wheel::new(vec![1.0 - share, share])?);
-        self.put_fleets(name, old, Some(Next { fleet: Arc::clone(fleet), split }));
-        Ok(())
-    }
+fn answered(answer: Result<Result<Made>, oneshot::error::RecvError>) -> Result<Made> {
+    answer.unwrap_or_else(|_| Err(Error::internal("the thread that answers ended")))
 }
 
-/// One invocation on its way through a thread.
-struct Task {
-    variant: Arc<LiveVariant>,
-    target_model: Option<String>,
-    body: Bytes,
-    request_media: Media,
-    answer_media: Media,
-    arrived: Instant,
-}
-
-impl Task {
-    fn run(self, reply: oneshot::Sender<Result<Answer>>) {
-        let made = catch_unwind(AssertUnwindSafe(|| self.answer(|| !reply.is_closed())))
-            .unwrap_or_else(|_| Err(Error::internal("the model panicked")));
-        let counters = &self.variant.counters;
-        let latency = self.arrived.elapsed();
-        if reply.is_closed() {
-            return counters.failed(ErrorKind::Unavailable);
-        }
-        match &made {
-            Ok((_, series)) => counters.answered(*series, latency),
-            Err(error) => counters.failed(error.kind()),
-        }
-        let answer = made.map(|(body, _)| Answer {
-            body,
-            content_type: self.answer_media.as_str(),
-            variant: self.variant.name.clone(),
-            model: self.variant.model.clone(),
-            latency,
-        });
-        if reply.send(answer).is_err() {
-            tracing::debug!("the client left while its answer was on the way");
-        }
+/// Whether a request names a model if and only if the variant has many.
+fn fits(variant: &LiveVariant, invocation: &Invocation) -> Result<()> {
+    let name = &invocation.endpoint;
+    match (variant.has_many(), invocation.target_model.is_some()) {
+        (false, true) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "endpoint \"{name}\" is not a multi-model endpoint: leave out the target model"
+            ),
+        )),
+        (true, false) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("endpoint \"{name}\" is a multi-model endpoint: name a target model"),
+        )),
+        _ => Ok(()),
     }
-
-    fn answer(&self, go_on: impl Fn() -> bool) -> Result<(Vec<u8>, usize)> {
-        let named;
-        let predictor = match &self.variant.source {
-            Source::One(predictor) => &**predictor,
-            Source::Many(shelf) => {
-                named = shelf.get(self.target_model.as_deref().unwrap_or_default())?;
-                &*named
-            }
-        };
-        let shape = Shape::of(predictor);
-        let request = match self.request_media {
-            Media::Json => Request::parse(&self.body, shape)?,
-            Media::JsonLines => Request::parse_lines(&self.body, Configuration::default(), shape)?,
-        };
-        let place = |k: usize| format!("instances[{k}]");
-        let options = request.configuration.options();
-        let forecasts = batch::predict(predictor, &request.series, &options, place, go_on)?;
-        let body = answer::write(&forecasts, &request.configuration, self.answer_media)?;
-        Ok((body, forecasts.len()))
-    }
-}
-
-fn find<R>(
-    row: Option<metastore::Versioned<R>>,
-    what: &str,
-    name: &str,
-) -> Result<metastore::Versioned<R>> {
-    row.ok_or_else(|| Error::not_found(format!("could not find {what} \"{name:.80}\"")))
 }
 
 /// The variants of a configuration with the files of their models.
@@ -829,32 +688,10 @@ fn resolve(rows: &metastore::Transaction<'_>, config: &str) -> Result<Vec<Deploy
             artifact: model.row.artifact,
             holding: model.row.holding,
             weight: variant.weight,
+            shadow: variant.shadow,
         })
     };
     config.row.variants.iter().map(deployed).collect()
-}
-
-fn wheel_of(variants: &[Deployed]) -> Result<Wheel> {
-    Wheel::new(variants.iter().map(|variant| variant.weight).collect())
-}
-
-fn at_rest<'a>(row: &'a Endpoint, doing: &str) -> Result<&'a Endpoint> {
-    match row.status {
-        Status::InService | Status::Failed => Ok(row),
-        Status::Creating | Status::Updating => Err(Error::new(
-            ErrorKind::Conflict,
-            format!("cannot {doing} in-progress endpoint \"{}\", wait for it", row.name),
-        )),
-    }
-}
-
-fn not_in_service(name: &str, row: Option<&Endpoint>) -> Error {
-    let Some(row) = row else {
-        return Error::not_found(format!("could not find endpoint \"{name:.80}\""));
-    };
-    let why = row.failure_reason.as_deref().unwrap_or("its models are not loaded");
-    let status = row.status.as_str();
-    Error::new(ErrorKind::Unavailable, format!("endpoint \"{name}\" is {status}: {why}"))
 }
 
 fn no_variant(endpoint: &str, variant: &str) -> Error {

@@ -29,9 +29,12 @@
 
 pub mod answer;
 pub mod batch;
+
 mod counters;
 mod endpoint;
+mod fleet;
 mod host;
+mod lifecycle;
 mod media;
 mod models;
 mod pool;
@@ -39,12 +42,17 @@ pub mod request;
 mod rollout;
 mod route;
 mod shelf;
+mod trial;
 
-pub use counters::Snapshot;
-pub use endpoint::{Deployed, Endpoint, EndpointConfig, Holding, Model, Pending, Status, Variant};
+pub use counters::{LATENCY_BOUNDS_MICROS, Snapshot};
+pub use endpoint::{
+    Deployed, Endpoint, EndpointConfig, Holding, Model, Pending, Previous, Status, Variant,
+};
 pub use host::{Answer, Host, Invocation, Settings};
+pub use lifecycle::{Accuracy, Comparison};
 pub use media::Media;
 pub use models::Loader;
 pub use request::{Configuration, Request, Shape};
 pub use rollout::{Rollout, Watch};
 pub use route::Wheel;
+pub use trial::Guard;

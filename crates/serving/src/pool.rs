@@ -13,17 +13,30 @@ use base::{Error, ErrorKind, Result};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Runs tasks in the order they came, on a fixed number of threads. Dropping it runs what is
-/// queued and waits for the threads.
+/// What the threads of a pool are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Somebody waits for it. Dropping the pool runs what is queued and waits for the threads.
+    Owed,
+    /// It may never end, since a model nobody trusts yet does it: dropping the pool leaves the
+    /// threads to themselves.
+    Doubtful,
+    /// Nobody waits for it, and it must take nothing from those who do: the threads run only
+    /// when a processor is idle. They are left to themselves too.
+    Idle,
+}
+
+/// Runs tasks in the order they came, on a fixed number of threads.
 #[derive(Debug)]
 pub(crate) struct Pool {
     tasks: Option<SyncSender<Task>>,
     threads: Vec<JoinHandle<()>>,
     queue: usize,
+    work: Work,
 }
 
 impl Pool {
-    pub(crate) fn new(name: &str, threads: usize, queue: usize) -> Result<Pool> {
+    pub(crate) fn new(name: &str, work: Work, threads: usize, queue: usize) -> Result<Pool> {
         if threads == 0 || queue == 0 {
             return Err(Error::invalid(format!(
                 "{name} with {threads} threads and a queue of {queue}; both must be at least 1"
@@ -35,11 +48,16 @@ impl Pool {
             let source = Arc::clone(&source);
             std::thread::Builder::new()
                 .name(format!("{name}-{k}"))
-                .spawn(move || work(&source))
+                .spawn(move || {
+                    if work == Work::Idle {
+                        step_back();
+                    }
+                    run(&source);
+                })
                 .map_err(|cause| Error::io(format!("start thread {name}-{k}"), cause))
         };
         let threads = (0..threads).map(start).collect::<Result<_>>()?;
-        Ok(Pool { tasks: Some(tasks), threads, queue })
+        Ok(Pool { tasks: Some(tasks), threads, queue, work })
     }
 
     /// Queues `task`; [`ErrorKind::Exhausted`] when the queue is full.
@@ -55,7 +73,15 @@ impl Pool {
     }
 }
 
-fn work(source: &Mutex<Receiver<Task>>) {
+/// The least priority there is, for the calling thread.
+fn step_back() {
+    // Linux takes "this process" as the calling thread.
+    if let Err(cause) = rustix::process::setpriority_process(None, 19) {
+        tracing::warn!(%cause, "copies for shadow variants run at everybody's priority");
+    }
+}
+
+fn run(source: &Mutex<Receiver<Task>>) {
     loop {
         // Only the wait happens under the lock; the task runs outside of it.
         let next = source.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -69,6 +95,9 @@ fn work(source: &Mutex<Receiver<Task>>) {
 impl Drop for Pool {
     fn drop(&mut self) {
         drop(self.tasks.take());
+        if self.work != Work::Owed {
+            return;
+        }
         let own = std::thread::current().id();
         for thread in self.threads.drain(..) {
             // The last owner may be one of the threads themselves.
@@ -87,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_recovers() {
-        let pool = Pool::new("test", 1, 2).unwrap();
+        let pool = Pool::new("test", Work::Owed, 1, 2).unwrap();
         let (go, wait) = channel::<()>();
         let (started, start) = channel();
         pool.submit(move || {
@@ -111,11 +140,45 @@ mod tests {
 
     #[test]
     fn a_panic_costs_its_own_task_only() {
-        let pool = Pool::new("test", 1, 4).unwrap();
+        let pool = Pool::new("test", Work::Owed, 1, 4).unwrap();
         pool.submit(|| panic!("told to")).unwrap();
         let (done, results) = channel();
         pool.submit(move || done.send(1).unwrap()).unwrap();
         assert_eq!(results.recv().unwrap(), 1);
-        assert!(Pool::new("test", 0, 1).is_err());
+        assert!(Pool::new("test", Work::Owed, 0, 1).is_err());
+    }
+
+    #[test]
+    fn a_task_without_an_end_holds_nobody_who_drops_its_pool() {
+        let pool = Pool::new("test", Work::Doubtful, 1, 1).unwrap();
+        let (go, wait) = channel::<()>();
+        let (ended, end) = channel();
+        pool.submit(move || {
+            wait.recv().unwrap();
+            ended.send(()).unwrap();
+        })
+        .unwrap();
+        drop(pool);
+        go.send(()).unwrap();
+        end.recv().unwrap();
+    }
+
+    #[test]
+    fn idle_work_has_the_least_priority_and_no_other_has() {
+        let nice = |work| {
+            let pool = Pool::new("test", work, 1, 1).unwrap();
+            let (done, results) = channel();
+            pool.submit(move || {
+                let own = rustix::process::getpriority_process(None);
+                done.send(own.unwrap()).unwrap();
+            })
+            .unwrap();
+            results.recv().unwrap()
+        };
+        let own = rustix::process::getpriority_process(None).unwrap();
+        assert_eq!(nice(Work::Owed), own);
+        assert_eq!(nice(Work::Idle), 19);
+        // It is the thread that steps back, not the process.
+        assert_eq!(rustix::process::getpriority_process(None).unwrap(), own);
     }
 }

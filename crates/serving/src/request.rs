@@ -320,7 +320,7 @@ impl Request {
 }
 
 /// Reads one instance and checks what needs no model.
-pub(crate) fn parse_instance(text: &str, shape: Shape) -> Result<TimeSeries> {
+pub fn parse_instance(text: &str, shape: Shape) -> Result<TimeSeries> {
     check_instance(jsonl::parse_series(text, shape.freq)?, shape)
 }
 

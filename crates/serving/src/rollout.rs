@@ -26,6 +26,12 @@ pub struct Rollout {
 pub type Watch = Arc<dyn Fn(&[String]) -> Option<String> + Send + Sync>;
 
 impl Rollout {
+    /// One step, without a wait.
+    pub(crate) fn at_once() -> Rollout {
+        let (shares, alarms) = (vec![1.0], Vec::new());
+        Rollout { shares, wait_secs: 0, keep_secs: 0, limit_secs: None, alarms }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let rising = self.shares.windows(2).all(|two| two[0] < two[1]);
         let within = self.shares.iter().all(|share| *share > 0.0 && *share <= 1.0);

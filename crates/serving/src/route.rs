@@ -28,6 +28,12 @@ impl Wheel {
         Ok(Wheel { credit: vec![0.0; weights.len()], weights })
     }
 
+    /// The share of the requests that an index gets.
+    pub fn share(&self, index: usize) -> f64 {
+        let sum: f64 = self.weights.iter().sum();
+        self.weights.get(index).map_or(0.0, |weight| weight / sum)
+    }
+
     /// The index that answers next. Ties go to the first.
     pub fn turn(&mut self) -> usize {
         let mut best = None;

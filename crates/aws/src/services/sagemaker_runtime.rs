@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use base::ErrorKind;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use serving::Invocation;
 
 use crate::call::{Call, Outcome, Reply, Service, operation, route};
 use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
-use crate::services::sagemaker::{capture, hosting};
+use crate::services::sagemaker::capture;
+use crate::services::sagemaker::hosting::Besides;
 
 /// Most bytes of a request's body (AWS: 6 MB).
 const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
@@ -73,19 +75,42 @@ struct Invoke {
     inference_id: Option<String>,
 }
 
-/// Copies at a time; more are left out, since nobody waits for a shadow.
-static COPIES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(8);
-
-/// Sends a copy of a request to a shadow variant; its answer is dropped.
-fn copy(rooms: &Arc<Rooms>, invocation: Invocation) {
-    let Ok(place) = COPIES.try_acquire() else { return };
+/// Sends a copy of a request to a shadow variant, whose answer nobody gets: it is captured.
+fn copy(rooms: &Arc<Rooms>, invocation: Invocation, shadow: String, capturing: Option<Capturing>) {
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move {
-        if let Err(error) = rooms.host.invoke(invocation).await {
-            tracing::debug!(%error, "a shadow variant did not answer");
+        let body = invocation.body.clone();
+        match (rooms.host.copy(invocation, &shadow).await, capturing) {
+            (Ok(answer), Some(capturing)) => capturing.capture(&rooms, &body, &answer),
+            (Ok(_), None) => {}
+            (Err(error), _) => tracing::debug!(shadow, %error, "a shadow variant did not answer"),
         }
-        drop(place);
     });
+}
+
+/// What is captured beside a request and its answer.
+#[derive(Clone)]
+struct Capturing {
+    config: Value,
+    endpoint: String,
+    content_type: String,
+    inference_id: Option<String>,
+    custom_attributes: Option<String>,
+}
+
+impl Capturing {
+    fn capture(&self, rooms: &Rooms, body: &Bytes, answer: &serving::Answer) {
+        let exchange = capture::Exchange {
+            endpoint: &self.endpoint,
+            variant: &answer.variant,
+            model: &answer.model,
+            input: (body, &self.content_type),
+            output: (&answer.body, answer.content_type),
+            inference_id: self.inference_id.as_deref(),
+            custom_attributes: self.custom_attributes.as_deref(),
+        };
+        capture::capture(rooms, &self.config, &exchange);
+    }
 }
 
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
@@ -108,17 +133,10 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     }
     let account = &rooms.settings.account_id;
     let endpoint = &input.endpoint_name;
-    let Ok(row) = rooms.host.endpoint(endpoint) else {
+    let Some(config) = rooms.host.config_of(endpoint)? else {
         return Err(Fault::invalid(format!("Endpoint {endpoint} of account {account} not found.")));
     };
-    let beside = hosting::beside(rooms, &row)?;
-    if let (Some((shadow, _)), Some(target)) = (&beside.shadow, &input.target_variant)
-        && shadow == target
-    {
-        return Err(Fault::invalid(format!(
-            "TargetVariant {target:?} is a shadow variant, whose answers nobody gets"
-        )));
-    }
+    let beside = Besides::of(rooms, endpoint, &config)?;
     let invocation = Invocation {
         endpoint: endpoint.clone(),
         body: call.body.clone(),
@@ -127,11 +145,17 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         target_variant: input.target_variant.clone(),
         target_model: input.target_model.clone(),
     };
-    if let Some((shadow, percent)) = &beside.shadow
-        && input.target_variant.is_none()
-        && capture::drawn(*percent)
-    {
-        copy(rooms, Invocation { target_variant: Some(shadow.clone()), ..invocation.clone() });
+    let capturing = beside.capture.map(|config| Capturing {
+        config,
+        endpoint: endpoint.clone(),
+        content_type: call.header("content-type").unwrap_or("application/json").to_owned(),
+        inference_id: input.inference_id,
+        custom_attributes: input.custom_attributes,
+    });
+    if input.target_variant.is_none() {
+        for shadow in rooms.host.shadows_due(endpoint) {
+            copy(rooms, invocation.clone(), shadow, capturing.clone());
+        }
     }
     let invoked = rooms.host.invoke(invocation).await;
     let answer = invoked.map_err(|error| {
@@ -151,16 +175,8 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
-    if let Some(config) = &beside.capture {
-        let exchange = capture::Exchange {
-            endpoint,
-            variant: &answer.variant,
-            input: (&call.body, call.header("content-type").unwrap_or("application/json")),
-            output: (&answer.body, answer.content_type),
-            inference_id: input.inference_id.as_deref(),
-            custom_attributes: input.custom_attributes.as_deref(),
-        };
-        capture::capture(rooms, config, &exchange);
+    if let Some(capturing) = capturing {
+        capturing.capture(rooms, &call.body, &answer);
     }
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop where they are")]
 #![expect(clippy::print_stdout, reason = "figures of a run are read by people")]
 
+mod accuracy;
 mod arrivals;
 mod aws;
 mod bench;
@@ -24,6 +25,7 @@ mod peers;
 mod pipeline;
 mod questions;
 mod readers;
+mod refusals;
 mod remote;
 mod resend;
 mod retained;
@@ -34,5 +36,6 @@ mod sheets;
 mod storage;
 mod topics;
 mod training;
+mod transforms;
 mod trial;
 mod upkeep;

@@ -2,6 +2,7 @@
 //! give way to others, and wherever that is killed, the rows are the same.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -314,12 +315,18 @@ async fn e2_d2_readers_racing_compaction_count_each_row_once() {
         let (world, done) = (Arc::clone(&world), Arc::clone(&done));
         async move {
             let (mut by_catalog, mut by_listing, mut rounds) = (0, 0, 0);
+            // A swap may come between looking and opening, so a file is opened where it is or,
+            // failing that, where it went; GET of S3 does the same.
+            let open = |path: &Path| {
+                let moved = || Reader::open(&world.lake.moved_to(path).unwrap());
+                Reader::open(path).or_else(|_gone| moved()).unwrap()
+            };
             while !done.load(Ordering::SeqCst) {
                 let buckets = world.lake.buckets();
                 let mut rows = Vec::new();
                 for object in buckets.list("bkt", "curated/").await.unwrap() {
                     let path = buckets.verify("bkt", &object.key).unwrap().path;
-                    rows.extend(column_n(&path));
+                    rows.extend(rows_of(&open(&path)));
                 }
                 let mut known = rows.clone();
                 known.sort_unstable();
@@ -329,13 +336,7 @@ async fn e2_d2_readers_racing_compaction_count_each_row_once() {
                 by_listing = rows.len();
                 if let Some(table) = world.lake.catalog().find_table("air", "curated").unwrap() {
                     let files = world.lake.files(&table).await.unwrap();
-                    // A swap may come between looking and opening, so it is opened where it is
-                    // or, failing that, where it went.
-                    let read = |file: &lake::TableFile| {
-                        let moved = || Reader::open(&world.lake.moved_to(&file.path).unwrap());
-                        let reader = Reader::open(&file.path).or_else(|_gone| moved()).unwrap();
-                        rows_of(&reader).len()
-                    };
+                    let read = |file: &lake::TableFile| rows_of(&open(&file.path)).len();
                     let rows: usize = files.iter().map(read).sum();
                     assert!(rows >= by_catalog, "a query missed rows");
                     by_catalog = rows;

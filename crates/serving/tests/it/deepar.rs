@@ -55,7 +55,8 @@ async fn serve(model: &Path) -> Host {
     let loader = Arc::new(|path: &Path| training::load(path));
     let host = Host::open(store, Arc::new(SystemClock), loader, Settings::default()).unwrap();
     host.create_model("m", model).unwrap();
-    let variant = Variant { name: "AllTraffic".into(), model: "m".into(), weight: 1.0 };
+    let variant =
+        Variant { name: "AllTraffic".into(), model: "m".into(), weight: 1.0, shadow: None };
     host.create_config("c", vec![variant]).unwrap();
     host.create_endpoint("e", "c").unwrap();
     let row = host.settled("e").await.unwrap();
@@ -152,7 +153,7 @@ async fn a_damaged_file_never_serves() {
         let (name, path) = (format!("cut-{k}"), folder.path().join(format!("cut-{k}")));
         std::fs::write(&path, &whole[..cut]).unwrap();
         host.create_model(&name, &path).unwrap();
-        let variant = Variant { name: "v".into(), model: name.clone(), weight: 1.0 };
+        let variant = Variant { name: "v".into(), model: name.clone(), weight: 1.0, shadow: None };
         host.create_config(&name, vec![variant]).unwrap();
         host.create_endpoint(&name, &name).unwrap();
         let row = host.settled(&name).await.unwrap();

@@ -57,15 +57,15 @@ fn load(path: &Path) -> Result<Box<dyn Predictor>> {
     }
 }
 
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
-    store: Metastore,
-    loader: Loader,
-    settings: Settings,
+    pub(crate) store: Metastore,
+    pub(crate) loader: Loader,
+    pub(crate) settings: Settings,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         World {
             dir: tempfile::tempdir().unwrap(),
             store: Metastore::in_memory().unwrap(),
@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    fn start(&self) -> Arc<Host> {
+    pub(crate) fn start(&self) -> Arc<Host> {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(7)));
         let loader = Arc::clone(&self.loader);
         Arc::new(Host::open(self.store.clone(), clock, loader, self.settings).unwrap())
@@ -87,23 +87,23 @@ impl World {
     }
 
     /// A configuration of variants (name, content of the model file, weight).
-    fn config(&self, host: &Host, config: &str, variants: &[(&str, &str, f64)]) {
+    pub(crate) fn config(&self, host: &Host, config: &str, variants: &[(&str, &str, f64)]) {
         let make = |(name, text, weight): &(&str, &str, f64)| {
             let model = format!("{config}-{name}");
             host.create_model(&model, &self.file(&model, text)).unwrap();
-            Variant { name: (*name).into(), model, weight: *weight }
+            Variant { name: (*name).into(), model, weight: *weight, shadow: None }
         };
         host.create_config(config, variants.iter().map(make).collect()).unwrap();
     }
 }
 
-fn ask(endpoint: &str) -> Invocation {
+pub(crate) fn ask(endpoint: &str) -> Invocation {
     let body = r#"{"instances": [{"start": "2021-02-05", "target": [5]}],
                    "configuration": {"output_types": ["mean"]}}"#;
     Invocation { endpoint: endpoint.into(), body: body.into(), ..Invocation::default() }
 }
 
-async fn mean(host: &Host, endpoint: &str) -> Result<f64> {
+pub(crate) async fn mean(host: &Host, endpoint: &str) -> Result<f64> {
     let answer = host.invoke(ask(endpoint)).await?;
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     Ok(body["predictions"][0]["mean"][0].as_f64().unwrap())
@@ -126,6 +126,7 @@ async fn from_a_model_to_an_answer_and_back_again_after_a_restart() {
         .unwrap();
     assert_eq!(answer.content_type, "application/json");
     assert_eq!(answer.variant, "all");
+    assert_eq!((answer.model.as_str(), answer.artifact.as_str()), ("c-all", "c-all"));
     assert_eq!(answer.body, br#"{"predictions":[{"mean":[5.0,5.0]}]}"#);
     // What it serves is its own: the names it was made of may go.
     host.delete_config("c").unwrap();
@@ -200,6 +201,23 @@ async fn weights_share_traffic_exactly_and_a_target_overrides_them() {
 }
 
 #[tokio::test]
+async fn ten_thousand_requests_are_shared_as_the_weights_say_also_when_they_change() {
+    let world = World::new();
+    let host = world.start();
+    world.config(&host, "c", &[("a", "1", 0.9), ("b", "2", 0.1)]);
+    host.create_endpoint("e", "c").unwrap();
+    host.settled("e").await.unwrap();
+    for share in [0.1, 0.35, 0.0] {
+        host.update_weights("e", &[("a".into(), 1.0 - share), ("b".into(), share)]).unwrap();
+        let mut of_b = 0.0;
+        for _ in 0..10_000 {
+            of_b += mean(&host, "e").await.unwrap() - 1.0;
+        }
+        assert!((of_b / 10_000.0 - share).abs() < 0.0002, "{of_b} of 10000 for {share}");
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_updates_under_load_drop_no_request() {
     let world = World::new();
     let host = world.start();
@@ -246,8 +264,9 @@ async fn control_calls_refuse_what_would_break_a_promise() {
     world.config(&host, "c", &[("v", "1", 1.0)]);
     let kind = |result: Result<()>| result.unwrap_err().kind();
     let file = world.file("x", "1");
-    let variant =
-        |model: &str| vec![Variant { name: "v".into(), model: model.into(), weight: 1.0 }];
+    let variant = |model: &str| {
+        vec![Variant { name: "v".into(), model: model.into(), weight: 1.0, shadow: None }]
+    };
     for (result, expect) in [
         (host.create_model("c-v", &file).map(drop), ErrorKind::AlreadyExists),
         (host.create_model("a b", &file).map(drop), ErrorKind::Invalid),
@@ -310,8 +329,10 @@ async fn a_restart_in_the_middle_of_creation_or_update_carries_on() {
             name: variant.name,
             model: variant.model,
             weight: variant.weight,
+            shadow: None,
         });
-        serving::Pending { config: config.into(), variants: variants.collect(), rollout: None }
+        let variants = variants.collect();
+        serving::Pending { config: config.into(), variants, rollout: None, starts: 1 }
     };
     // The rows as a kill leaves them: written before the work, which never happened.
     for (name, next, status) in [
@@ -408,7 +429,12 @@ async fn overload_is_refused_at_once_and_what_was_accepted_is_answered() {
 #[tokio::test]
 async fn a_request_nobody_waits_for_never_reaches_the_model() {
     let mut world = World::new();
-    world.settings = Settings { threads: 1, queue: 4, timeout: Duration::from_millis(20) };
+    world.settings = Settings {
+        threads: 1,
+        queue: 4,
+        timeout: Duration::from_millis(20),
+        ..Settings::default()
+    };
     let (asked, go) = gated(&mut world);
     let host = world.start();
     world.config(&host, "c", &[("v", "", 1.0)]);

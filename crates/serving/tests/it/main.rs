@@ -4,3 +4,4 @@
 
 mod deepar;
 mod host;
+mod trial;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use base::{Error, ErrorKind};
 use metastore::Row;
@@ -37,8 +37,8 @@ impl Row for ConfigRow {
     const TABLE: &'static str = "aws-sagemaker-endpoint-configs";
 }
 
-/// What an endpoint's calls said beside what `serving` keeps: the capture and the shadows of
-/// the configurations it serves and is on its way to, and its last deployment.
+/// What an endpoint's calls said beside what `serving` keeps: the capture and the shadows' labels
+/// of the configurations it serves, served before or is on its way to, and its last deployment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct EndpointRow {
     configs: BTreeMap<String, Beside>,
@@ -50,8 +50,6 @@ pub(crate) struct EndpointRow {
 pub(crate) struct Beside {
     /// `DataCaptureConfig`.
     pub(crate) capture: Option<Value>,
-    /// The name of the shadow variant, and the percentage of requests copied to it.
-    pub(crate) shadow: Option<(String, u8)>,
     /// `ShadowProductionVariants`.
     shadows: Option<Value>,
 }
@@ -60,10 +58,42 @@ impl Row for EndpointRow {
     const TABLE: &'static str = "aws-sagemaker-endpoints";
 }
 
-/// What an endpoint does beside answering, by the configuration it serves.
-pub(crate) fn beside(rooms: &Rooms, endpoint: &Endpoint) -> base::Result<Beside> {
-    let row = rooms.metastore.get::<EndpointRow>(&endpoint.name)?;
-    Ok(row.and_then(|seen| seen.row.configs.get(&endpoint.config).cloned()).unwrap_or_default())
+/// What endpoints do beside answering, remembered: an invocation asks for it each time.
+#[derive(Debug, Default)]
+pub(crate) struct Besides(RwLock<BTreeMap<String, Arc<EndpointRow>>>);
+
+impl Besides {
+    /// What an endpoint does while it serves a configuration.
+    pub(crate) fn of(rooms: &Rooms, endpoint: &str, config: &str) -> base::Result<Beside> {
+        let known = rooms.trainings.besides.read().get(endpoint).cloned();
+        let row = match known {
+            Some(row) => row,
+            None => {
+                // Held while the row is read: one that changes it forgets it afterwards.
+                let mut all =
+                    rooms.trainings.besides.0.write().unwrap_or_else(PoisonError::into_inner);
+                let row = rooms.metastore.get::<EndpointRow>(endpoint)?.map(|seen| seen.row);
+                let row = Arc::new(row.unwrap_or_default());
+                all.insert(endpoint.to_owned(), Arc::clone(&row));
+                row
+            }
+        };
+        Ok(row.configs.get(config).cloned().unwrap_or_default())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<EndpointRow>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, endpoint: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(endpoint);
+    }
+}
+
+fn put_row(rooms: &Rooms, endpoint: &str, row: &EndpointRow) -> base::Result<()> {
+    rooms.metastore.put(endpoint, row)?;
+    rooms.trainings.besides.forget(endpoint);
+    Ok(())
 }
 
 fn beside_of(rooms: &Rooms, config: &str) -> base::Result<Beside> {
@@ -71,16 +101,8 @@ fn beside_of(rooms: &Rooms, config: &str) -> base::Result<Beside> {
         return Ok(Beside::default());
     };
     let given = |member: &str| request.get(member).filter(|value| !value.is_null()).cloned();
-    let weight = |variant: &Value| variant["InitialVariantWeight"].as_f64().unwrap_or(1.0);
-    let shadow = request["ShadowProductionVariants"].get(0).map(|shadow| {
-        let whole = weight(&request["ProductionVariants"][0]);
-        let share = if whole > 0.0 { (weight(shadow) / whole).clamp(0.0, 1.0) } else { 0.0 };
-        // A share is within 0 and 1.
-        let percent = (share * 100.0).round() as u8;
-        (shadow["VariantName"].as_str().unwrap_or_default().to_owned(), percent)
-    });
     let shadows = given("ShadowProductionVariants");
-    Ok(Beside { capture: given("DataCaptureConfig"), shadow, shadows })
+    Ok(Beside { capture: given("DataCaptureConfig"), shadows })
 }
 
 /// A variable of a model's environment.
@@ -352,13 +374,10 @@ pub(super) async fn delete_model(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let model = rooms.host.model(&input.model_name).map_err(missing("model", &arn))?;
     rooms.host.delete_model(&model.name).map_err(missing("model", &arn))?;
     rooms.metastore.delete::<ModelRow>(&model.name)?;
-    // An endpoint that serves it needs the file when the server starts again.
-    let serves = |endpoint: &Endpoint| {
-        let pending = endpoint.pending.iter().flat_map(|pending| &pending.variants);
-        endpoint.variants.iter().chain(pending).any(|variant| variant.artifact == model.artifact)
-    };
+    // An endpoint that serves it, or may go back to it, needs the file when the server starts
+    // again; housekeeping takes it away afterwards.
     let own = model.holding == serving::Holding::One;
-    if own && !rooms.host.endpoints()?.iter().any(serves) {
+    if own && !rooms.host.endpoints()?.iter().any(|one| one.needs(&model.artifact)) {
         drop(std::fs::remove_file(&model.artifact));
     }
     tags::forget(rooms, &arn)?;
@@ -505,13 +524,6 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         capture::check(capture)?;
     }
     let shadows = &input.shadow_production_variants;
-    if !shadows.is_empty() && (shadows.len() != 1 || input.production_variants.len() != 1) {
-        return Err(Fault::invalid(format!(
-            "{} shadow variants beside {} production variants: a shadow needs exactly one of each",
-            shadows.len(),
-            input.production_variants.len()
-        )));
-    }
     refuse(
         &request,
         &[
@@ -526,6 +538,8 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     }
     let mut variants = Vec::new();
     let production = input.production_variants.len();
+    let weight = |variant: &ProductionVariant| variant.initial_variant_weight.unwrap_or(1.0);
+    let whole: f64 = input.production_variants.iter().map(weight).sum();
     for (at, variant) in input.production_variants.iter().chain(shadows).enumerate() {
         check_name("productionVariants.variantName", &variant.variant_name)?;
         let unsupported = [
@@ -549,10 +563,12 @@ pub(super) async fn create_config(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
         variants.push(Variant {
             name: variant.variant_name.clone(),
             model: variant.model_name.clone(),
-            // A shadow has no turn of its own: it gets copies.
-            weight: match at < production {
-                true => variant.initial_variant_weight.unwrap_or(1.0),
-                false => 0.0,
+            weight: if at < production { weight(variant) } else { 0.0 },
+            // A shadow has no turn of its own: it gets copies, as many as its weight is of the
+            // production variants' weight.
+            shadow: match at < production {
+                true => None,
+                false => Some((weight(variant) / whole).clamp(0.0, 1.0)),
             },
         });
     }
@@ -724,7 +740,7 @@ pub(super) async fn create_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
         configs: BTreeMap::from([(config.clone(), beside_of(rooms, &config)?)]),
         deployment: input.deployment_config.clone(),
     };
-    rooms.metastore.put(&input.endpoint_name, &row)?;
+    put_row(rooms, &input.endpoint_name, &row)?;
     rooms
         .host
         .create_endpoint(&input.endpoint_name, &input.endpoint_config_name)
@@ -779,7 +795,7 @@ pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
         .host
         .update_endpoint_by(&before.name, config, rollout, &weights)
         .map_err(in_progress("update", &arn))?;
-    rooms.metastore.put(&before.name, &row)?;
+    put_row(rooms, &before.name, &row)?;
     Ok(json!({"EndpointArn": arn}).into())
 }
 
@@ -849,8 +865,7 @@ pub(super) async fn describe_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcom
     let row = row.unwrap_or_default();
     let beside = row.configs.get(&endpoint.config).cloned().unwrap_or_default();
     if endpoint.status != Status::Creating {
-        answer["ProductionVariants"] =
-            variants(rooms, &endpoint.config, &endpoint.variants, &beside)?;
+        answer["ProductionVariants"] = variants(rooms, &endpoint.config, &endpoint.variants, None)?;
     }
     if let Some(capture) = &beside.capture {
         let on = capture["EnableCapture"] == json!(true);
@@ -875,14 +890,16 @@ pub(super) async fn describe_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcom
         answer["LastDeploymentConfig"] = deployment.clone();
     }
     if let Some(pending) = &endpoint.pending {
+        let trial = rooms.host.on_trial(&endpoint.name).filter(|trial| trial.0 == pending.config);
+        let state = match trial {
+            None => "Creating",
+            Some((_, share)) if share > 0.0 => "Baking",
+            Some(_) => "ActivatingTraffic",
+        };
         answer["PendingDeploymentSummary"] = json!({
             "EndpointConfigName": pending.config,
-            "ProductionVariants": variants(
-                rooms,
-                &pending.config,
-                &pending.variants,
-                &row.configs.get(&pending.config).cloned().unwrap_or_default(),
-            )?,
+            "ProductionVariants":
+                variants(rooms, &pending.config, &pending.variants, Some(state))?,
             "StartTime": epoch_secs(endpoint.modified_at),
         });
     }
@@ -894,13 +911,12 @@ fn variants(
     rooms: &Rooms,
     config: &str,
     deployed: &[serving::Deployed],
-    beside: &Beside,
+    state: Option<&str>,
 ) -> Result<Value, Fault> {
     let row = rooms.metastore.get::<ConfigRow>(config)?;
     let request = row.map_or(Value::Null, |seen| seen.row.0);
     let mut shown = Vec::new();
-    let is_shadow = |name: &str| beside.shadow.as_ref().is_some_and(|(shadow, _)| shadow == name);
-    for variant in deployed.iter().filter(|variant| !is_shadow(&variant.name)) {
+    for variant in deployed.iter().filter(|variant| variant.shadow.is_none()) {
         let asked = request["ProductionVariants"]
             .as_array()
             .and_then(|all| all.iter().find(|one| one["VariantName"] == json!(variant.name)));
@@ -913,6 +929,9 @@ fn variants(
             "CurrentInstanceCount": count,
             "DesiredInstanceCount": count,
         });
+        if let Some(state) = state {
+            one["VariantStatus"] = json!([{"Status": state}]);
+        }
         if let Some(model) = rooms.metastore.get::<ModelRow>(&variant.model)? {
             let request = model.row.0;
             let container =
@@ -949,6 +968,7 @@ pub(super) async fn delete_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
     rooms.host.delete_endpoint(&input.endpoint_name).map_err(in_progress("delete", &arn))?;
     rooms.metastore.delete::<EndpointRow>(&input.endpoint_name)?;
+    rooms.trainings.besides.forget(&input.endpoint_name);
     tags::forget(rooms, &arn)?;
     Ok(Reply::empty())
 }

@@ -6,6 +6,7 @@
 pub(crate) mod capture;
 mod deploy;
 pub(crate) mod hosting;
+mod reshape;
 mod tags;
 mod training;
 mod transform;
@@ -22,6 +23,7 @@ use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
 
+pub use capture::capture_table;
 pub use training::Trainings;
 
 pub(crate) static SERVICE: Service = Service {
@@ -36,7 +38,7 @@ pub(crate) static SERVICE: Service = Service {
         operation!("ListTrainingJobs", training::list),
         operation!("StopTrainingJob", training::stop),
         operation!("DeleteTrainingJob", training::delete),
-        operation!("CreateTransformJob", transform::create, differs: "JSON Lines, one series a line"),
+        operation!("CreateTransformJob", transform::create, differs: "JSON Lines, one series a line, or whole objects; filters are $ with members"),
         operation!("DescribeTransformJob", transform::describe),
         operation!("ListTransformJobs", transform::list),
         operation!("StopTransformJob", transform::stop),
@@ -44,14 +46,14 @@ pub(crate) static SERVICE: Service = Service {
         operation!("DescribeModel", hosting::describe_model),
         operation!("ListModels", hosting::list_models),
         operation!("DeleteModel", hosting::delete_model),
-        operation!("CreateEndpointConfig", hosting::create_config, differs: "no asynchronous or serverless inference"),
+        operation!("CreateEndpointConfig", hosting::create_config, differs: "no asynchronous or serverless inference; any number of shadow variants up to ten, beside any number of production variants"),
         operation!("DescribeEndpointConfig", hosting::describe_config),
         operation!("ListEndpointConfigs", hosting::list_configs),
         operation!("DeleteEndpointConfig", hosting::delete_config),
         operation!("CreateEndpoint", hosting::create_endpoint),
         operation!("DescribeEndpoint", hosting::describe_endpoint),
         operation!("ListEndpoints", hosting::list_endpoints),
-        operation!("UpdateEndpoint", hosting::update_endpoint, differs: "canary, linear and rolling steps move shares of the requests, not instances"),
+        operation!("UpdateEndpoint", hosting::update_endpoint, differs: "canary, linear and rolling steps move shares of the requests, not instances; undone by itself where the new variants fail what the old ones answer, see docs/endpoints.md"),
         operation!("UpdateEndpointWeightsAndCapacities", hosting::update_weights, differs: "weights; instance counts are labels"),
         operation!("DeleteEndpoint", hosting::delete_endpoint),
         operation!("DescribeNotebookInstance", hosting::describe_notebook, differs: "the one that `forebay notebook` stands for"),

@@ -209,19 +209,31 @@ async fn traffic_is_captured_and_copied_to_a_shadow() {
     assert_eq!(status, 200);
     let (status, _) = invoke(&world, "e", &[("x-amzn-sagemaker-target-variant", "shadow")]).await;
     assert_eq!(status, 400);
-    let mut found = Vec::new();
+    // The shadow answers beside, so its line may come later than the other.
+    let (mut found, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        world.rooms.trainings.flush_captures().await;
         found = world.rooms.buckets.list("lake", "capture/e/prod/").await.unwrap();
-        if !found.is_empty() {
+        beside = world.rooms.buckets.list("lake", "capture/e/shadow/").await.unwrap();
+        if !found.is_empty() && !beside.is_empty() {
             break;
         }
     }
+    assert_eq!((found.len(), beside.len()), (1, 1));
+    assert_eq!(world.rooms.trainings.captured(), (2, 0));
+    let table = world.rooms.lake.catalog().get_table(crate::DATABASE, "captured_e").unwrap();
+    assert_eq!((table.bucket.as_str(), table.prefix.as_str()), ("lake", "capture/e/"));
+    let known = world.rooms.lake.catalog().list_partitions(crate::DATABASE, "captured_e").unwrap();
+    let folders: Vec<&str> = known.iter().map(|partition| partition.prefix.as_str()).collect();
+    assert!(found[0].key.starts_with(folders[0]) && beside[0].key.starts_with(folders[1]));
     let text = world.rooms.buckets.get("lake", &found[0].key).await.unwrap();
     let line: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(line["captureData"]["endpointInput"]["encoding"], "JSON");
     assert!(line["captureData"]["endpointOutput"]["data"].as_str().unwrap().contains("mean"));
     assert_eq!(line["eventMetadata"]["inferenceId"], "i-1");
+    assert_eq!(line["eventMetadata"]["modelName"], "m");
+    assert_eq!(line["eventMetadata"]["timeFreq"], "1H");
     let counters = world.rooms.host.counters();
     assert!(counters.iter().any(|one| one.variant == "shadow" && one.invocations == 1));
 }
@@ -257,7 +269,10 @@ async fn a_transform_answers_every_line() {
     refused(&world, "StopTransformJob", json!({"TransformJobName": "t"}), "Completed").await;
     refused(&world, "DescribeTransformJob", json!({"TransformJobName": "u"}), "not found").await;
     for (pointer, value, word) in [
-        ("/BatchStrategy", json!("MultiRecord"), "BatchStrategy"),
+        ("/BatchStrategy", json!("Every"), "BatchStrategy"),
+        ("/MaxPayloadInMB", json!(101), "is above 100"),
+        ("/MaxConcurrentTransforms", json!(17), "is above 100"),
+        ("/TransformInput/CompressionType", json!("Zip"), "CompressionType"),
         ("/TransformInput/SplitType", json!("RecordIO"), "SplitType"),
         ("/TransformInput/ContentType", json!("text/csv"), "ContentType"),
         ("/Environment/DEEPAR_INFERENCE_CONFIG", json!("{"), "DEEPAR_INFERENCE_CONFIG"),
@@ -267,6 +282,81 @@ async fn a_transform_answers_every_line() {
         *wrong.pointer_mut(pointer).unwrap() = value;
         refused(&world, "CreateTransformJob", wrong, word).await;
     }
+    let mut wrong = input;
+    wrong["DataProcessing"] = json!({"InputFilter": "$[1:]"});
+    refused(&world, "CreateTransformJob", wrong, "DataProcessing.InputFilter").await;
+}
+
+#[tokio::test]
+async fn a_transform_takes_whole_objects_and_keeps_to_its_payload() {
+    let world = world().await;
+    model(&world, "m").await;
+    let buckets = &world.rooms.buckets;
+    let target: Vec<u32> = (0..90).map(|hour| hour % 24).collect();
+    let instance = json!({"start": "2021-02-05 00:00:00", "target": target});
+    let request = json!({"id": 7, "ask": {"instances": [instance, instance],
+        "configuration": {"num_samples": 5, "output_types": ["mean"]}}});
+    buckets.put("lake", "asks/a.json", request.to_string().into()).await.unwrap();
+    let input = |name: &str, more: &Value| {
+        let mut input = json!({"TransformJobName": name, "ModelName": "m",
+            "TransformInput": {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://lake/asks/"}},
+                "ContentType": "application/json"},
+            "TransformOutput": {"S3OutputPath": "s3://lake/told"}, "TransformResources": {"InstanceType": "ml.m4.xlarge", "InstanceCount": 1}});
+        for (member, value) in more.as_object().unwrap() {
+            input[member] = value.clone();
+        }
+        input
+    };
+    let ended = async |name: &str, more: Value| {
+        made(&world, "CreateTransformJob", input(name, &more)).await;
+        for _ in 0..500 {
+            let told =
+                made(&world, "DescribeTransformJob", json!({"TransformJobName": name})).await;
+            if told["TransformJobStatus"] != "InProgress" {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{name} does not end");
+    };
+    let ask = json!({"InputFilter": "$.ask", "JoinSource": "Input", "OutputFilter": "$['SageMakerOutput'].predictions"});
+    let told = ended("whole", json!({"DataProcessing": ask})).await;
+    assert_eq!(told["TransformJobStatus"], "Completed", "{told}");
+    assert_eq!(told["DataProcessing"]["InputFilter"], "$.ask");
+    let text = buckets.get("lake", "told/a.json.out").await.unwrap();
+    let kept: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(kept.as_array().unwrap().len(), 2, "{kept}");
+
+    let told = ended("astray", json!({"DataProcessing": {"InputFilter": "$.none"}})).await;
+    assert_eq!(told["TransformJobStatus"], "Failed", "{told}");
+    let why = told["FailureReason"].as_str().unwrap();
+    assert!(why.starts_with("ClientError: asks/a.json: InputFilter: there is no"), "{why}");
+    // A byte too much.
+    let large = format!("{{\"id\": \"{}\"}}", "x".repeat(1 << 20));
+    buckets.put("lake", "asks/a.json", large.into()).await.unwrap();
+    let told = ended("large", json!({"MaxPayloadInMB": 1})).await;
+    let why = told["FailureReason"].as_str().unwrap();
+    assert!(why.contains("an object has more than the 1 MB of MaxPayloadInMB"), "{why}");
+    let mut lines = input("lines", &json!({"MaxPayloadInMB": 1}));
+    lines["TransformInput"]["SplitType"] = json!("Line");
+    made(&world, "CreateTransformJob", lines).await;
+    let mut lines = Value::Null;
+    for _ in 0..500 {
+        lines = made(&world, "DescribeTransformJob", json!({"TransformJobName": "lines"})).await;
+        if lines["TransformJobStatus"] != "InProgress" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let why = lines["FailureReason"].as_str().unwrap();
+    assert!(why.contains("line 1: a line has more than the 1 MB"), "{why}");
+    let told = ended(
+        "packed",
+        json!({"TransformInput": {"CompressionType": "Gzip",
+        "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://lake/asks/"}}}}),
+    )
+    .await;
+    assert!(told["FailureReason"].as_str().unwrap().contains("not packed with gzip"), "{told}");
 }
 
 #[tokio::test]

@@ -124,6 +124,8 @@ pub struct Trainings {
     under_way: Mutex<HashMap<String, UnderWay>>,
     /// What was captured of endpoints' traffic and is not yet written.
     pub(crate) captures: super::capture::Captures,
+    /// What endpoints do beside answering.
+    pub(crate) besides: super::hosting::Besides,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -136,17 +138,18 @@ impl Trainings {
     /// Opens the jobs; [`Trainings::resume`] is to follow.
     pub fn open(store: &Metastore, now: base::Timestamp) -> Result<Trainings> {
         jobs::reconcile(store, now)?;
-        super::transform::reconcile(store, now)?;
         Ok(Trainings {
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
             under_way: Mutex::default(),
             captures: super::capture::Captures::default(),
+            besides: super::hosting::Besides::default(),
         })
     }
 
     /// Goes on with the jobs that a dead server left under way. To be called once, on the
     /// runtime, before anybody asks for a job.
     pub fn resume(rooms: &Arc<Rooms>) -> Result<()> {
+        super::transform::resume(rooms)?;
         let now = rooms.clock.now().millis();
         for (name, seen) in rooms.metastore.list::<Job>()? {
             let mut job = seen.row;
@@ -175,6 +178,16 @@ impl Trainings {
             }
         }
         Ok(())
+    }
+
+    /// Writes what was captured of endpoints' traffic and waits, as far as it can be written.
+    pub async fn flush_captures(&self) {
+        self.captures.flush().await;
+    }
+
+    /// Captured lines written and dropped since the start.
+    pub fn captured(&self) -> (u64, u64) {
+        self.captures.totals()
     }
 
     /// The places for jobs at work.
