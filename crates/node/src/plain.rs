@@ -435,6 +435,7 @@ mod tests {
             content_type: "application/json",
             variant: "new".to_owned(),
             model: "m-1".to_owned(),
+            artifact: "ozone-1.tar.gz".to_owned(),
             latency: Duration::ZERO,
         };
         let text = written("e", &[Some("x\n".into())], &answer).unwrap();
