@@ -35,6 +35,6 @@ pub use destinations::Destinations;
 pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
 pub use services::{
-    CatalogSchemas, JobRuns, Queries, RunJob, Trainings, capture_table, crawl_as_scheduled,
-    start_job_for,
+    CatalogSchemas, InvocationLabels, JobRuns, Queries, RunJob, Trainings, answer_invocation,
+    capture_table, crawl_as_scheduled, start_job_for,
 };

@@ -156,10 +156,15 @@ impl Likelihood {
         }
     }
 
+    /// The draw of the gaussian law that a normal number makes.
+    pub(crate) fn sample_gaussian(o: &[f64; 3], normal: f64) -> f64 {
+        o[0] + sigma(o[1]) * normal
+    }
+
     /// One draw, scaled.
     pub(crate) fn sample(self, o: &[f64; 3], v: f64, random: &mut Stream) -> f64 {
         match self {
-            Likelihood::Gaussian => o[0] + sigma(o[1]) * random.normal(),
+            Likelihood::Gaussian => Likelihood::sample_gaussian(o, random.normal()),
             Likelihood::StudentT => o[1] + sigma(o[2]) * random.student_t(2.0 + softplus(o[0])),
             Likelihood::NegativeBinomial => {
                 let (mean, alpha) = (count_mean(o, v), count_alpha(o, v));

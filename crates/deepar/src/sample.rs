@@ -9,15 +9,21 @@
 //! * The members of an ensemble draw a share of the paths each, which together are the mixture
 //!   of their forecasts. A calibrated model then stretches the paths of a step about their median.
 //! * The draw of path p at step t depends on (seed, position of the series in the call, p, t)
-//!   only. Without a seed, seed 0 is used.
+//!   only. Without a seed, seed 0 is used. So whoever asks again and again for one series, as
+//!   clients of an endpoint do, needs the same normal numbers each time: a thread keeps those of
+//!   the first series of its last call.
+//! * No path has gone its own way before the first step, which is computed for one block alone.
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 
 use base::{Error, Result};
 use forecast::{Forecast, Parameters, PredictOptions, TimeSeries};
 
 use crate::features::{Clock, Frame, Item};
 use crate::kernels::{Forward, LANES, Zone};
+use crate::likelihood::Likelihood;
 use crate::model::Model;
 use crate::network::{Net, Workspace, Zoneout};
 use crate::rng::{Stream, purpose};
@@ -198,6 +204,55 @@ impl Model {
     }
 }
 
+/// Where a draw's randomness comes from.
+enum Random {
+    /// The normal number that the stream would have given.
+    Drawn(f64),
+    /// A stream of its own.
+    Fresh(Stream),
+}
+
+/// The normal numbers of one series, path by path.
+#[derive(Clone, Default)]
+struct Normals {
+    key: u64,
+    steps: usize,
+    values: Rc<Vec<f64>>,
+}
+
+impl Normals {
+    /// Most that a thread keeps: half a megabyte.
+    const KEPT_MAX: usize = 1 << 16;
+
+    fn none() -> Normals {
+        Normals::default()
+    }
+
+    /// Those of `paths` paths over `steps` steps; none where they are too many to be kept.
+    fn of(key: u64, paths: usize, steps: usize) -> Normals {
+        thread_local! {
+            static KEPT: RefCell<Normals> = RefCell::new(Normals::none());
+        }
+        if paths.saturating_mul(steps) > Normals::KEPT_MAX {
+            return Normals::none();
+        }
+        KEPT.with_borrow_mut(|kept| {
+            if (kept.key, kept.steps) != (key, steps) || kept.values.len() < paths * steps {
+                let all = (0..paths).flat_map(|path| (0..steps).map(move |step| (path, step)));
+                let draw = |(path, step): (usize, usize)| {
+                    Stream::new(key, step as u64, path as u64).normal()
+                };
+                *kept = Normals { key, steps, values: Rc::new(all.map(draw).collect()) };
+            }
+            kept.clone()
+        })
+    }
+
+    fn get(&self, (path, step): (usize, usize)) -> Option<f64> {
+        self.values.get(path * self.steps + step).copied()
+    }
+}
+
 /// States of all layers for 16 or 32 paths.
 struct Block {
     lanes: usize,
@@ -266,6 +321,10 @@ impl<'a> Paths<'a> {
         let mut statics = vec![0.0; model.shape.statics()];
         model.net(self.member).statics_of(item, frame.scale, &mut statics);
         let key = Stream::new(seed, purpose::SAMPLES, index).next_u64();
+        let normals = match index == 0 && model.shape.likelihood == Likelihood::Gaussian {
+            true => Normals::of(key, self.share.end, drawn.len()),
+            false => Normals::none(),
+        };
         // Scaled values of every path, step by step, rows as wide as all blocks.
         let width: usize = self.blocks.iter().map(|block| block.lanes).sum();
         let mut scaled: Vec<Vec<f32>> = Vec::with_capacity(model.hyper.prediction_length);
@@ -280,14 +339,21 @@ impl<'a> Paths<'a> {
             let mut from = 0;
             for block in 0..self.blocks.len() {
                 let lanes = self.blocks[block].lanes;
-                self.x.clear();
-                for lag in &model.plan.lags[..own] {
-                    self.x.extend_from_slice(&scaled[step - lag][from..from + lanes]);
+                if step == 0 && block > 0 {
+                    self.repeat_first(block);
+                } else {
+                    self.x.clear();
+                    for lag in &model.plan.lags[..own] {
+                        self.x.extend_from_slice(&scaled[step - lag][from..from + lanes]);
+                    }
+                    self.advance(block, own, &shared);
                 }
-                self.advance(block, own, &shared);
                 for lane in 0..lanes.min(self.share.len().saturating_sub(from)) {
                     let path = (self.share.start + from + lane) as u64;
-                    let mut random = Stream::new(key, step as u64, path);
+                    let mut random = match normals.get((path as usize, step)) {
+                        Some(normal) => Random::Drawn(normal),
+                        None => Random::Fresh(Stream::new(key, step as u64, path)),
+                    };
                     row[from + lane] = self.sample(step, lane, lanes, frame, &mut random);
                 }
                 from += lanes;
@@ -362,6 +428,26 @@ impl<'a> Paths<'a> {
         }
     }
 
+    /// Brings a block to where the first one is after the first step, which saw the same.
+    fn repeat_first(&mut self, block: usize) {
+        let (before, rest) = self.blocks.split_at_mut(block);
+        let (first, block) = (&before[0], &mut rest[0]);
+        for (to, from) in [(&mut block.h, &first.h), (&mut block.c, &first.c)] {
+            for (to, from) in to.iter_mut().zip(from) {
+                let rows = to.chunks_exact_mut(block.lanes).zip(from.chunks_exact(first.lanes));
+                rows.for_each(|(to, from)| to.fill(from[0]));
+            }
+        }
+        // The outputs lie in rows as wide as the block that was advanced last.
+        let outputs = self.model.shape.outputs();
+        let wide = self.raw.len() / outputs;
+        let raw: Vec<f32> = self.raw.iter().step_by(wide).copied().collect();
+        self.raw.clear();
+        for output in raw {
+            self.raw.resize(self.raw.len() + block.lanes, output);
+        }
+    }
+
     /// Draws from the law of one path, and counts its parameters in.
     fn sample(
         &mut self,
@@ -369,7 +455,7 @@ impl<'a> Paths<'a> {
         lane: usize,
         lanes: usize,
         frame: Frame,
-        random: &mut Stream,
+        random: &mut Random,
     ) -> f32 {
         let outputs = self.model.shape.outputs();
         let raw = std::array::from_fn(|k| match k < outputs {
@@ -386,7 +472,10 @@ impl<'a> Paths<'a> {
                 *sum += value;
             }
         }
-        let y = law.sample(&raw, scale, random);
+        let y = match random {
+            Random::Drawn(normal) => Likelihood::sample_gaussian(&raw, *normal),
+            Random::Fresh(stream) => law.sample(&raw, scale, stream),
+        };
         let floor = match self.model.nonnegative {
             true => frame.enter(0.0).max(-SAMPLE_MAX),
             false => -SAMPLE_MAX,
@@ -469,6 +558,51 @@ mod tests {
 
     use super::*;
     use crate::{Hyperparameters, TrainOptions};
+
+    /// What a thread keeps of its last call changes no path, and neither does the first step that
+    /// blocks share: a path is the same alone, in a narrower block, and in another thread.
+    #[test]
+    fn what_is_kept_or_shared_changes_no_path() {
+        let day = |t: usize| 10.0 + (t as f32 / 24.0 * std::f32::consts::TAU).sin();
+        let series: Vec<TimeSeries> = (0..3)
+            .map(|k| TimeSeries {
+                target: (0..400).map(|t| day(t + k) * (k + 1) as f32).collect(),
+                ..TimeSeries::default()
+            })
+            .collect();
+        let data = Dataset { freq: Frequency::HOURLY, series };
+        for likelihood in ["gaussian", "student-T"] {
+            let hyper = Hyperparameters::parse([
+                ("time_freq", "H"),
+                ("context_length", "12"),
+                ("prediction_length", "30"),
+                ("epochs", "2"),
+                ("num_cells", "10"),
+                ("likelihood", likelihood),
+            ])
+            .unwrap();
+            let model = crate::train(&hyper, &data, &TrainOptions::default(), &mut Silent).unwrap();
+            let ask = |seed: u64, num_samples: usize| {
+                let seed = Some(seed);
+                let options = PredictOptions { num_samples, seed, ..Default::default() };
+                model.paths(&data.series, &options).unwrap()
+            };
+            let whole = ask(4, 100);
+            // In turn with other seeds and numbers of paths, so that what is kept must change.
+            for (seed, count) in [(5, 100), (4, 7), (4, 16), (4, 40), (5, 3), (4, 100), (4, 100)] {
+                let found = ask(seed, count);
+                let same = |(found, whole): (&Vec<Vec<f32>>, &Vec<Vec<f32>>)| {
+                    found.iter().zip(whole).all(|(found, whole)| found[..] == whole[..count])
+                };
+                let agrees = found.iter().zip(&whole).all(same);
+                assert_eq!(agrees, seed == 4, "{likelihood}, seed {seed}, {count} paths");
+            }
+            let elsewhere = std::thread::scope(|scope| scope.spawn(|| ask(4, 100)).join().unwrap());
+            assert_eq!(elsewhere, whole);
+            // The first step's paths differ by what they draw alone, and they do.
+            assert!(whole[0][0].windows(2).any(|two| two[0].to_bits() != two[1].to_bits()));
+        }
+    }
 
     /// A path is a function of seed, series, step and its number: a member draws what a model of
     /// it alone would have drawn there.

@@ -131,7 +131,11 @@ async fn invoke(
         target_variant: text("x-amzn-sagemaker-target-variant"),
         target_model: text("x-amzn-sagemaker-target-model"),
     };
-    let answer = node.models.host.invoke(invocation).await?;
+    let labels = aws::InvocationLabels {
+        inference_id: text("x-amzn-sagemaker-inference-id"),
+        custom_attributes: text("x-amzn-sagemaker-custom-attributes"),
+    };
+    let answer = node.ask(invocation, labels).await?;
     let head = [
         (header::CONTENT_TYPE.as_str(), answer.content_type.to_owned()),
         ("x-amzn-invoked-production-variant", answer.variant),

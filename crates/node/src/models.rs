@@ -203,6 +203,19 @@ fn copy_durably(from: &Path, to: &Path) -> Result<()> {
 }
 
 impl Node {
+    /// Asks an endpoint as AWS's clients do: its shadow variants are asked as well, and what is to
+    /// be captured is, where this node serves.
+    pub(crate) async fn ask(
+        &self,
+        invocation: Invocation,
+        labels: aws::InvocationLabels,
+    ) -> Result<serving::Answer> {
+        match self.serving_rooms() {
+            Some(rooms) => aws::answer_invocation(&rooms, invocation, labels).await,
+            None => self.models.host.invoke(invocation).await,
+        }
+    }
+
     /// Asks an endpoint. `target_variant` names one of its variants; else weights decide.
     pub async fn invoke(
         &self,

@@ -255,7 +255,7 @@ pub(crate) async fn forecast(
         target_model: asked.model.clone(),
     };
     let ids = asked.ids();
-    let answer = node.models.host.invoke(invocation).await?;
+    let answer = node.ask(invocation, aws::InvocationLabels::default()).await?;
     let text = written(&name, &ids, &answer)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }

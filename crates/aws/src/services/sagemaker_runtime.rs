@@ -113,6 +113,49 @@ impl Capturing {
     }
 }
 
+/// What came beside a request, to be captured with it.
+#[derive(Clone, Debug, Default)]
+pub struct InvocationLabels {
+    /// What its sender calls it.
+    pub inference_id: Option<String>,
+    /// What its sender says of it.
+    pub custom_attributes: Option<String>,
+}
+
+/// Answers one request, by whichever route it came: shadow variants get their copies of it, and
+/// what is to be captured is.
+pub async fn answer_invocation(
+    rooms: &Arc<Rooms>,
+    invocation: Invocation,
+    labels: InvocationLabels,
+) -> base::Result<serving::Answer> {
+    let endpoint = invocation.endpoint.clone();
+    let Some(config) = rooms.host.config_of(&endpoint)? else {
+        // Which says that there is none.
+        return rooms.host.invoke(invocation).await;
+    };
+    let InvocationLabels { inference_id, custom_attributes } = labels;
+    let content_type = invocation.content_type.as_deref().unwrap_or("application/json");
+    let capturing = Besides::of(rooms, &endpoint, &config)?.capture.map(|config| Capturing {
+        config,
+        endpoint: endpoint.clone(),
+        content_type: content_type.to_owned(),
+        inference_id,
+        custom_attributes,
+    });
+    if invocation.target_variant.is_none() {
+        for shadow in rooms.host.shadows_due(&endpoint) {
+            copy(rooms, invocation.clone(), shadow, capturing.clone());
+        }
+    }
+    let body = invocation.body.clone();
+    let answer = rooms.host.invoke(invocation).await?;
+    if let Some(capturing) = capturing {
+        capturing.capture(rooms, &body, &answer);
+    }
+    Ok(answer)
+}
+
 async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     let input: Invoke = call.input()?;
     let refused = [
@@ -133,31 +176,22 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
     }
     let account = &rooms.settings.account_id;
     let endpoint = &input.endpoint_name;
-    let Some(config) = rooms.host.config_of(endpoint)? else {
+    if rooms.host.config_of(endpoint)?.is_none() {
         return Err(Fault::invalid(format!("Endpoint {endpoint} of account {account} not found.")));
-    };
-    let beside = Besides::of(rooms, endpoint, &config)?;
+    }
     let invocation = Invocation {
         endpoint: endpoint.clone(),
         body: call.body.clone(),
         content_type: call.header("content-type").map(str::to_owned),
         accept: call.header("accept").map(str::to_owned),
-        target_variant: input.target_variant.clone(),
-        target_model: input.target_model.clone(),
+        target_variant: input.target_variant,
+        target_model: input.target_model,
     };
-    let capturing = beside.capture.map(|config| Capturing {
-        config,
-        endpoint: endpoint.clone(),
-        content_type: call.header("content-type").unwrap_or("application/json").to_owned(),
+    let labels = InvocationLabels {
         inference_id: input.inference_id,
         custom_attributes: input.custom_attributes,
-    });
-    if input.target_variant.is_none() {
-        for shadow in rooms.host.shadows_due(endpoint) {
-            copy(rooms, invocation.clone(), shadow, capturing.clone());
-        }
-    }
-    let invoked = rooms.host.invoke(invocation).await;
+    };
+    let invoked = answer_invocation(rooms, invocation, labels).await;
     let answer = invoked.map_err(|error| {
         let original = match error.kind() {
             ErrorKind::Invalid => 400,
@@ -175,9 +209,6 @@ async fn invoke(rooms: &Arc<Rooms>, call: &Call) -> Outcome {
             vec![("OriginalStatusCode", json!(original)), ("OriginalMessage", json!(message))];
         fault
     })?;
-    if let Some(capturing) = capturing {
-        capturing.capture(rooms, &call.body, &answer);
-    }
     Ok(Reply::raw(answer.body, answer.content_type)
         .header("x-amzn-invoked-production-variant", answer.variant))
 }

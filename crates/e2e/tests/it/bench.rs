@@ -169,3 +169,32 @@ fn the_bench_of_inference_asks_a_model_that_is_named_or_made() {
     let (ok, refused, _) = run(&["--model", "m.tar.gz"]);
     assert!(!ok && refused["error"]["message"].to_string().contains("--input"), "{refused}");
 }
+
+#[test]
+fn the_bench_of_endpoints_asks_by_every_route() {
+    let mut command = std::process::Command::new(e2e::binary());
+    command.args(["bench", "serve", "--json", "--without-peers", "--seconds", "1"]);
+    command.args(["--clients", "1,4", "--points", "1000", "--num-samples", "20"]);
+    let output = e2e::run_within(&mut command, Duration::from_secs(240));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for route in ["aws", "token", "plain"] {
+        for clients in ["1", "4"] {
+            let found = &figures["forebay"][route]["loads"][clients];
+            let of = |member: &str| found[member].as_f64().unwrap();
+            assert!(of("requests") > 10.0 && of("per_second") > 10.0, "{route}: {found}");
+            assert!(of("p50_ms") > 0.0 && of("p50_ms") <= of("p99_ms"), "{route}: {found}");
+            let rate = of("requests") / of("cpu_seconds").max(0.01);
+            assert!((of("per_cpu_second") - rate).abs() < rate / 100.0, "{route}: {found}");
+        }
+        assert!(figures["overhead"][route]["p50_ms"].is_number(), "{figures}");
+    }
+    assert!(figures["overhead"]["bare_p50_ms"].as_f64().unwrap() > 0.0, "{figures}");
+    assert!(figures["forebay"]["peak_rss_bytes"].as_u64().unwrap() > 10_000_000, "{figures}");
+    assert!(figures["gluonts"]["absent"].is_string(), "{figures}");
+    // Nothing is said to be met that was not measured.
+    let bars = figures["bars"].as_array().unwrap();
+    let ratios = bars.iter().filter(|bar| bar["name"].as_str().unwrap().contains("GluonTS"));
+    assert_eq!(ratios.filter(|bar| bar["met"].is_null()).count(), 4, "{figures}");
+}

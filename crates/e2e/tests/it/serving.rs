@@ -737,6 +737,39 @@ fn plain_json_is_answered_to_who_has_a_key() {
     assert_eq!(raw(owner).status, 403);
 }
 
+/// What is asked in plain JSON is copied to shadow variants and captured like any other request.
+#[test]
+fn h1_plain_json_is_captured_with_its_shadow() {
+    let place = Place::new();
+    let variant = |name: &str, model: &str| json!([{"VariantName": name, "ModelName": model, "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}]);
+    let capture = json!({"EnableCapture": true, "InitialSamplingPercentage": 100,
+        "DestinationS3Uri": "s3://models/captured", "CaptureOptions": [{"CaptureMode": "InputAndOutput"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]}});
+    place.ask("CreateEndpointConfig", &json!({"EndpointConfigName": "c", "DataCaptureConfig": capture,
+        "ProductionVariants": variant("v", "day"), "ShadowProductionVariants": variant("s", "flat")}));
+    place.endpoint(ENDPOINT, "c");
+    let request = plain_request(&place.server, &place.key, ENDPOINT, &plain_body());
+    let answer = Connection::open(place.server.http).unwrap().ask(&request).unwrap();
+    assert_eq!((answer.status, &answer.json()["variant"]), (200, &json!("v")));
+    let folder = place.server.data_dir.join("lake/models/captured").join(ENDPOINT);
+    let captured = |variant: &str| -> Vec<Value> {
+        let files = e2e::files_below(&folder.join(variant));
+        let text: String = files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (variant, made) in [("v", 24), ("s", 1)] {
+        wait_for("captured lines", Duration::from_secs(20), || !captured(variant).is_empty());
+        let lines = captured(variant);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let data = &lines[0]["captureData"];
+        let read = |side: &str| -> Value {
+            serde_json::from_str(data[side]["data"].as_str().unwrap()).unwrap()
+        };
+        assert_eq!(season(&read("endpointOutput")["predictions"][0]["mean"]), Some(made));
+        assert_eq!(read("endpointInput")["instances"][0]["target"], json!(target()));
+    }
+}
+
 /// A body beyond the limit, and a series of every kind of mistake, never end in a 500.
 #[test]
 fn plain_json_says_what_is_too_large() {
