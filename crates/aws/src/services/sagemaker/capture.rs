@@ -310,22 +310,19 @@ impl Writer {
             let Some(first) = first else { return };
             let (mut gathered, mut asked) = (Vec::new(), Vec::new());
             let mut take = |order: Order| match order {
-                Order::Keep(captured) => gathered.push(captured),
+                Order::Keep(captured) => gathered.push(*captured),
                 Order::Flush(done) => asked.push(done),
             };
-            let waits = matches!(first, Order::Keep(_));
+            let mut waits = matches!(first, Order::Keep(_));
             take(first);
             let until = tokio::time::Instant::now() + FLUSH;
             while waits {
                 match tokio::time::timeout_at(until, orders.recv()).await {
                     Ok(Some(order)) => {
-                        let now = matches!(order, Order::Flush(_));
+                        waits = matches!(order, Order::Keep(_));
                         take(order);
-                        if now {
-                            break;
-                        }
                     }
-                    _time_or_end => break,
+                    _time_or_end => waits = false,
                 }
             }
             while let Ok(order) = orders.try_recv() {
@@ -339,7 +336,7 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, gathered: Vec<Box<Captured>>) {
+    async fn write(&mut self, gathered: Vec<Captured>) {
         // Making the lines is work, and may be much of it.
         let (host, counts) = (Arc::clone(&self.host), Arc::clone(&self.counts));
         let making = tokio::task::spawn_blocking(move || files(&host, &counts, gathered));
@@ -408,7 +405,7 @@ impl Writer {
 
 /// The lines of what was gathered: a file for each folder, or more where it would be too large,
 /// oldest first.
-fn files(host: &Host, counts: &Counts, gathered: Vec<Box<Captured>>) -> Vec<File> {
+fn files(host: &Host, counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     let mut texts: Vec<Vec<u8>> = Vec::new();
     let mut open: BTreeMap<(String, String), usize> = BTreeMap::new();
