@@ -712,7 +712,7 @@ fn scored(answer: &Value) -> String {
     };
     let header =
         ["variant", "model", "forecasts", "series", "points", "loss", "within 80 %", "MASE"];
-    let mut table = Table::new(&header);
+    let mut table = Table::new(&header[..]);
     let mut open = 0;
     for one in answer["variants"].as_array().into_iter().flatten() {
         table.row([

@@ -264,7 +264,10 @@ fn score(
     Ok(Gathered { groups, captured, readings: readings.counts, horizon_minutes, left_out })
 }
 
+/// A variant and its model.
 type Name = (String, String);
+/// The variant that leads, and how it compares with each of the others.
+type Led = (Name, Vec<(Name, Option<Comparison>)>);
 
 impl Gathered {
     /// Compares two variants by what most of their steps were both scored by.
@@ -292,7 +295,7 @@ impl Gathered {
     }
 
     /// The variant that nobody is seen to be better than, with its comparisons.
-    fn leader(&mut self) -> Option<(Name, Vec<(Name, Option<Comparison>)>)> {
+    fn leader(&mut self) -> Option<Led> {
         let scored = self.groups.iter().filter(|(_, group)| group.tally.points > 0);
         let mut names: Vec<(Name, f64)> = scored
             .map(|(name, group)| (name.clone(), group.tally.mean_w_quantile_loss()))
@@ -392,11 +395,7 @@ impl Gathered {
         })
     }
 
-    fn verdict(
-        &self,
-        leader: Option<&(Name, Vec<(Name, Option<Comparison>)>)>,
-        pairs: usize,
-    ) -> String {
+    fn verdict(&self, leader: Option<&Led>, pairs: usize) -> String {
         let Some((leader, told)) = leader else {
             return "nothing is scored yet: no captured forecast has met a reading".to_owned();
         };

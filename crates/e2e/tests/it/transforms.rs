@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// No job here takes longer, however busy the machine.
 const ENDED: Duration = Duration::from_secs(300);
-const OBJECTS: usize = 24;
+const OBJECTS: usize = 30;
 const LINES: usize = 6;
 
 const IMAGE: &str = "522234722520.dkr.ecr.us-east-1.amazonaws.com/forecasting-deepar:1";
@@ -98,7 +98,7 @@ impl Place {
     }
 
     fn begin(&self, name: &str) {
-        let inference = r#"{"num_samples": 400, "output_types": ["mean", "quantiles"], "quantiles": ["0.1", "0.9"]}"#;
+        let inference = r#"{"num_samples": 1500, "output_types": ["mean", "quantiles"], "quantiles": ["0.1", "0.9"]}"#;
         self.ask("create-transform-job", &json!({
             "TransformJobName": name, "ModelName": "m", "BatchStrategy": "MultiRecord",
             "MaxConcurrentTransforms": 2, "MaxPayloadInMB": 6,

@@ -22,6 +22,9 @@ const EVENTS_MAX: usize = 4_000_000;
 /// The levels by which sample paths are scored.
 const LEVELS: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
+/// Quantile levels and their values, one a step.
+type Levels = Vec<(f64, Vec<f32>)>;
+
 /// One forecast that was answered.
 pub(super) struct Answered<'a> {
     pub(super) variant: &'a str,
@@ -30,7 +33,7 @@ pub(super) struct Answered<'a> {
     pub(super) instance: &'a TimeSeries,
     pub(super) made: Forecast,
     /// Levels that it holds; nothing where there is only a mean.
-    pub(super) levels: Vec<(f64, Vec<f32>)>,
+    pub(super) levels: Levels,
 }
 
 /// What became of the lines.
@@ -312,11 +315,7 @@ impl Prediction {
 
     /// The forecast, and the levels by which it is scored: those it holds, else those of its
     /// sample paths, else none.
-    fn forecast(
-        self,
-        start: DateTime,
-        freq: Frequency,
-    ) -> Option<(Forecast, Vec<(f64, Vec<f32>)>)> {
+    fn forecast(self, start: DateTime, freq: Frequency) -> Option<(Forecast, Levels)> {
         let steps = self.steps();
         let mean = self.mean.map(numbers);
         let samples: Option<Vec<Vec<f32>>> = self
@@ -326,7 +325,7 @@ impl Prediction {
                 !paths.is_empty() && paths.iter().all(|path| path.len() == steps)
             });
         let held = self.quantiles.unwrap_or_default();
-        let mut levels: Vec<(f64, Vec<f32>)> = held
+        let mut levels: Levels = held
             .into_iter()
             .filter_map(|(key, values)| Some((key.parse::<f64>().ok()?, numbers(values))))
             .collect();

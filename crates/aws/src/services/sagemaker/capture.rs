@@ -42,6 +42,8 @@ use crate::rooms::{DATABASE, Rooms, ensure_database};
 const WAITING_BYTES_MAX: u64 = 64 << 20;
 /// Of these, bytes that a place may hold up which cannot be written to.
 const HELD_BYTES_MAX: u64 = WAITING_BYTES_MAX / 2;
+/// Bytes of requests and answers that go into one file.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Exchanges that may wait for the task.
 const WAITING_MAX: usize = 4096;
 /// How long lines are gathered for one file.
@@ -308,22 +310,19 @@ impl Writer {
             let Some(first) = first else { return };
             let (mut gathered, mut asked) = (Vec::new(), Vec::new());
             let mut take = |order: Order| match order {
-                Order::Keep(captured) => gathered.push(captured),
+                Order::Keep(captured) => gathered.push(*captured),
                 Order::Flush(done) => asked.push(done),
             };
-            let waits = matches!(first, Order::Keep(_));
+            let mut waits = matches!(first, Order::Keep(_));
             take(first);
             let until = tokio::time::Instant::now() + FLUSH;
             while waits {
                 match tokio::time::timeout_at(until, orders.recv()).await {
                     Ok(Some(order)) => {
-                        let now = matches!(order, Order::Flush(_));
+                        waits = matches!(order, Order::Keep(_));
                         take(order);
-                        if now {
-                            break;
-                        }
                     }
-                    _time_or_end => break,
+                    _time_or_end => waits = false,
                 }
             }
             while let Ok(order) = orders.try_recv() {
@@ -337,9 +336,11 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, gathered: Vec<Box<Captured>>) {
-        let files = self.files(gathered);
-        self.held.extend(files);
+    async fn write(&mut self, gathered: Vec<Captured>) {
+        // Making the lines is work, and may be much of it.
+        let (host, counts) = (Arc::clone(&self.host), Arc::clone(&self.counts));
+        let making = tokio::task::spawn_blocking(move || files(&host, &counts, gathered));
+        self.held.extend(making.await.unwrap_or_default());
         let (mut left, mut refusing) = (VecDeque::new(), BTreeSet::new());
         while let Some(file) = self.held.pop_front() {
             // Asked once in a turn, not for every file that waits for it.
@@ -374,56 +375,6 @@ impl Writer {
         }
     }
 
-    /// The lines of what was gathered, a file for each folder.
-    fn files(&self, gathered: Vec<Box<Captured>>) -> Vec<File> {
-        let mut files: BTreeMap<(String, String), (File, Vec<u8>)> = BTreeMap::new();
-        let mut steps: BTreeMap<String, Option<String>> = BTreeMap::new();
-        for captured in gathered {
-            let bytes = captured.bytes();
-            // It was checked when the configuration was made.
-            let place = read(&captured.config).ok().and_then(|config| {
-                let place = s3_place("DestinationS3Uri", &config.destination_s3_uri).ok()?;
-                Some((config, place))
-            });
-            let Some((config, (bucket, prefix))) = place else {
-                self.counts.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                self.counts.drop_some(1, "their configuration is not readable");
-                continue;
-            };
-            // The model was asked a moment ago, so it is in memory.
-            let step = steps.entry(captured.model.clone()).or_insert_with(|| {
-                self.host.load(&captured.model).ok().map(|model| model.freq().to_string())
-            });
-            let id = uuid::Uuid::new_v4();
-            let at = moment(captured.at);
-            let prefix = prefix.trim_end_matches('/');
-            let slash = if prefix.is_empty() { "" } else { "/" };
-            let table_prefix = format!("{prefix}{slash}{}/", captured.endpoint);
-            let folder = format!("{table_prefix}{}/{}", captured.variant, at.format("%Y/%m/%d/%H"));
-            let line = line(&captured, &config, step.as_deref(), &id);
-            let (file, text) = files.entry((bucket.clone(), folder.clone())).or_insert_with(|| {
-                let stamp = at.format("%M-%S-%3f");
-                let parts = [captured.variant.clone()].into_iter();
-                let parts = parts.chain(["%Y", "%m", "%d", "%H"].map(|p| at.format(p).to_string()));
-                let file = File {
-                    bucket,
-                    key: format!("{folder}/{stamp}-{id}.jsonl"),
-                    text: Bytes::new(),
-                    lines: 0,
-                    waiting_bytes: 0,
-                    endpoint: captured.endpoint.clone(),
-                    table_prefix,
-                    partition: parts.collect(),
-                };
-                (file, Vec::new())
-            });
-            file.lines += 1;
-            file.waiting_bytes += bytes;
-            text.extend_from_slice(line.as_bytes());
-        }
-        files.into_values().map(|(file, text)| File { text: text.into(), ..file }).collect()
-    }
-
     /// Has the catalog know the partition of a file.
     async fn enlist(&mut self, file: &File) {
         let own = (file.table_prefix.clone(), file.partition.clone());
@@ -450,6 +401,65 @@ impl Writer {
             Err(_ended) => {}
         }
     }
+}
+
+/// The lines of what was gathered: a file for each folder, or more where it would be too large,
+/// oldest first.
+fn files(host: &Host, counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
+    let mut files: Vec<File> = Vec::new();
+    let mut texts: Vec<Vec<u8>> = Vec::new();
+    let mut open: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut steps: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for captured in gathered {
+        let bytes = captured.bytes();
+        // It was checked when the configuration was made.
+        let place = read(&captured.config).ok().and_then(|config| {
+            let place = s3_place("DestinationS3Uri", &config.destination_s3_uri).ok()?;
+            Some((config, place))
+        });
+        let Some((config, (bucket, prefix))) = place else {
+            counts.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            counts.drop_some(1, "their configuration is not readable");
+            continue;
+        };
+        // The model was asked a moment ago, so it is in memory.
+        let step = steps.entry(captured.model.clone()).or_insert_with(|| {
+            host.load(&captured.model).ok().map(|model| model.freq().to_string())
+        });
+        let id = uuid::Uuid::new_v4();
+        let at = moment(captured.at);
+        let prefix = prefix.trim_end_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let table_prefix = format!("{prefix}{slash}{}/", captured.endpoint);
+        let folder = format!("{table_prefix}{}/{}", captured.variant, at.format("%Y/%m/%d/%H"));
+        let line = line(&captured, &config, step.as_deref(), &id);
+        let own = (bucket.clone(), folder.clone());
+        let known = open.get(&own).copied().filter(|known| {
+            files.get(*known).is_some_and(|file| file.waiting_bytes + bytes <= FILE_BYTES_MAX)
+        });
+        let known = known.unwrap_or_else(|| {
+            let parts = ["%Y", "%m", "%d", "%H"].map(|part| at.format(part).to_string());
+            files.push(File {
+                bucket,
+                key: format!("{folder}/{}-{id}.jsonl", at.format("%M-%S-%3f")),
+                text: Bytes::new(),
+                lines: 0,
+                waiting_bytes: 0,
+                endpoint: captured.endpoint.clone(),
+                table_prefix,
+                partition: [captured.variant.clone()].into_iter().chain(parts).collect(),
+            });
+            texts.push(Vec::new());
+            open.insert(own, files.len() - 1);
+            files.len() - 1
+        });
+        let file = &mut files[known];
+        file.lines += 1;
+        file.waiting_bytes += bytes;
+        texts[known].extend_from_slice(line.as_bytes());
+    }
+    let whole = |(file, text): (File, Vec<u8>)| File { text: text.into(), ..file };
+    files.into_iter().zip(texts).map(whole).collect()
 }
 
 fn moment(at: Timestamp) -> chrono::DateTime<chrono::Utc> {
