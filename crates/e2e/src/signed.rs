@@ -3,7 +3,6 @@
 //!
 //! Written from AWS's description of the signature, not from the product's code.
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -72,6 +71,7 @@ impl Signer {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Vec<u8> {
+        #[expect(clippy::disallowed_methods, reason = "a signature is of the moment it is sent")]
         let at = stamp(SystemTime::now());
         let hash = hex(digest::digest(&digest::SHA256, body).as_ref());
         let host = self.address.to_string();
@@ -82,9 +82,9 @@ impl Signer {
         let names = names.join(";");
         let mut canonical = format!("{method}\n{path}\n\n");
         for (name, value) in &signed {
-            let _ = writeln!(canonical, "{name}:{value}");
+            canonical += &format!("{name}:{value}\n");
         }
-        let _ = write!(canonical, "\n{names}\n{hash}");
+        canonical += &format!("\n{names}\n{hash}");
         let day = &at[..8];
         let scope = format!("{day}/{}/{service}/aws4_request", self.region);
         let canonical = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
@@ -97,10 +97,9 @@ impl Signer {
         });
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         for (name, value) in &signed {
-            let _ = write!(head, "{name}: {value}\r\n");
+            head += &format!("{name}: {value}\r\n");
         }
-        let _ = write!(
-            head,
+        head += &format!(
             "authorization: AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, \
              Signature={}\r\ncontent-length: {}\r\n\r\n",
             self.access_key_id,

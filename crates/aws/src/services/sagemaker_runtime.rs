@@ -103,7 +103,7 @@ impl Capturing {
         let exchange = capture::Exchange {
             endpoint: &self.endpoint,
             variant: &answer.variant,
-            model: &answer.model,
+            model: (&answer.model, &answer.artifact),
             input: (body, &self.content_type),
             output: (&answer.body, answer.content_type),
             inference_id: self.inference_id.as_deref(),

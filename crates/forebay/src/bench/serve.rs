@@ -18,7 +18,6 @@
 //! * `ratios`, by the number of clients, of the signed route: `p50` and `per_cpu_second`; and
 //!   `bars`, as `bench train` has them.
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -525,9 +524,8 @@ fn table(args: &BenchServe, figures: &Value) -> String {
     }
     let megabytes = |server: &str| number(&figures[server]["peak_rss_bytes"]) / 1e6;
     let mut out = loads.render();
-    let _ = writeln!(
-        out,
-        "\npeak memory: forebay {:.0} MB, GluonTS {:.0} MB; the bare forecast {:.2} ms\n",
+    out += &format!(
+        "\npeak memory: forebay {:.0} MB, GluonTS {:.0} MB; the bare forecast {:.2} ms\n\n",
         megabytes("forebay"),
         megabytes("gluonts"),
         number(&figures["overhead"]["bare_p50_ms"])

@@ -7,8 +7,8 @@
 //! year, month, day, hour        view captured_<endpoint>_calls: the same, a column for each fact
 //! ```
 //!
-//! A line is AWS's; of our own are `modelName` and `timeFreq` in `eventMetadata`: which model
-//! answered, and the step of its forecasts. They tie a forecast to what made it when the variant's
+//! A line is AWS's; of our own are `modelName`, `modelArtifact` and `timeFreq` in `eventMetadata`:
+//! which model answered, from which file, and the step of its forecasts. They tie a forecast to what made it when the variant's
 //! name has moved on to another model.
 //!
 //! Invariants
@@ -129,8 +129,8 @@ pub(super) fn check(config: &Value) -> Result<(), Fault> {
 pub(crate) struct Exchange<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) variant: &'a str,
-    /// The model behind the variant.
-    pub(crate) model: &'a str,
+    /// The model behind the variant, and the name of its file.
+    pub(crate) model: (&'a str, &'a str),
     /// The request and its content type.
     pub(crate) input: (&'a Bytes, &'a str),
     pub(crate) output: (&'a [u8], &'static str),
@@ -177,6 +177,7 @@ struct Captured {
     endpoint: String,
     variant: String,
     model: String,
+    artifact: String,
     input: (Bytes, String),
     output: (Vec<u8>, &'static str),
     inference_id: Option<String>,
@@ -203,7 +204,8 @@ pub(crate) fn capture(rooms: &Rooms, config: &Value, exchange: &Exchange<'_>) {
         config: config.clone(),
         endpoint: exchange.endpoint.to_owned(),
         variant: exchange.variant.to_owned(),
-        model: exchange.model.to_owned(),
+        model: exchange.model.0.to_owned(),
+        artifact: exchange.model.1.to_owned(),
         input: (exchange.input.0.clone(), exchange.input.1.to_owned()),
         output: (exchange.output.0.to_vec(), exchange.output.1),
         inference_id: exchange.inference_id.map(str::to_owned),
@@ -482,6 +484,7 @@ fn line(captured: &Captured, config: &Config, step: Option<&str>, id: &uuid::Uui
         "eventId": id.to_string(),
         "inferenceTime": moment(captured.at).to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         "modelName": captured.model,
+        "modelArtifact": captured.artifact,
     });
     if let Some(step) = step {
         meta["timeFreq"] = json!(step);
@@ -587,7 +590,7 @@ fn captured(endpoint: &str, name: &str, bucket: &str, prefix: &str) -> Table {
         ),
         column(
             "eventMetadata",
-            "struct<eventId:string,inferenceTime:string,modelName:string,timeFreq:string,\
+            "struct<eventId:string,inferenceTime:string,modelName:string,modelArtifact:string,timeFreq:string,\
              inferenceId:string,customAttributes:array<string>>",
             "which request it was, when, and which model answered",
         ),
@@ -613,7 +616,8 @@ fn calls(table: &str) -> String {
     };
     format!(
         "SELECT from_iso8601_timestamp(eventMetadata.inferenceTime) AS inference_time, variant, \
-         eventMetadata.modelName AS model, eventMetadata.eventId AS event_id, \
+         eventMetadata.modelName AS model, eventMetadata.modelArtifact AS artifact, \
+         eventMetadata.eventId AS event_id, \
          eventMetadata.inferenceId AS inference_id, {} AS request, {} AS answer, \
          year, month, day, hour FROM {table}",
         text("endpointInput"),
@@ -648,6 +652,7 @@ mod tests {
             endpoint: "e".into(),
             variant: "v".into(),
             model: "m".into(),
+            artifact: "m-1.tar.gz".into(),
             input: (Bytes::from_static(b"{\"a\":1}"), "application/json".into()),
             output: (b"\xff".to_vec(), "application/json"),
             inference_id: Some("i-1".into()),
@@ -660,7 +665,7 @@ mod tests {
             concat!(
                 r#"{"captureData":{"endpointInput":{"observedContentType":"application/json","mode":"INPUT","data":"{\"a\":1}","encoding":"JSON"},"#,
                 r#""endpointOutput":{"observedContentType":"application/json","mode":"OUTPUT","data":"/w==","encoding":"BASE64"}},"#,
-                r#""eventMetadata":{"eventId":"00000000-0000-0000-0000-000000000000","inferenceTime":"2021-02-05T11:00:00Z","modelName":"m","timeFreq":"1H","inferenceId":"i-1","customAttributes":["c"]},"#,
+                r#""eventMetadata":{"eventId":"00000000-0000-0000-0000-000000000000","inferenceTime":"2021-02-05T11:00:00Z","modelName":"m","modelArtifact":"m-1.tar.gz","timeFreq":"1H","inferenceId":"i-1","customAttributes":["c"]},"#,
                 r#""eventVersion":"0"}"#,
                 "\n"
             )
