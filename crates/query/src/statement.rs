@@ -13,8 +13,8 @@ use base::{Error, Result};
 use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
-    ShowStatementIn, ShowStatementOptions, Statement as Ast, TableFactor, VisitMut, VisitorMut,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, ShowStatementIn,
+    ShowStatementOptions, Statement as Ast, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -554,15 +554,10 @@ impl Spelling {
     }
 
     fn add_fields(&mut self, kind: &DataType) {
-        match kind {
-            DataType::Struct(fields) => {
-                for field in fields {
-                    self.fields.add(field.name());
-                    self.add_fields(field.data_type());
-                }
-            }
-            DataType::List(item) | DataType::Map(item, _) => self.add_fields(item.data_type()),
-            _ => {}
+        let DataType::Struct(fields) = kind else { return };
+        for field in fields {
+            self.fields.add(field.name());
+            self.add_fields(field.data_type());
         }
     }
 
@@ -631,13 +626,6 @@ impl VisitorMut for Spelling {
                             self.columns.spell(part);
                             is_column |= part.quote_style.is_some();
                         }
-                    }
-                }
-            }
-            Expr::CompoundFieldAccess { access_chain, .. } => {
-                for access in access_chain {
-                    if let AccessExpr::Dot(Expr::Identifier(field)) = access {
-                        self.fields.spell(field);
                     }
                 }
             }
