@@ -155,10 +155,14 @@ fn overflowing(folder: &Path) -> PathBuf {
     // A header of JSON behind its length, then the tensors where it says.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let place = &tensors["head.bias"]["data_offsets"];
-    let at = |end: usize| 8 + header + place[end].as_u64().unwrap() as usize;
-    for value in bytes[at(0)..at(1)].chunks_exact_mut(4) {
-        value.copy_from_slice(&3e38f32.to_le_bytes());
+    // Every unit says one, and the head makes of so many ones more than a float holds: a mean and a
+    // spread without end, of which half of the draws are no number.
+    for (name, value) in [("lstm.bias_l0", 1e3f32), ("head.weight", 3e38), ("head.bias", 3e38)] {
+        let place = &tensors[name]["data_offsets"];
+        let at = |end: usize| 8 + header + place[end].as_u64().unwrap() as usize;
+        for weight in bytes[at(0)..at(1)].chunks_exact_mut(4) {
+            weight.copy_from_slice(&value.to_le_bytes());
+        }
     }
     std::fs::write(&weights, bytes).unwrap();
     let bad = folder.join("overflowing.tar.gz");
@@ -572,8 +576,9 @@ fn g6_five_times_too_many_are_refused_at_once_and_the_others_answered() {
     // Most of what it can do it did, and the others know at once.
     assert!(answered.len() as f64 > 0.4 * capacity * end.as_secs_f64(), "{}", answered.len());
     assert!(refused.len() > answered.len(), "{}", refused.len());
-    assert!(refused.latency(0.5) < Duration::from_millis(50), "{:?}", refused.latency(0.5));
-    assert!(refused.latency(0.99) < Duration::from_millis(500), "{:?}", refused.latency(0.99));
+    let soon = answered.latency(0.5) / 10 + Duration::from_millis(10);
+    assert!(refused.latency(0.5) < soon, "{:?}", refused.latency(0.5));
+    assert!(refused.latency(0.99) < answered.latency(0.5), "{:?}", refused.latency(0.99));
     // The queue is 64 long for two threads: whoever was let in waits no longer than for those.
     let queue = alone * 70 / 2 * 2;
     assert!(
