@@ -113,8 +113,9 @@ fn plain_load(place: &Place, endpoint: &str, rate: f64) -> Load {
     Load::start(place.server.http, rate, CONNECTIONS, move |_| request.clone(), judge)
 }
 
-fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str]) -> PathBuf {
-    let target: Vec<f64> = (0..960).map(value).collect();
+/// A model of forty days whose values are higher by `shift` than those asked with.
+fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str], shift: f64) -> PathBuf {
+    let target: Vec<f64> = (0..960).map(|hour| value(hour) + shift).collect();
     let series = json!({"start": "2024-01-01 00:00:00", "target": target});
     std::fs::write(folder.join("train.json"), format!("{series}\n")).unwrap();
     let model = folder.join(format!("{name}.tar.gz"));
@@ -130,18 +131,19 @@ fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str]) -> PathB
 /// A naive model of a season.
 fn naive(folder: &Path, season: u64) -> PathBuf {
     let name = format!("season-{season}");
-    train(folder, &name, "seasonal-naive", &[&format!("season={season}")])
+    train(folder, &name, "seasonal-naive", &[&format!("season={season}")], 0.0)
 }
 
 /// A DeepAR of a few cells and two batches.
-fn small_deepar(folder: &Path, name: &str, more: &[&str]) -> PathBuf {
+fn small_deepar(folder: &Path, name: &str, more: &[&str], shift: f64) -> PathBuf {
     let quick = ["context_length=24", "epochs=1", "mini_batch_size=32", "windows_per_epoch=64"];
-    train(folder, name, "deepar", &[&quick[..], more].concat())
+    train(folder, name, "deepar", &[&quick[..], more].concat(), shift)
 }
 
 /// A DeepAR whose weights are finite and whose forecasts are not.
 fn overflowing(folder: &Path) -> PathBuf {
-    let sound = small_deepar(folder, "sound", &["num_cells=4", "num_layers=1"]);
+    // Of values below zero as well: what knows none answers zero where it has no number.
+    let sound = small_deepar(folder, "sound", &["num_cells=4", "num_layers=1"], -20.0);
     let unpacked = folder.join("unpacked");
     std::fs::create_dir_all(&unpacked).unwrap();
     let tar = |args: &[&str], archive: &Path| {
@@ -523,7 +525,7 @@ fn g4_an_endpoint_is_back_within_two_seconds_of_a_kill_at_any_step() {
 #[test]
 fn g6_five_times_too_many_are_refused_at_once_and_the_others_answered() {
     let place = Place::new();
-    let deepar = small_deepar(place.path(), "deepar", &["num_cells=40", "num_layers=3"]);
+    let deepar = small_deepar(place.path(), "deepar", &["num_cells=40", "num_layers=3"], 0.0);
     place.model("deepar", &deepar, "forecasting-deepar");
     place.config("deepar", &[("v", "deepar", 1.0)]);
     place.endpoint(ENDPOINT, "deepar");
