@@ -113,8 +113,9 @@ fn plain_load(place: &Place, endpoint: &str, rate: f64) -> Load {
     Load::start(place.server.http, rate, CONNECTIONS, move |_| request.clone(), judge)
 }
 
-fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str]) -> PathBuf {
-    let target: Vec<f64> = (0..960).map(value).collect();
+/// A model of forty days whose values are higher by `shift` than those asked with.
+fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str], shift: f64) -> PathBuf {
+    let target: Vec<f64> = (0..960).map(|hour| value(hour) + shift).collect();
     let series = json!({"start": "2024-01-01 00:00:00", "target": target});
     std::fs::write(folder.join("train.json"), format!("{series}\n")).unwrap();
     let model = folder.join(format!("{name}.tar.gz"));
@@ -130,18 +131,19 @@ fn train(folder: &Path, name: &str, algorithm: &str, settings: &[&str]) -> PathB
 /// A naive model of a season.
 fn naive(folder: &Path, season: u64) -> PathBuf {
     let name = format!("season-{season}");
-    train(folder, &name, "seasonal-naive", &[&format!("season={season}")])
+    train(folder, &name, "seasonal-naive", &[&format!("season={season}")], 0.0)
 }
 
 /// A DeepAR of a few cells and two batches.
-fn small_deepar(folder: &Path, name: &str, more: &[&str]) -> PathBuf {
+fn small_deepar(folder: &Path, name: &str, more: &[&str], shift: f64) -> PathBuf {
     let quick = ["context_length=24", "epochs=1", "mini_batch_size=32", "windows_per_epoch=64"];
-    train(folder, name, "deepar", &[&quick[..], more].concat())
+    train(folder, name, "deepar", &[&quick[..], more].concat(), shift)
 }
 
 /// A DeepAR whose weights are finite and whose forecasts are not.
 fn overflowing(folder: &Path) -> PathBuf {
-    let sound = small_deepar(folder, "sound", &["num_cells=4", "num_layers=1"]);
+    // Of values below zero as well: what knows none answers zero where it has no number.
+    let sound = small_deepar(folder, "sound", &["num_cells=4", "num_layers=1"], -20.0);
     let unpacked = folder.join("unpacked");
     std::fs::create_dir_all(&unpacked).unwrap();
     let tar = |args: &[&str], archive: &Path| {
@@ -155,10 +157,14 @@ fn overflowing(folder: &Path) -> PathBuf {
     // A header of JSON behind its length, then the tensors where it says.
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let place = &tensors["head.bias"]["data_offsets"];
-    let at = |end: usize| 8 + header + place[end].as_u64().unwrap() as usize;
-    for value in bytes[at(0)..at(1)].chunks_exact_mut(4) {
-        value.copy_from_slice(&3e38f32.to_le_bytes());
+    // Every unit says one, and the head makes of so many ones more than a float holds: a mean and a
+    // spread without end, of which half of the draws are no number.
+    for (name, value) in [("lstm.bias_l0", 1e3f32), ("head.weight", 3e38), ("head.bias", 3e38)] {
+        let place = &tensors[name]["data_offsets"];
+        let at = |end: usize| 8 + header + place[end].as_u64().unwrap() as usize;
+        for weight in bytes[at(0)..at(1)].chunks_exact_mut(4) {
+            weight.copy_from_slice(&value.to_le_bytes());
+        }
     }
     std::fs::write(&weights, bytes).unwrap();
     let bad = folder.join("overflowing.tar.gz");
@@ -519,7 +525,7 @@ fn g4_an_endpoint_is_back_within_two_seconds_of_a_kill_at_any_step() {
 #[test]
 fn g6_five_times_too_many_are_refused_at_once_and_the_others_answered() {
     let place = Place::new();
-    let deepar = small_deepar(place.path(), "deepar", &["num_cells=40", "num_layers=3"]);
+    let deepar = small_deepar(place.path(), "deepar", &["num_cells=40", "num_layers=3"], 0.0);
     place.model("deepar", &deepar, "forecasting-deepar");
     place.config("deepar", &[("v", "deepar", 1.0)]);
     place.endpoint(ENDPOINT, "deepar");
@@ -572,8 +578,9 @@ fn g6_five_times_too_many_are_refused_at_once_and_the_others_answered() {
     // Most of what it can do it did, and the others know at once.
     assert!(answered.len() as f64 > 0.4 * capacity * end.as_secs_f64(), "{}", answered.len());
     assert!(refused.len() > answered.len(), "{}", refused.len());
-    assert!(refused.latency(0.5) < Duration::from_millis(50), "{:?}", refused.latency(0.5));
-    assert!(refused.latency(0.99) < Duration::from_millis(500), "{:?}", refused.latency(0.99));
+    let soon = answered.latency(0.5) / 10 + Duration::from_millis(10);
+    assert!(refused.latency(0.5) < soon, "{:?}", refused.latency(0.5));
+    assert!(refused.latency(0.99) < answered.latency(0.5), "{:?}", refused.latency(0.99));
     // The queue is 64 long for two threads: whoever was let in waits no longer than for those.
     let queue = alone * 70 / 2 * 2;
     assert!(
