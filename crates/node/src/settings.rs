@@ -259,6 +259,9 @@ pub struct Serving {
     pub probation_secs: u64,
     /// Models that take so many times what those before took are too slow.
     pub latency_factor: u32,
+    /// How often it is asked during that time whether the new models' forecasts turned out worse:
+    /// each time the captured forecasts since the update are read.
+    pub accuracy_secs: u64,
 }
 
 impl Default for Serving {
@@ -273,6 +276,7 @@ impl Default for Serving {
             guard: guard.on,
             probation_secs: guard.probation.as_secs(),
             latency_factor: guard.latency_factor,
+            accuracy_secs: guard.accuracy_every.as_secs(),
         }
     }
 }
@@ -288,6 +292,7 @@ impl Serving {
                 on: self.guard,
                 probation: Duration::from_secs(self.probation_secs),
                 latency_factor: self.latency_factor,
+                accuracy_every: Duration::from_secs(self.accuracy_secs),
                 ..serving::Guard::default()
             },
         }
@@ -363,6 +368,7 @@ impl Settings {
             ("queue", serving.queue as u64),
             ("timeout_secs", serving.timeout_secs),
             ("latency_factor", u64::from(serving.latency_factor)),
+            ("accuracy_secs", serving.accuracy_secs),
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("serving.{name} must be above 0")));

@@ -26,11 +26,10 @@ use crate::route::Wheel;
 use crate::shelf::{Folder, Shelf};
 use crate::trial::Trial;
 
-/// How often a rollout looks after its alarms, how often a probation looks whether it is still
-/// one, and how often both ask about actual values.
+/// How often a rollout looks after its alarms, and how often a probation looks whether it is still
+/// one.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-const ASK_ACCURACY: Duration = Duration::from_secs(5);
 /// Processes that may begin an update before it is given up.
 const STARTS_MAX: u32 = 4;
 
@@ -472,6 +471,7 @@ impl Update {
         let alarms = rollout.map(|rollout| &rollout.alarms).filter(|alarms| !alarms.is_empty());
         let limit_secs = rollout.and_then(|rollout| rollout.limit_secs);
         let look = if rollout.is_some() { LOOK } else { LOOK_AFTER };
+        let guard = self.trial.guard;
         let mut asked = Instant::now();
         loop {
             if let Some(why) = self.trial.verdict() {
@@ -482,10 +482,8 @@ impl Update {
                 return Ok(Waited::Ended);
             }
             let rings = alarms.zip(core.watch.get()).and_then(|(alarms, watch)| watch(alarms));
-            let accuracy = core
-                .accuracy
-                .get()
-                .filter(|_| self.trial.guard.on && asked.elapsed() >= ASK_ACCURACY);
+            let accuracy =
+                core.accuracy.get().filter(|_| guard.on && asked.elapsed() >= guard.accuracy_every);
             let worse = accuracy.and_then(|accuracy| {
                 asked = Instant::now();
                 accuracy(&self.comparison)

@@ -43,6 +43,8 @@ pub struct Guard {
     pub latency_factor: u32,
     /// How long a new variant may take until an old one is asked as well.
     pub patience: Duration,
+    /// How often it is asked whether the new variants' forecasts turned out worse.
+    pub accuracy_every: Duration,
 }
 
 impl Default for Guard {
@@ -52,6 +54,7 @@ impl Default for Guard {
             probation: Duration::from_secs(600),
             latency_factor: 5,
             patience: Duration::from_secs(1),
+            accuracy_every: Duration::from_secs(60),
         }
     }
 }

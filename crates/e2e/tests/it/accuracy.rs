@@ -34,8 +34,12 @@ impl Place {
     }
 
     fn within(why: &str, folder: tempfile::TempDir) -> Option<Place> {
+        Place::with(why, folder, &[])
+    }
+
+    fn with(why: &str, folder: tempfile::TempDir, flags: &[&str]) -> Option<Place> {
         let tools = Tools::find(why)?;
-        let server = Server::start(&folder.path().join("data"));
+        let server = Server::start_with(&folder.path().join("data"), flags, &[]);
         let user = User::new(&tools, &server, &folder.path().join("user"));
         user.aws(&["s3", "mb", "s3://plant"]);
         Some(Place { server, user, folder })
@@ -189,6 +193,40 @@ fn readings(hours: std::ops::Range<usize>) -> String {
 
 const ACTUALS: &str = "SELECT from_iso8601_timestamp(at) AS timestamp, value, station AS item_id \
                        FROM readings";
+
+#[test]
+fn g3_an_update_that_forecasts_worse_is_undone_by_the_readings() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--set", "serving.accuracy_secs=1"];
+    let Some(place) = Place::with("an update that forecasts worse", folder, &flags) else { return };
+    place.model("good", 24);
+    place.model("worse", 7);
+    let file = "all.json";
+    std::fs::write(place.user.folder.join(file), readings(0..HOURS)).unwrap();
+    place.user.aws(&["s3", "cp", file, "s3://plant/readings/all.json", "--quiet"]);
+    place.server.forebay(&["lake", "crawl", "plant/readings"]);
+    // An endpoint of its own makes the configuration that the other is to be updated to.
+    place.endpoint("worse", &[("v", "worse")], &[]);
+    place.endpoint("air", &[("v", "good")], &[]);
+    place.server.forebay(&["endpoint", "actuals", "air", "--sql", ACTUALS]);
+    place.ask(
+        "update-endpoint",
+        &json!({"EndpointName": "air", "EndpointConfigName": "worse",
+            "DeploymentConfig": {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": {
+                "Type": "CANARY", "WaitIntervalInSeconds": 3600,
+                "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 50}}}}}),
+    );
+    place.invoke("air", &requests(HISTORY..HOURS - 24));
+    let mut told = Value::Null;
+    wait_for("the readings' verdict", Duration::from_secs(60), || {
+        told = place.ask("describe-endpoint", &json!({"EndpointName": "air"}));
+        told["EndpointStatus"] == "InService"
+    });
+    assert_eq!(told["EndpointConfigName"], "air", "{told}");
+    let why = told["FailureReason"].as_str().unwrap();
+    println!("{why}");
+    assert!(why.starts_with("update to \"worse\" undone: the new variants' forecasts"), "{why}");
+}
 
 #[test]
 fn h1_captured_forecasts_say_which_variant_is_better() {

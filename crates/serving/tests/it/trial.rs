@@ -140,7 +140,8 @@ impl Predictor for Later {
 }
 
 fn quick() -> Guard {
-    Guard { patience: Duration::from_millis(30), ..Guard::default() }
+    let (patience, accuracy_every) = (Duration::from_millis(30), Duration::from_millis(20));
+    Guard { patience, accuracy_every, ..Guard::default() }
 }
 
 async fn served(world: &World) -> Arc<Host> {
