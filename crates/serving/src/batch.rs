@@ -1,12 +1,7 @@
 //! Forecasts many series a few at a time: bounded memory, and a place to stop.
 
-use std::io::{BufRead, Read, Write};
-
 use base::{Error, ErrorKind, Result};
-use forecast::{Forecast, PredictOptions, Predictor, TimeSeries, jsonl};
-
-use crate::answer;
-use crate::request::{Configuration, Shape, parse_instance};
+use forecast::{Forecast, PredictOptions, Predictor, TimeSeries};
 
 /// Sampled values held at once: 8 MB.
 const VALUES_AT_ONCE: usize = 2_000_000;
@@ -80,76 +75,6 @@ fn blame(
     }
 }
 
-/// What a batch did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchCounts {
-    /// Series read and forecasts written.
-    pub series: u64,
-}
-
-/// Reads DeepAR JSON Lines and writes one prediction a line, in their order, holding a group
-/// of series at a time. Stops at the first bad line, which the error names; what stood before
-/// it in full groups has been written.
-pub fn lines(
-    predictor: &dyn Predictor,
-    input: &mut dyn BufRead,
-    output: &mut dyn Write,
-    configuration: &Configuration,
-) -> Result<BatchCounts> {
-    let shape = Shape::of(predictor);
-    let options = configuration.options();
-    let at_once = series_at_once(shape.prediction_length, configuration.num_samples);
-    let mut counts = BatchCounts::default();
-    let (mut group, mut numbers, mut number) = (Vec::new(), Vec::new(), 0);
-    loop {
-        number += 1;
-        let line = read_line(input, number)?;
-        if let Some(text) = line.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-            let series = parse_instance(text, shape)
-                .map_err(|error| error.context(format_args!("line {number}")))?;
-            group.push(series);
-            numbers.push(number);
-        }
-        if group.len() == at_once || (line.is_none() && !group.is_empty()) {
-            let place = |k: usize| format!("line {}", numbers.get(k).copied().unwrap_or(0));
-            let forecasts = predict(predictor, &group, &options, place, || true)?;
-            let mut text = String::new();
-            for forecast in &forecasts {
-                answer::write_prediction(forecast, configuration, &mut text)?;
-                text.push('\n');
-            }
-            output
-                .write_all(text.as_bytes())
-                .map_err(|cause| Error::io("write predictions", cause))?;
-            counts.series += group.len() as u64;
-            group.clear();
-            numbers.clear();
-        }
-        if line.is_none() {
-            return Ok(counts);
-        }
-    }
-}
-
-fn read_line(input: &mut dyn BufRead, number: u64) -> Result<Option<String>> {
-    let mut line = Vec::new();
-    input
-        .take(jsonl::LINE_BYTES_MAX as u64 + 1)
-        .read_until(b'\n', &mut line)
-        .map_err(|cause| Error::io(format!("read line {number}"), cause))?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.len() > jsonl::LINE_BYTES_MAX {
-        let max = jsonl::LINE_BYTES_MAX;
-        return Err(Error::invalid(format!("line {number} is longer than {max} bytes")));
-    }
-    let text = String::from_utf8(line).map_err(|cause| {
-        Error::invalid(format!("line {number} is not UTF-8 text")).with_source(cause)
-    })?;
-    Ok(Some(text))
-}
-
 #[cfg(test)]
 mod tests {
     use forecast::{Frequency, SeasonalNaive};
@@ -160,31 +85,30 @@ mod tests {
         SeasonalNaive::new(Frequency::HOURLY, 1, 2).unwrap()
     }
 
-    fn line(value: usize) -> String {
-        format!("{{\"start\":\"2021-02-05\",\"target\":[{value}]}}\n")
+    fn of(values: &[f32]) -> TimeSeries {
+        TimeSeries { target: values.to_vec().into(), ..TimeSeries::default() }
     }
 
     #[test]
     fn a_batch_keeps_order_across_groups() {
-        let input: String = (0..200).map(line).collect();
-        let wanted = Configuration::parse(r#"{"output_types": ["mean"]}"#).unwrap();
-        let mut output = Vec::new();
-        let counts = lines(&naive(), &mut input.as_bytes(), &mut output, &wanted).unwrap();
-        let expect: String = (0..200).map(|k| format!("{{\"mean\":[{k}.0,{k}.0]}}\n")).collect();
-        assert_eq!(String::from_utf8(output).unwrap(), expect);
-        assert_eq!(counts.series, 200);
+        let series: Vec<TimeSeries> = (0..200).map(|k| of(&[k as f32])).collect();
+        let options = PredictOptions::default();
+        let made = predict(&naive(), &series, &options, |k| k.to_string(), || true).unwrap();
+        assert_eq!(made.len(), 200);
+        for (k, forecast) in made.iter().enumerate() {
+            assert_eq!(forecast.mean, [k as f32; 2]);
+        }
     }
 
     #[test]
     fn the_refused_series_is_named_by_its_place() {
-        let empty = "{\"start\":\"2021-02-05\",\"target\":[]}\n";
-        let input = format!("{}\n{}{empty}", line(1), line(2));
-        let wanted = Configuration::default();
-        let error = lines(&naive(), &mut input.as_bytes(), &mut Vec::new(), &wanted).unwrap_err();
-        assert_eq!(error.to_string(), "line 4: no observed point");
+        let mut series = vec![of(&[1.0]); 130];
+        series[100] = of(&[]);
+        let place = |k: usize| format!("line {}", k + 1);
+        let options = PredictOptions::default();
+        let error = predict(&naive(), &series, &options, place, || true).unwrap_err();
+        assert_eq!(error.to_string(), "line 101: no observed point");
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        let error = lines(&naive(), &mut &b"{\n"[..], &mut Vec::new(), &wanted).unwrap_err();
-        assert!(error.to_string().starts_with("line 1: "), "{error}");
     }
 
     #[test]
