@@ -525,7 +525,7 @@ pub(crate) fn find<R>(
 /// Turns by the weights of those that answer.
 pub(crate) fn wheel_of(variants: &[Deployed]) -> Result<Wheel> {
     let answering = variants.iter().filter(|variant| variant.shadow.is_none());
-    Wheel::new(answering.map(|variant| variant.weight).collect())
+    Ok(Wheel::new(answering.map(|variant| variant.weight).collect())?.shuffled())
 }
 
 pub(crate) fn not_in_service(name: &str, row: Option<&Endpoint>) -> Error {

@@ -2,7 +2,8 @@
 //!
 //! Every turn each variant gains its weight, the richest answers and pays the sum. Shares are
 //! exact over any stretch of requests to within one request a variant, without a random
-//! number, so that traffic can be replayed and a test can count.
+//! number, so that traffic can be replayed and a test can count. Between variants that are to be
+//! compared the turns of every twenty are [shuffled](Wheel::shuffled).
 
 use base::{Error, Result};
 
@@ -11,7 +12,18 @@ use base::{Error, Result};
 pub struct Wheel {
     weights: Vec<f64>,
     credit: Vec<f64>,
+    shuffled: Option<Shuffled>,
 }
+
+/// Turns that are dealt by the block, each in an order of its own.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Shuffled {
+    block: Vec<usize>,
+    state: u64,
+}
+
+/// Turns of a block.
+const BLOCK: usize = 20;
 
 impl Wheel {
     /// A wheel over weights that are finite, not negative and at least one of them positive.
@@ -25,7 +37,16 @@ impl Wheel {
                 "the weights {weights:?} leave no traffic to share"
             )));
         }
-        Ok(Wheel { credit: vec![0.0; weights.len()], weights })
+        Ok(Wheel { credit: vec![0.0; weights.len()], weights, shuffled: None })
+    }
+
+    /// The same, with the turns of every twenty in another order: clients whose requests come in
+    /// a rhythm (station after station, say) must not always meet the same variant, or no
+    /// comparison of the variants would be fair. Repeatable as well.
+    #[must_use]
+    pub fn shuffled(mut self) -> Wheel {
+        self.shuffled = Some(Shuffled::default());
+        self
     }
 
     /// The share of the requests that an index gets.
@@ -34,8 +55,23 @@ impl Wheel {
         self.weights.get(index).map_or(0.0, |weight| weight / sum)
     }
 
-    /// The index that answers next. Ties go to the first.
+    /// The index that answers next.
     pub fn turn(&mut self) -> usize {
+        let Some(mut shuffled) = self.shuffled.take() else { return self.next() };
+        if shuffled.block.is_empty() {
+            shuffled.block.extend((0..BLOCK).map(|_| self.next()));
+            for last in (1..BLOCK).rev() {
+                let other = shuffled.random(last + 1);
+                shuffled.block.swap(last, other);
+            }
+        }
+        let turn = shuffled.block.pop().unwrap_or_else(|| self.next());
+        self.shuffled = Some(shuffled);
+        turn
+    }
+
+    /// The next in order. Ties go to the first.
+    fn next(&mut self) -> usize {
         let mut best = None;
         for (k, weight) in self.weights.iter().enumerate() {
             self.credit[k] += weight;
@@ -50,6 +86,18 @@ impl Wheel {
     }
 }
 
+impl Shuffled {
+    /// A number below `end`, by SplitMix64.
+    fn random(&mut self, end: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // The bias of the remainder is nothing beside a block of twenty.
+        ((z ^ (z >> 31)) % end as u64) as usize
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -61,6 +109,24 @@ mod tests {
         let mut wheel = Wheel::new(vec![5.0, 1.0, 1.0]).unwrap();
         let turns: Vec<usize> = (0..14).map(|_| wheel.turn()).collect();
         assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn shuffled_turns_keep_the_shares_and_no_rhythm() {
+        let mut wheel = Wheel::new(vec![1.0, 1.0]).unwrap().shuffled();
+        let turns: Vec<usize> = (0..2000).map(|_| wheel.turn()).collect();
+        for block in turns.chunks(20) {
+            assert_eq!(block.iter().sum::<usize>(), 10);
+        }
+        // A client that asks for one of a few stations in turn meets both variants with each.
+        for stations in 2..=12 {
+            for station in 0..stations {
+                let met: Vec<usize> =
+                    turns.iter().skip(station).step_by(stations).copied().collect();
+                let share = met.iter().sum::<usize>() as f64 / met.len() as f64;
+                assert!((0.35..0.65).contains(&share), "{station} of {stations}: {share}");
+            }
+        }
     }
 
     #[test]
