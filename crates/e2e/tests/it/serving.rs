@@ -413,7 +413,8 @@ fn g2_a_step_gets_its_share_and_weights_are_kept() {
     let [signed, plain] = place.load(2.0 * RATE);
     signed.run_for(Duration::from_millis(500));
 
-    place.begin_update("flat", Some(routing("CANARY", 10, 3)));
+    // Long enough that the two seconds looked at end before it does, however late they begin.
+    place.begin_update("flat", Some(routing("CANARY", 10, 6)));
     wait_for("the canary", SETTLED, || signed.report().by().contains_key("v/1"));
     std::thread::sleep(Duration::from_millis(100));
     let canary = signed.run_for(Duration::from_secs(2));
