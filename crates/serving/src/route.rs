@@ -2,8 +2,9 @@
 //!
 //! Every turn each variant gains its weight, the richest answers and pays the sum. Shares are
 //! exact over any stretch of requests to within one request a variant, without a random
-//! number, so that traffic can be replayed and a test can count. Between variants that are to be
-//! compared the turns of every twenty are [shuffled](Wheel::shuffled).
+//! number, so that traffic can be replayed and a test can count. Between variants, and between
+//! those on trial and those they replace, the turns of every twenty are
+//! [shuffled](Wheel::shuffled).
 
 use base::{Error, Result};
 

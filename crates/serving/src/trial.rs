@@ -122,7 +122,7 @@ impl Trial {
     pub(crate) fn shift(&self, share: f64) -> Result<()> {
         let case = self.case();
         if case.verdict.is_none() {
-            *self.split() = Wheel::new(vec![1.0 - share, share])?;
+            *self.split() = Wheel::new(vec![1.0 - share, share])?.shuffled();
         }
         Ok(())
     }
