@@ -83,7 +83,7 @@ impl Fleet {
         shadows: Vec<(Arc<LiveVariant>, f64)>,
     ) -> Result<Fleet> {
         let shadow = |(variant, share): (Arc<LiveVariant>, f64)| {
-            let share = Mutex::new(Wheel::new(vec![1.0 - share, share])?);
+            let share = Mutex::new(Wheel::new(vec![1.0 - share, share])?.shuffled());
             Ok(Shadow { variant, share })
         };
         Ok(Fleet {
