@@ -9,8 +9,8 @@
 //! Invariants
 //! * An endpoint is InService only while every one of its variants is loaded; a model that
 //!   does not load makes it Failed with the reason, or leaves an update undone.
-//! * An accepted request is answered by exactly one variant, also while an update swaps the
-//!   models: it keeps the ones it started with.
+//! * An accepted request gets one answer, of one variant, also while an update swaps the models:
+//!   it keeps the ones it started with. Two may have been asked, where one is on trial.
 //! * Every wait has a bound: the queue refuses with [`base::ErrorKind::Exhausted`], an answer
 //!   that takes too long ends with [`base::ErrorKind::Unavailable`].
 //! * What goes out is valid JSON whatever the model computed.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::counters::{Counters, Snapshot};
 use crate::endpoint::{Deployed, Endpoint, Holding, Previous, Status};
-use crate::fleet::{Fleet, LiveVariant, Source};
+use crate::fleet::{Fleet, LiveVariant, Source, locked};
 use crate::host::Settings;
 use crate::models::Models;
 use crate::rollout::{Rollout, Watch};
@@ -81,10 +81,6 @@ impl Live {
         let others = others.filter(|(fleet, _)| !Arc::ptr_eq(fleet, &self.fleet));
         std::iter::once((&self.fleet, own)).chain(others)
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Core {

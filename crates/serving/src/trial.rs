@@ -27,7 +27,7 @@ use bytes::Bytes;
 use forecast::{Frequency, Predictor};
 use tokio::sync::oneshot::Receiver;
 
-use crate::fleet::{Asked, Fleet, LiveVariant, Made, Source, keep, median};
+use crate::fleet::{Asked, Fleet, LiveVariant, Made, Source, keep, locked, median};
 use crate::media::Media;
 use crate::pool::{Pool, Work};
 use crate::route::Wheel;
@@ -111,11 +111,11 @@ impl Trial {
     }
 
     fn case(&self) -> MutexGuard<'_, Case> {
-        self.case.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.case)
     }
 
     fn split(&self) -> MutexGuard<'_, Wheel> {
-        self.split.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.split)
     }
 
     /// Gives the new variants this share of the requests, unless they are condemned.
