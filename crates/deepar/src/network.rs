@@ -17,7 +17,7 @@ use base::{Error, Result};
 
 use crate::features::{Frame, Item, Lane, Plan};
 use crate::hyper::Hyperparameters;
-use crate::kernels::{Backward, BackwardScratch, Forward, Isa, Loops, PANEL, Zone};
+use crate::kernels::{Backward, BackwardScratch, Base, Forward, Isa, Loops, PANEL, Zone};
 use crate::likelihood::Likelihood;
 use crate::rng::{Stream, Threshold, purpose};
 
@@ -400,7 +400,7 @@ impl Net<'_> {
                 inputs: self.shape.layer_inputs(l),
                 inputs_packed: self.shape.layer_inputs(l),
                 panels: &self.packed.forward[l],
-                base: &layer.base,
+                base: Base::Lanes(&layer.base),
                 x,
                 h: &mut layer.h,
                 c: &mut layer.c,
@@ -710,6 +710,13 @@ impl Loops for Combine<'_> {
                 }
             }
             out.copy_from_slice(&sum);
+        }
+        for lane in lanes / 16 * 16..lanes {
+            let mut sum = self.out[lane];
+            for (weight, row) in self.weights.iter().zip(self.rows.chunks_exact(lanes)) {
+                sum += weight * row[lane];
+            }
+            self.out[lane] = sum;
         }
     }
 }

@@ -22,7 +22,7 @@ use base::{Error, Result};
 use forecast::{Forecast, Parameters, PredictOptions, TimeSeries};
 
 use crate::features::{Clock, Frame, Item};
-use crate::kernels::{Forward, LANES, Zone};
+use crate::kernels::{Base, Forward, LANES, Project, Zone};
 use crate::likelihood::Likelihood;
 use crate::model::Model;
 use crate::network::{Net, Workspace, Zoneout};
@@ -130,7 +130,11 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn new(model: &Model, series: &'a [TimeSeries]) -> Context<'a> {
         let items: Vec<Item<'_>> = series.iter().map(|series| model.item(series)).collect();
-        let lanes = if items.len() > LANES { 2 * LANES } else { LANES };
+        let lanes = match items.len() {
+            1 => 1,
+            2..=LANES => LANES,
+            _ => 2 * LANES,
+        };
         let frame = |item: &Item<'_>| model.plan.frame(item, item.target.len());
         Context { frames: items.iter().map(frame).collect(), items, lanes }
     }
@@ -253,11 +257,23 @@ impl Normals {
     }
 }
 
-/// States of all layers for 16 or 32 paths.
+/// States of all layers for 1, 16 or 32 paths.
 struct Block {
     lanes: usize,
     h: Vec<Vec<f32>>,
     c: Vec<Vec<f32>>,
+}
+
+/// The blocks that so many paths are advanced in. A few that are left over cost less one by one.
+fn widths(paths: usize) -> Vec<usize> {
+    const ALONE: usize = 4;
+    let mut widths = vec![2 * LANES; paths / (2 * LANES)];
+    match paths % (2 * LANES) {
+        left @ 0..=ALONE => widths.resize(widths.len() + left, 1),
+        left if left <= LANES => widths.push(LANES),
+        _ => widths.push(2 * LANES),
+    }
+    widths
 }
 
 /// The paths that one member draws of one series, and the room to advance them.
@@ -267,7 +283,6 @@ struct Paths<'a> {
     /// Which of the series' paths they are.
     share: Range<usize>,
     blocks: Vec<Block>,
-    base: Vec<f32>,
     x: Vec<f32>,
     gates: Vec<f32>,
     tanh_c: Vec<f32>,
@@ -280,20 +295,15 @@ struct Paths<'a> {
 impl<'a> Paths<'a> {
     fn new(model: &'a Model, member: usize, share: Range<usize>, wants_laws: bool) -> Paths<'a> {
         let hidden = model.shape.hidden();
-        let block = |left: usize| {
-            let lanes = if left > LANES { 2 * LANES } else { LANES };
-            let states = || vec![vec![0.0; 2 * hidden * lanes]; model.shape.layers];
+        let block = |lanes: usize| {
+            let states = || vec![vec![0.0; hidden * lanes]; model.shape.layers];
             Block { lanes, h: states(), c: states() }
         };
         Paths {
             model,
             member,
-            blocks: (0..share.len())
-                .step_by(2 * LANES)
-                .map(|done| block(share.len() - done))
-                .collect(),
+            blocks: widths(share.len()).into_iter().map(block).collect(),
             share,
-            base: Vec::new(),
             x: Vec::new(),
             gates: Vec::new(),
             tanh_c: Vec::new(),
@@ -318,8 +328,7 @@ impl<'a> Paths<'a> {
         let (item, frame) = (&context.items[lane], context.frames[lane]);
         self.start(context, lane, work);
         let mut clock = Clock::new(model.plan.freq, item.start);
-        let mut statics = vec![0.0; model.shape.statics()];
-        model.net(self.member).statics_of(item, frame.scale, &mut statics);
+        let start = self.start_of(item, frame);
         let key = Stream::new(seed, purpose::SAMPLES, index).next_u64();
         let normals = match index == 0 && model.shape.likelihood == Likelihood::Gaussian {
             true => Normals::of(key, self.share.end, drawn.len()),
@@ -334,7 +343,7 @@ impl<'a> Paths<'a> {
         }
         for (step, out) in drawn.iter_mut().enumerate() {
             let own = model.plan.lags.iter().take_while(|lag| **lag <= step).count();
-            let shared = self.shared(item, frame, step, own, &mut clock, &statics);
+            let shared = self.shared(item, frame, step, own, &mut clock, &start);
             let mut row = vec![0.0; width];
             let mut from = 0;
             for block in 0..self.blocks.len() {
@@ -387,15 +396,10 @@ impl<'a> Paths<'a> {
         let state = hidden * lanes;
         self.gates.resize(4 * state, 0.0);
         self.tanh_c.resize(state, 0.0);
-        self.base.resize(4 * state, 0.0);
         for l in 0..model.shape.layers {
             let bias = &member.params[model.layout.layers[l].1.clone()];
-            let rows = if l == 0 { &shared.base[..] } else { bias };
-            for (slots, value) in self.base.chunks_exact_mut(lanes).zip(rows) {
-                slots.fill(*value);
-            }
             let (below, rest) = block.h.split_at_mut(l);
-            let x = below.last().map_or(&self.x[..], |below| &below[..state]);
+            let x = below.last().unwrap_or(&self.x);
             model.isa.forward(&mut Forward {
                 lanes,
                 hidden,
@@ -403,7 +407,7 @@ impl<'a> Paths<'a> {
                 inputs: if l == 0 { own } else { hidden },
                 inputs_packed: model.shape.layer_inputs(l),
                 panels: member.packed.layer(l),
-                base: &self.base,
+                base: Base::Rows(if l == 0 { &shared.base } else { bias }),
                 x,
                 h: &mut rest[0],
                 c: &mut block.c[l],
@@ -414,12 +418,9 @@ impl<'a> Paths<'a> {
                     _ => Zone::Off,
                 },
             });
-            // What came after is what was before, from the next step's view.
-            rest[0].copy_within(state.., 0);
-            block.c[l].copy_within(state.., 0);
         }
         self.raw.resize(model.shape.outputs() * lanes, 0.0);
-        let top = &block.h[model.shape.layers - 1][..state];
+        let top = &block.h[model.shape.layers - 1];
         let net = model.net(self.member);
         net.head(top, lanes, &mut self.raw);
         if let Some(at) = model.shape.likelihood.location().filter(|_| model.shape.skip > 0) {
@@ -491,6 +492,17 @@ impl<'a> Paths<'a> {
         }
     }
 
+    /// What the first layer's gates start from at every step: bias and static inputs.
+    fn start_of(&self, item: &Item<'_>, frame: Frame) -> Vec<f32> {
+        let (shape, layout) = (&self.model.shape, &self.model.layout);
+        let params = &self.model.members[self.member].params;
+        let mut statics = vec![0.0; shape.statics()];
+        self.model.net(self.member).statics_of(item, frame.scale, &mut statics);
+        let weights = params[layout.statics.clone()].chunks_exact(shape.statics());
+        let bias = &params[layout.layers[0].1.clone()];
+        bias.iter().zip(weights).map(|(bias, weights)| bias + dot(weights, &statics)).collect()
+    }
+
     /// What all paths share at `step` of the horizon.
     fn shared(
         &self,
@@ -499,7 +511,7 @@ impl<'a> Paths<'a> {
         step: usize,
         own: usize,
         clock: &mut Clock,
-        statics: &[f32],
+        start: &[f32],
     ) -> Shared {
         let (shape, plan, layout) = (&self.model.shape, &self.model.plan, &self.model.layout);
         let params = &self.model.members[self.member].params;
@@ -511,17 +523,14 @@ impl<'a> Paths<'a> {
             *slot = known.filter(|z| !z.is_nan()).map_or(0.0, |z| frame.enter(z) as f32);
         }
         plan.shared(item, clock, (len + step) as i64, &mut inputs[plan.lags.len()..]);
-        let columns = shape.columns(0);
-        let (weights, bias) = layout.layers[0].clone();
-        let static_weights = &params[layout.statics.clone()];
-        let base = params[weights]
-            .chunks_exact(columns)
-            .zip(&params[bias])
-            .zip(static_weights.chunks_exact(shape.statics()))
-            .map(|((row, bias), static_row)| {
-                bias + dot(&row[own..inputs.len()], &inputs[own..]) + dot(static_row, statics)
-            })
-            .collect();
+        let mut base = start.to_vec();
+        self.model.isa.project(&mut Project {
+            panels: self.model.members[self.member].packed.layer(0),
+            columns: shape.layer_inputs(0) + shape.hidden(),
+            first: own,
+            values: &inputs[own..],
+            rows: &mut base,
+        });
         let skip = match shape.skip {
             0 => 0.0,
             lags => dot(&params[layout.skip.clone()][own..], &inputs[own..lags]),
@@ -539,17 +548,8 @@ struct Shared {
     skip: f32,
 }
 
-/// In eight partial sums, so that it vectorises.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
-use super::{Backward, BackwardScratch, Forward, Isa, Kind, Loops, PANEL, Zone, lstm};
+use super::{Backward, BackwardScratch, Base, Forward, Isa, Kind, Loops, PANEL, Zone, lstm};
 
 /// Does `rounds` rounds of multiply-adds on registers with the instructions of `isa`, and
 /// returns how many floating-point operations that were (a multiply-add is two).
@@ -108,7 +108,7 @@ pub fn gemm_loop(isa: Isa, size: LayerSize, rounds: u64) -> f64 {
         inputs,
         inputs_packed: inputs,
         panels: &panels,
-        base: &base,
+        base: Base::Lanes(&base),
         x: &x,
         h: &mut h,
         c: &mut c,

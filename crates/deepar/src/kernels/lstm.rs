@@ -1,7 +1,7 @@
 //! One LSTM layer over a sequence, forward and backward, for a block of series side by side.
 //!
-//! Shapes, with `W` lanes (series or samples, 16 or 32, contiguous), `H` hidden units (a
-//! multiple of 8), `I` inputs, `K = I + H`, `T` steps:
+//! Shapes, with `W` lanes (series or samples, 16 or 32, contiguous; forward alone, also 1), `H`
+//! hidden units (a multiple of 8), `I` inputs, `K = I + H`, `T` steps:
 //!
 //! ```text
 //! x      [T][I][W]      what goes in          panels    [H/2][K][8]  weights for gates = w [x; h]
@@ -12,14 +12,19 @@
 //!
 //! A panel holds 8 rows of the weights, column by column, so that the innermost loop reads
 //! weights in order, broadcasts them, and keeps 8 rows x 2 vectors of sums in registers. Gate
-//! rows lie unit by unit, so the four gates of a unit are neighbours.
+//! rows lie unit by unit, so the four gates of a unit are neighbours. Where there is one lane
+//! only, the vectors hold the rows of panels instead; every sum is of the same products in the
+//! same order, so a lane has the same bits alone as among others.
+//!
+//! Pointers run along instead of being computed from indices: arithmetic on integers is checked
+//! for overflow in every build, and in these loops a tenth of the time went into that.
 //!
 //! Zoneout (Krueger et al. 2016): a unit whose bit is set keeps both its states of the step
 //! before. When forecasting, states are mixed with the same probability instead.
 
 #![expect(unsafe_code, reason = "the inner loops; slices are checked once a sequence")]
 
-use super::simd::{Simd, sigmoid, tanh};
+use super::simd::{SIGMOID, Simd, TANH, logistic, sigmoid, tanh};
 
 /// Rows of a weight panel.
 pub(crate) const PANEL: usize = 8;
@@ -40,6 +45,15 @@ pub(crate) enum Zone<'a> {
     Mean(f32),
 }
 
+/// What the gates start from.
+#[derive(Clone, Copy)]
+pub(crate) enum Base<'a> {
+    /// `[4H][W]`
+    Lanes(&'a [f32]),
+    /// `[4H]`, the same for all lanes.
+    Rows(&'a [f32]),
+}
+
 /// What [`forward`] works on.
 pub(crate) struct Forward<'a> {
     pub(crate) lanes: usize,
@@ -51,8 +65,9 @@ pub(crate) struct Forward<'a> {
     /// Inputs of the layer.
     pub(crate) inputs_packed: usize,
     pub(crate) panels: &'a [f32],
-    pub(crate) base: &'a [f32],
+    pub(crate) base: Base<'a>,
     pub(crate) x: &'a [f32],
+    /// One state alone, for one step: what comes after takes the place of what was before.
     pub(crate) h: &'a mut [f32],
     pub(crate) c: &'a mut [f32],
     pub(crate) gates: &'a mut [f32],
@@ -64,15 +79,31 @@ impl Forward<'_> {
     /// Asserts what the raw pointers below rely on.
     pub(super) fn check(&self) {
         let (w, h, t) = (self.lanes, self.hidden, self.steps);
-        assert!((w == 16 || w == 32) && h.is_multiple_of(PANEL) && h > 0);
+        assert!((w == 1 || w == 16 || w == 32) && h.is_multiple_of(PANEL) && h > 0);
         assert!(self.inputs <= self.inputs_packed);
         assert!(self.panels.len() == h / 2 * (self.inputs_packed + h) * PANEL);
-        assert!(self.base.len() == 4 * h * w && self.x.len() >= t * self.inputs * w);
-        assert!(self.h.len() == (t + 1) * h * w && self.c.len() == (t + 1) * h * w);
+        match self.base {
+            Base::Lanes(base) => assert!(base.len() == 4 * h * w),
+            Base::Rows(base) => assert!(base.len() == 4 * h),
+        }
+        assert!(self.x.len() >= t * self.inputs * w);
+        let states = if self.replaces() { 1 } else { t + 1 };
+        assert!(self.h.len() == states * h * w && self.c.len() == states * h * w);
         assert!(self.gates.len() == t * 4 * h * w && self.tanh_c.len() == t * h * w);
         if let Zone::Bits(bits) = self.zone {
             assert!(bits.len() == t * h);
         }
+    }
+
+    /// Whether a step's states take the place of those before it.
+    fn replaces(&self) -> bool {
+        self.steps == 1 && self.h.len() == self.hidden * self.lanes
+    }
+
+    /// Where the states before and after step `t` begin.
+    fn states(&self, t: usize) -> (usize, usize) {
+        let state = self.hidden * self.lanes;
+        if self.replaces() { (0, 0) } else { (t * state, (t + 1) * state) }
     }
 }
 
@@ -103,7 +134,7 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
     // SAFETY: offsets stay below the lengths `check` has established.
     unsafe {
         let x = a.x.as_ptr().add(t * a.inputs * w);
-        let h = a.h.as_ptr().add(t * hidden * w);
+        let h = a.h.as_ptr().add(a.states(t).0);
         let gates = a.gates.as_mut_ptr().add(t * 4 * hidden * w);
         let mut panel = 0;
         while panel < hidden / 2 {
@@ -112,7 +143,10 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
                 let w_h = weights.add(a.inputs_packed * PANEL);
                 for lane in (0..w).step_by(S::N) {
                     let at = panel * PANEL * w + lane;
-                    let mut sums = load_pair::<S, R, C>(a.base.as_ptr().add(at), w);
+                    let mut sums = [
+                        start_tile::<S, R, C>(a.base, panel * PANEL, lane, w),
+                        start_tile::<S, R, C>(a.base, (panel + 1) * PANEL, lane, w),
+                    ];
                     let (x, h) = (x.add(lane), h.add(lane));
                     multiply_pair::<S, R, C>(&mut sums, weights, panel_len, x, w, a.inputs);
                     multiply_pair::<S, R, C>(&mut sums, w_h, panel_len, h, w, hidden);
@@ -127,11 +161,10 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
                 let w_h = w_x.add(a.inputs_packed * PANEL);
                 let mut lane = 0;
                 while lane < w {
-                    let at = row * w + lane;
-                    let mut sums = load_tile::<S, R, C>(a.base.as_ptr().add(at), w);
+                    let mut sums = start_tile::<S, R, C>(a.base, row, lane, w);
                     multiply::<S, R, C>(&mut sums, w_x, x.add(lane), w, a.inputs);
                     multiply::<S, R, C>(&mut sums, w_h, h.add(lane), w, hidden);
-                    store_tile::<S, R, C>(&sums, gates.add(at), w);
+                    store_tile::<S, R, C>(&sums, gates.add(row * w + lane), w);
                     lane += C * S::N;
                 }
             }
@@ -147,57 +180,245 @@ fn pairs<S: Simd, const R: usize, const C: usize>() -> bool {
     S::N == 16 && R == PANEL && C == 1
 }
 
-/// Activates the gates of step `t` and moves the states on.
+/// Activates the gates of step `t` and moves the states on: first all cells, then all outputs,
+/// so that no loop has one activation wait for another.
 #[inline(always)]
 unsafe fn update_cells<S: Simd>(a: &mut Forward<'_>, t: usize) {
-    let (w, hidden) = (a.lanes, a.hidden);
-    let state = hidden * w;
-    // SAFETY: offsets stay below the lengths `check` has established; `h` and `c` of step t
-    // are read and those of t + 1 written, which do not overlap.
+    let (w, hidden, zone) = (a.lanes, a.hidden, a.zone);
+    let (state, vectors) = (hidden * w, w / S::N);
+    let (before, after) = a.states(t);
+    // SAFETY: `check` has established the lengths that the pointers run through, all of a state's
+    // or of four, in order; a state is read at a place before it is written there.
     unsafe {
-        let h_before = a.h.as_ptr().add(t * state);
-        let c_before = a.c.as_ptr().add(t * state);
-        let h_after = a.h.as_mut_ptr().add((t + 1) * state);
-        let c_after = a.c.as_mut_ptr().add((t + 1) * state);
+        let zone = zone.of_step(t * hidden);
         let gates = a.gates.as_mut_ptr().add(t * 4 * state);
         let tanh_c = a.tanh_c.as_mut_ptr().add(t * state);
+        let [mut gate, mut cell] = [gates, tanh_c];
+        let (mut old, mut new) = (a.c.as_ptr().add(before), a.c.as_mut_ptr().add(after));
         for unit in 0..hidden {
-            let mut lane = 0;
-            while lane < w {
-                let at = unit * w + lane;
-                let gate = |k: usize| gates.add((4 * unit + k) * w + lane);
-                let i = sigmoid::<S>(S::load(gate(0)));
-                let f = sigmoid::<S>(S::load(gate(1)));
-                let g = tanh::<S>(S::load(gate(2)));
-                let o = sigmoid::<S>(S::load(gate(3)));
-                for (k, value) in [i, f, g, o].into_iter().enumerate() {
-                    S::store(gate(k), value);
+            for v in 0..vectors {
+                let rows = [gate, gate.add(w), gate.add(2 * w), gate.add(3 * w)];
+                let i = sigmoid::<S>(S::load(rows[0]));
+                let f = sigmoid::<S>(S::load(rows[1]));
+                let g = tanh::<S>(S::load(rows[2]));
+                let o = sigmoid::<S>(S::load(rows[3]));
+                for (row, value) in rows.into_iter().zip([i, f, g, o]) {
+                    S::store(row, value);
                 }
-                let c_old = S::load(c_before.add(at));
-                let mut c = S::fma(f, c_old, S::mul(i, g));
-                let tc = tanh::<S>(c);
-                let mut h = S::mul(o, tc);
-                match a.zone {
-                    Zone::Off => {}
-                    Zone::Bits(bits) => {
-                        let kept = *bits.as_ptr().add(t * hidden + unit) >> lane;
-                        c = S::select(kept, c_old, c);
-                        h = S::select(kept, S::load(h_before.add(at)), h);
-                    }
-                    Zone::Mean(share) => {
-                        let share = S::splat(share);
-                        let h_old = S::load(h_before.add(at));
-                        c = S::fma(share, S::sub(c_old, c), c);
-                        h = S::fma(share, S::sub(h_old, h), h);
-                    }
-                }
-                S::store(tanh_c.add(at), tc);
-                S::store(c_after.add(at), c);
-                S::store(h_after.add(at), h);
-                lane += S::N;
+                let c_old = S::load(old);
+                let c = S::fma(f, c_old, S::mul(i, g));
+                S::store(cell, c);
+                S::store(new, hold::<S>(zone, (unit, v), c_old, c));
+                [gate, cell, new] = [gate.add(S::N), cell.add(S::N), new.add(S::N)];
+                old = old.add(S::N);
             }
+            gate = gate.add(3 * w);
+        }
+        let (mut output, mut cell) = (gates.add(3 * w), tanh_c);
+        let (mut old, mut new) = (a.h.as_ptr().add(before), a.h.as_mut_ptr().add(after));
+        for unit in 0..hidden {
+            for v in 0..vectors {
+                let tc = tanh::<S>(S::load(cell));
+                S::store(cell, tc);
+                let h = S::mul(S::load(output), tc);
+                S::store(new, hold::<S>(zone, (unit, v), S::load(old), h));
+                [output, cell, new] = [output.add(S::N), cell.add(S::N), new.add(S::N)];
+                old = old.add(S::N);
+            }
+            output = output.add(3 * w);
         }
     }
+}
+
+/// What a state becomes where units may stand still, in vector `v` of a unit's.
+#[inline(always)]
+unsafe fn hold<S: Simd>(zone: Zone<'_>, (unit, v): (usize, usize), old: S::V, new: S::V) -> S::V {
+    // SAFETY: the caller has the instructions, and the bits are those of a step.
+    unsafe {
+        match zone {
+            Zone::Off => new,
+            Zone::Bits(bits) => S::select(*bits.as_ptr().add(unit) >> (v * S::N), old, new),
+            Zone::Mean(share) => S::fma(S::splat(share), S::sub(old, new), new),
+        }
+    }
+}
+
+impl Zone<'_> {
+    /// Those of the step whose bits begin at `from`.
+    fn of_step(self, from: usize) -> Self {
+        match self {
+            Zone::Bits(bits) => Zone::Bits(&bits[from..]),
+            other => other,
+        }
+    }
+}
+
+/// [`forward`] for one lane. `T` has the 8 floats of a panel's column, `S` activates.
+///
+/// # Safety
+///
+/// The instructions of `S` and `T` are there, `a.check()` holds, and `a.lanes` is 1.
+#[inline(always)]
+pub(super) unsafe fn forward_one<S: Simd, T: Simd>(a: &mut Forward<'_>) {
+    let panels = a.hidden / 2;
+    for t in 0..a.steps {
+        // SAFETY: the caller's; the panels are a multiple of 4.
+        unsafe {
+            let mut panel = 0;
+            while panel < panels {
+                // Eight sums under way cover a multiply-add's latency, twelve fit into registers.
+                panel += match panels - panel {
+                    12 | 20.. => sum_rows::<T, 12>(a, t, panel),
+                    8.. => sum_rows::<T, 8>(a, t, panel),
+                    _ => sum_rows::<T, 4>(a, t, panel),
+                };
+            }
+            update_units::<S>(a, t);
+        }
+    }
+}
+
+/// Sums the gates of `P` panels, and returns `P`.
+#[inline(always)]
+unsafe fn sum_rows<T: Simd, const P: usize>(a: &mut Forward<'_>, t: usize, panel: usize) -> usize {
+    let hidden = a.hidden;
+    let panel_len = (a.inputs_packed + hidden) * PANEL;
+    let (Base::Lanes(base) | Base::Rows(base)) = a.base;
+    // SAFETY: offsets stay below the lengths `check` has established, with one lane.
+    unsafe {
+        let weights = a.panels.as_ptr().add(panel * panel_len);
+        let w_h = weights.add(a.inputs_packed * PANEL);
+        let row = panel * PANEL;
+        let x = a.x.as_ptr().add(t * a.inputs);
+        let h = a.h.as_ptr().add(a.states(t).0);
+        let mut sums = load_tile::<T, P, 1>(base.as_ptr().add(row), PANEL);
+        multiply_rows::<T, P>(&mut sums, weights, panel_len, x, a.inputs);
+        multiply_rows::<T, P>(&mut sums, w_h, panel_len, h, hidden);
+        store_tile::<T, P, 1>(&sums, a.gates.as_mut_ptr().add(t * 4 * hidden + row), PANEL);
+    }
+    P
+}
+
+/// As [`multiply`] for one lane and `P` panels, each `apart` floats after the one before.
+#[inline(always)]
+unsafe fn multiply_rows<T: Simd, const P: usize>(
+    sums: &mut [[T::V; 1]; P],
+    mut weights: *const f32,
+    apart: usize,
+    mut values: *const f32,
+    depth: usize,
+) {
+    let mut tile = *sums;
+    for _ in 0..depth {
+        // SAFETY: the caller vouches for `depth` columns of P panels and values.
+        unsafe {
+            let (mut column, value) = (weights, T::splat(*values));
+            for [sum] in &mut tile {
+                *sum = T::fma(T::load(column), value, *sum);
+                column = column.wrapping_add(apart);
+            }
+            (weights, values) = (weights.add(PANEL), values.add(1));
+        }
+    }
+    *sums = tile;
+}
+
+/// Some columns of a layer's weights times what they all have in common.
+pub(crate) struct Project<'a> {
+    pub(crate) panels: &'a [f32],
+    /// Columns of the panels, and the first of those that are taken.
+    pub(crate) columns: usize,
+    pub(crate) first: usize,
+    pub(crate) values: &'a [f32],
+    /// `[4H]`: added to.
+    pub(crate) rows: &'a mut [f32],
+}
+
+impl Project<'_> {
+    /// Asserts what the raw pointers below rely on.
+    pub(super) fn check(&self) {
+        assert!(self.rows.len().is_multiple_of(4 * PANEL));
+        assert!(self.panels.len() == self.rows.len() * self.columns);
+        assert!(self.first + self.values.len() <= self.columns);
+    }
+}
+
+/// # Safety
+///
+/// The instructions of `T`, of 8 floats, are there, and `a.check()` holds.
+#[inline(always)]
+pub(super) unsafe fn project<T: Simd>(a: &mut Project<'_>) {
+    const P: usize = 4;
+    let panel_len = a.columns * PANEL;
+    for panel in (0..a.rows.len() / PANEL).step_by(P) {
+        // SAFETY: offsets stay below the lengths `check` has established.
+        unsafe {
+            let weights = a.panels.as_ptr().add(panel * panel_len + a.first * PANEL);
+            let rows = a.rows.as_mut_ptr().add(panel * PANEL);
+            let mut sums = load_tile::<T, P, 1>(rows, PANEL);
+            let (values, depth) = (a.values.as_ptr(), a.values.len());
+            multiply_rows::<T, P>(&mut sums, weights, panel_len, values, depth);
+            store_tile::<T, P, 1>(&sums, rows, PANEL);
+        }
+    }
+}
+
+/// [`update_cells`] for one lane: the vectors hold units.
+#[inline(always)]
+unsafe fn update_units<S: Simd>(a: &mut Forward<'_>, t: usize) {
+    // Input, forget and output gates are sigmoids, the third is a tangent: 2 s - 1.
+    const FACTOR: [f32; 16] = gates_of(SIGMOID, TANH);
+    const TWICE: [f32; 16] = gates_of(1.0, 2.0);
+    const LESS: [f32; 16] = gates_of(0.0, -1.0);
+    let (hidden, zone) = (a.hidden, a.zone);
+    let (before, after) = a.states(t);
+    // SAFETY: rows are a multiple of 16; units are copied into arrays of 16 and back by their
+    // number.
+    unsafe {
+        let gates = &mut a.gates[t * 4 * hidden..][..4 * hidden];
+        for row in (0..4 * hidden).step_by(S::N) {
+            let slot = gates.as_mut_ptr().add(row);
+            let s = logistic::<S>(S::load(slot), S::load(FACTOR.as_ptr()));
+            S::store(slot, S::fma(S::load(TWICE.as_ptr()), s, S::load(LESS.as_ptr())));
+        }
+        for first in (0..hidden).step_by(S::N) {
+            let count = S::N.min(hidden - first);
+            // Input, forget, cell and output gates, old cell, old output, new cell, tangent, new output.
+            let mut rows = [[0.0f32; 16]; 9];
+            let mut kept = [0];
+            for u in 0..count {
+                for k in 0..4 {
+                    rows[k][u] = gates[4 * (first + u) + k];
+                }
+                rows[4][u] = a.c[before + first + u];
+                rows[5][u] = a.h[before + first + u];
+                if let Zone::Bits(bits) = zone {
+                    kept[0] |= (bits[t * hidden + first + u] & 1) << u;
+                }
+            }
+            let zone = match zone {
+                Zone::Bits(_) => Zone::Bits(&kept),
+                other => other,
+            };
+            let (i, f) = (S::load(rows[0].as_ptr()), S::load(rows[1].as_ptr()));
+            let (g, o) = (S::load(rows[2].as_ptr()), S::load(rows[3].as_ptr()));
+            let (c_old, h_old) = (S::load(rows[4].as_ptr()), S::load(rows[5].as_ptr()));
+            let c = S::fma(f, c_old, S::mul(i, g));
+            let tc = tanh::<S>(c);
+            S::store(rows[6].as_mut_ptr(), hold::<S>(zone, (0, 0), c_old, c));
+            S::store(rows[7].as_mut_ptr(), tc);
+            S::store(rows[8].as_mut_ptr(), hold::<S>(zone, (0, 0), h_old, S::mul(o, tc)));
+            a.c[after + first..][..count].copy_from_slice(&rows[6][..count]);
+            a.tanh_c[t * hidden + first..][..count].copy_from_slice(&rows[7][..count]);
+            a.h[after + first..][..count].copy_from_slice(&rows[8][..count]);
+        }
+    }
+}
+
+/// A value for each of four gates, unit by unit.
+const fn gates_of(sigmoid: f32, tangent: f32) -> [f32; 16] {
+    let [a, b] = [sigmoid, tangent];
+    [a, a, b, a, a, a, b, a, a, a, b, a, a, a, b, a]
 }
 
 /// What [`backward`] works on. States and gates are those [`forward`] left.
@@ -514,18 +735,44 @@ unsafe fn multiply_pair<S: Simd, const R: usize, const C: usize>(
     *sums = [first, second];
 }
 
+/// The sums of rows `row..row + R` before anything is added.
+#[inline(always)]
+unsafe fn start_tile<S: Simd, const R: usize, const C: usize>(
+    base: Base<'_>,
+    row: usize,
+    lane: usize,
+    w: usize,
+) -> [[S::V; C]; R] {
+    // SAFETY: the caller vouches for R rows of C vectors.
+    unsafe {
+        match base {
+            Base::Lanes(base) => load_tile::<S, R, C>(base.as_ptr().add(row * w + lane), w),
+            Base::Rows(base) => {
+                let mut tile = [[S::splat(0.0); C]; R];
+                let mut from = base.as_ptr().add(row);
+                for line in &mut tile {
+                    *line = [S::splat(*from); C];
+                    from = from.add(1);
+                }
+                tile
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn load_tile<S: Simd, const R: usize, const C: usize>(
-    from: *const f32,
+    mut from: *const f32,
     stride: usize,
 ) -> [[S::V; C]; R] {
     // SAFETY: the caller vouches for R rows of C vectors.
     unsafe {
         let mut tile = [[S::splat(0.0); C]; R];
-        for (r, line) in tile.iter_mut().enumerate() {
+        for line in &mut tile {
             for (v, sum) in line.iter_mut().enumerate() {
-                *sum = S::load(from.add(r * stride + v * S::N));
+                *sum = S::load(from.add(v * S::N));
             }
+            from = from.wrapping_add(stride);
         }
         tile
     }
@@ -534,13 +781,16 @@ unsafe fn load_tile<S: Simd, const R: usize, const C: usize>(
 #[inline(always)]
 unsafe fn store_tile<S: Simd, const R: usize, const C: usize>(
     tile: &[[S::V; C]; R],
-    to: *mut f32,
+    mut to: *mut f32,
     stride: usize,
 ) {
-    for (r, line) in tile.iter().enumerate() {
-        for (v, sum) in line.iter().enumerate() {
-            // SAFETY: the caller vouches for R rows of C vectors.
-            unsafe { S::store(to.add(r * stride + v * S::N), *sum) };
+    // SAFETY: the caller vouches for R rows of C vectors; what is one row further is not touched.
+    unsafe {
+        for line in tile {
+            for (v, sum) in line.iter().enumerate() {
+                S::store(to.add(v * S::N), *sum);
+            }
+            to = to.wrapping_add(stride);
         }
     }
 }

@@ -12,7 +12,7 @@ mod simd;
 
 use std::fmt;
 
-pub(crate) use lstm::{Backward, BackwardScratch, Forward, PANEL, Zone};
+pub(crate) use lstm::{Backward, BackwardScratch, Base, Forward, PANEL, Project, Zone};
 
 /// Lanes come in blocks of this many: one AVX-512 vector.
 pub(crate) const LANES: usize = 16;
@@ -60,12 +60,30 @@ impl Isa {
         unsafe {
             match (self.0, a.lanes) {
                 #[cfg(target_arch = "x86_64")]
+                (Kind::Avx512, 1) => forward_avx512_1(a),
+                #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512, 16) => forward_avx512_16(a),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512, _) => forward_avx512(a),
                 #[cfg(target_arch = "x86_64")]
+                (Kind::Avx2, 1) => forward_avx2_1(a),
+                #[cfg(target_arch = "x86_64")]
                 (Kind::Avx2, _) => forward_avx2(a),
+                (Kind::Portable, 1) => lstm::forward_one::<simd::Portable, simd::Portable>(a),
                 (Kind::Portable, _) => lstm::forward::<simd::Portable, 4, 1>(a),
+            }
+        }
+    }
+
+    /// Adds to a layer's gates what some of its inputs come to.
+    pub(crate) fn project(self, a: &mut Project<'_>) {
+        a.check();
+        // SAFETY: as `forward`.
+        unsafe {
+            match self.0 {
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512 | Kind::Avx2 => project_avx2(a),
+                Kind::Portable => lstm::project::<simd::Portable>(a),
             }
         }
     }
@@ -156,12 +174,36 @@ unsafe fn forward_avx512_16(a: &mut Forward<'_>) {
     unsafe { lstm::forward::<simd::Avx512, 8, 1>(a) }
 }
 
+/// # Safety: AVX-512 F, and `a.check()` has passed, for 1 lane.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn forward_avx512_1(a: &mut Forward<'_>) {
+    // SAFETY: the function's own contract.
+    unsafe { lstm::forward_one::<simd::Avx512, simd::Avx2>(a) }
+}
+
+/// # Safety: AVX2 and FMA, and `a.check()` has passed, for 1 lane.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn forward_avx2_1(a: &mut Forward<'_>) {
+    // SAFETY: the function's own contract.
+    unsafe { lstm::forward_one::<simd::Avx2, simd::Avx2>(a) }
+}
+
 /// # Safety: AVX2 and FMA, and `a.check()` has passed.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn forward_avx2(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::forward::<simd::Avx2, 4, 2>(a) }
+}
+
+/// # Safety: AVX2 and FMA, and `a.check()` has passed.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn project_avx2(a: &mut Project<'_>) {
+    // SAFETY: the function's own contract.
+    unsafe { lstm::project::<simd::Avx2>(a) }
 }
 
 /// # Safety: AVX-512 F, and `a.check()` has passed, for 32 lanes.
