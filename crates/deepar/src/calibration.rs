@@ -110,7 +110,8 @@ impl Calibration {
                 }
             }
             if nonnegative {
-                paths.iter_mut().for_each(|z| *z = z.max(0.0));
+                // Not `max`, which would make a zero of NaN.
+                paths.iter_mut().filter(|z| **z < 0.0).for_each(|z| *z = 0.0);
             }
         }
     }

@@ -161,7 +161,7 @@ impl Likelihood {
         o[0] + sigma(o[1]) * normal
     }
 
-    /// One draw, scaled.
+    /// One draw, scaled. The outputs are finite, or rejection would try for ever.
     pub(crate) fn sample(self, o: &[f64; 3], v: f64, random: &mut Stream) -> f64 {
         match self {
             Likelihood::Gaussian => Likelihood::sample_gaussian(o, random.normal()),

@@ -49,7 +49,8 @@ pub(crate) fn predict(
     let mut sampler = Sampler::new(model, options);
     for (block, series) in series.chunks(SERIES_PER_BLOCK).enumerate() {
         let drawn = sampler.draw(series, (block * SERIES_PER_BLOCK) as u64);
-        for (series, mut drawn) in series.iter().zip(drawn) {
+        for (at, (series, mut drawn)) in series.iter().zip(drawn).enumerate() {
+            check_numbers(&drawn.steps, series, block * SERIES_PER_BLOCK + at)?;
             model.calibration.apply(&mut drawn.steps, model.nonnegative);
             let start = model.plan.freq.advance(series.start, series.target.len() as i64);
             let (id, freq) = (series.item_id.clone(), model.plan.freq);
@@ -118,6 +119,19 @@ fn check_size(model: &Model, options: &PredictOptions) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Weights can be finite and what they add up to not. That must be seen: an endpoint takes a
+/// model back that gives no numbers, and a zero in their place would look like a forecast.
+fn check_numbers(steps: &[Vec<f32>], series: &TimeSeries, index: usize) -> Result<()> {
+    let broken = |paths: &Vec<f32>| paths.iter().any(|value| value.is_nan());
+    let Some(step) = steps.iter().position(broken) else { return Ok(()) };
+    Err(Error::internal(format!(
+        "{}: the model's network gives no number (NaN) {} steps ahead, so its weights are of no \
+         use; train it again",
+        series.label(index),
+        step + 1
+    )))
 }
 
 /// A block of series, to be read up to their end.
@@ -459,10 +473,13 @@ impl<'a> Paths<'a> {
         random: &mut Random,
     ) -> f32 {
         let outputs = self.model.shape.outputs();
-        let raw = std::array::from_fn(|k| match k < outputs {
+        let raw: [f64; 3] = std::array::from_fn(|k| match k < outputs {
             true => f64::from(self.raw[k * lanes + lane]),
             false => 0.0,
         });
+        if raw.iter().any(|raw| !raw.is_finite()) {
+            return f32::NAN;
+        }
         let (law, scale) = (self.model.shape.likelihood, f64::from(frame.scale));
         if let Some(sums) = self.laws.get_mut(step) {
             let mut values = law.parameters(&raw, scale);
@@ -601,6 +618,45 @@ mod tests {
             assert_eq!(elsewhere, whole);
             // The first step's paths differ by what they draw alone, and they do.
             assert!(whole[0][0].windows(2).any(|two| two[0].to_bits() != two[1].to_bits()));
+        }
+    }
+
+    /// Sums that overflow are no forecast, whatever law would make of them.
+    #[test]
+    fn a_network_without_numbers_is_an_error_and_no_zero() {
+        let broken = [f32::INFINITY, f32::NAN];
+        for (likelihood, broken) in Likelihood::ALL.into_iter().zip(broken.into_iter().cycle()) {
+            let share = |t: usize| 0.5 + 0.4 * (t as f32 / 4.0).sin();
+            let value = |t: usize| match likelihood {
+                Likelihood::NegativeBinomial => (10.0 * share(t)).round(),
+                _ => share(t),
+            };
+            let series = TimeSeries {
+                item_id: Some("ozone".into()),
+                target: (0..400).map(value).collect(),
+                ..TimeSeries::default()
+            };
+            let data = Dataset { freq: Frequency::HOURLY, series: vec![series] };
+            let hyper = Hyperparameters::parse([
+                ("time_freq", "H"),
+                ("context_length", "12"),
+                ("prediction_length", "6"),
+                ("epochs", "1"),
+                ("num_cells", "10"),
+                ("likelihood", likelihood.name()),
+            ])
+            .unwrap();
+            let mut model =
+                crate::train(&hyper, &data, &TrainOptions::default(), &mut Silent).unwrap();
+            assert!(model.nonnegative);
+            let options = PredictOptions::default();
+            predict(&model, &data.series, &options).unwrap();
+            // What an overflow comes to, before infinities of both signs meet and after.
+            let bias = model.layout.head_bias.clone();
+            model.members[0].params[bias].fill(broken);
+            let error =
+                predict(&model, &data.series, &options).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("ozone") && error.contains("1 steps ahead"), "{error}");
         }
     }
 
