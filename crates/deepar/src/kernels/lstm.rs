@@ -525,30 +525,31 @@ pub(super) unsafe fn backward<S: Simd, const R: usize, const C: usize, const G: 
 /// Turns the gates of step `t` into their gradients, and carries dc one step back.
 #[inline(always)]
 unsafe fn gate_gradients<S: Simd>(a: &mut Backward<'_>, t: usize) {
-    let (w, hidden) = (a.lanes, a.hidden);
-    let state = hidden * w;
-    // SAFETY: the caller's offsets; every buffer here has `state` or `4 state` floats at t.
+    let (w, hidden, zone) = (a.lanes, a.hidden, a.zone);
+    let (state, vectors) = (hidden * w, w / S::N);
+    // SAFETY: every buffer here has `state` or `4 state` floats at t, which the pointers run
+    // through in order.
     unsafe {
-        let gates = a.gates.as_mut_ptr().add(t * 4 * state);
-        let dbase = a.dbase.as_mut_ptr();
-        let dh_above = a.dh.as_ptr().add(t * state);
-        let c_before = a.c.as_ptr().add(t * state);
-        let tanh_c = a.tanh_c.as_ptr().add(t * state);
-        let (dc_at, dh_next) = (a.scratch.dc.as_mut_ptr(), a.scratch.dh_next.as_ptr());
-        let dh_kept = a.scratch.dh_kept.as_mut_ptr();
+        let zone = zone.of_step(t * hidden);
+        let (mut gate, mut dbase) = (a.gates.as_mut_ptr().add(t * 4 * state), a.dbase.as_mut_ptr());
+        let mut dh_above = a.dh.as_ptr().add(t * state);
+        let mut c_before = a.c.as_ptr().add(t * state);
+        let mut tanh_c = a.tanh_c.as_ptr().add(t * state);
+        let mut dc_at = a.scratch.dc.as_mut_ptr();
+        let mut dh_next = a.scratch.dh_next.as_ptr();
+        let mut dh_kept = a.scratch.dh_kept.as_mut_ptr();
         let (zero, one) = (S::splat(0.0), S::splat(1.0));
         for unit in 0..hidden {
-            let mut lane = 0;
-            while lane < w {
-                let at = unit * w + lane;
-                let gate = |k: usize| gates.add((4 * unit + k) * w + lane);
-                let [i, f, g, o] = [0, 1, 2, 3].map(|k| S::load(gate(k)));
-                let tc = S::load(tanh_c.add(at));
-                let mut dh = S::add(S::load(dh_above.add(at)), S::load(dh_next.add(at)));
-                let mut dc = S::load(dc_at.add(at));
+            for v in 0..vectors {
+                let rows = [gate, gate.add(w), gate.add(2 * w), gate.add(3 * w)];
+                let (i, f) = (S::load(rows[0]), S::load(rows[1]));
+                let (g, o) = (S::load(rows[2]), S::load(rows[3]));
+                let tc = S::load(tanh_c);
+                let mut dh = S::add(S::load(dh_above), S::load(dh_next));
+                let mut dc = S::load(dc_at);
                 let (mut kept_h, mut kept_c) = (zero, zero);
-                if let Zone::Bits(bits) = a.zone {
-                    let kept = *bits.as_ptr().add(t * hidden + unit) >> lane;
+                if let Zone::Bits(bits) = zone {
+                    let kept = *bits.as_ptr().add(unit) >> (v * S::N);
                     kept_h = S::select(kept, dh, zero);
                     kept_c = S::select(kept, dc, zero);
                     dh = S::select(kept, zero, dh);
@@ -559,19 +560,23 @@ unsafe fn gate_gradients<S: Simd>(a: &mut Backward<'_>, t: usize) {
                 let slope = |s: S::V| S::fnma(s, s, s);
                 let gradients = [
                     S::mul(S::mul(dc_new, g), slope(i)),
-                    S::mul(S::mul(dc_new, S::load(c_before.add(at))), slope(f)),
+                    S::mul(S::mul(dc_new, S::load(c_before)), slope(f)),
                     S::mul(S::mul(dc_new, i), S::fnma(g, g, one)),
                     S::mul(S::mul(dh, tc), slope(o)),
                 ];
-                for (k, gradient) in gradients.into_iter().enumerate() {
-                    S::store(gate(k), gradient);
-                    let sum = dbase.add((4 * unit + k) * w + lane);
+                let sums = [dbase, dbase.add(w), dbase.add(2 * w), dbase.add(3 * w)];
+                for ((row, sum), gradient) in rows.into_iter().zip(sums).zip(gradients) {
+                    S::store(row, gradient);
                     S::store(sum, S::add(S::load(sum), gradient));
                 }
-                S::store(dc_at.add(at), S::fma(dc_new, f, kept_c));
-                S::store(dh_kept.add(at), kept_h);
-                lane += S::N;
+                S::store(dc_at, S::fma(dc_new, f, kept_c));
+                S::store(dh_kept, kept_h);
+                [gate, dbase] = [gate.add(S::N), dbase.add(S::N)];
+                [dh_above, c_before] = [dh_above.add(S::N), c_before.add(S::N)];
+                [tanh_c, dh_next] = [tanh_c.add(S::N), dh_next.add(S::N)];
+                [dc_at, dh_kept] = [dc_at.add(S::N), dh_kept.add(S::N)];
             }
+            [gate, dbase] = [gate.add(3 * w), dbase.add(3 * w)];
         }
     }
 }
