@@ -271,19 +271,21 @@ impl Normals {
     }
 }
 
-/// States of all layers for 1, 16 or 32 paths.
+/// States of all layers for 1, 4, 16 or 32 paths.
 struct Block {
     lanes: usize,
     h: Vec<Vec<f32>>,
     c: Vec<Vec<f32>>,
 }
 
-/// The blocks that so many paths are advanced in. A few that are left over cost less one by one.
+/// The blocks that so many paths are advanced in. A few that are left over cost less in blocks of
+/// their own kind, which fill four lanes.
 fn widths(paths: usize) -> Vec<usize> {
-    const ALONE: usize = 4;
+    const FEW: usize = 4;
     let mut widths = vec![2 * LANES; paths / (2 * LANES)];
     match paths % (2 * LANES) {
-        left @ 0..=ALONE => widths.resize(widths.len() + left, 1),
+        1 => widths.push(1),
+        left @ 0..=8 => widths.resize(widths.len() + left.div_ceil(FEW), FEW),
         left if left <= LANES => widths.push(LANES),
         _ => widths.push(2 * LANES),
     }

@@ -1,6 +1,6 @@
 //! One LSTM layer over a sequence, forward and backward, for a block of series side by side.
 //!
-//! Shapes, with `W` lanes (series or samples, 16 or 32, contiguous; forward alone, also 1), `H`
+//! Shapes, with `W` lanes (series or samples, 16 or 32, contiguous; forward also 1 or 4), `H`
 //! hidden units (a multiple of 8), `I` inputs, `K = I + H`, `T` steps:
 //!
 //! ```text
@@ -12,9 +12,10 @@
 //!
 //! A panel holds 8 rows of the weights, column by column, so that the innermost loop reads
 //! weights in order, broadcasts them, and keeps 8 rows x 2 vectors of sums in registers. Gate
-//! rows lie unit by unit, so the four gates of a unit are neighbours. Where there is one lane
-//! only, the vectors hold the rows of panels instead; every sum is of the same products in the
-//! same order, so a lane has the same bits alone as among others.
+//! rows lie unit by unit, so the four gates of a unit are neighbours. Where lanes are
+//! few, the vectors hold the rows of panels instead, and the gates lie lane by lane, `[W][4H]`;
+//! every sum is of the same products in the same order, so a lane has the same bits in a block of
+//! any width.
 //!
 //! Pointers run along instead of being computed from indices: arithmetic on integers is checked
 //! for overflow in every build, and in these loops a tenth of the time went into that.
@@ -79,11 +80,11 @@ impl Forward<'_> {
     /// Asserts what the raw pointers below rely on.
     pub(super) fn check(&self) {
         let (w, h, t) = (self.lanes, self.hidden, self.steps);
-        assert!((w == 1 || w == 16 || w == 32) && h.is_multiple_of(PANEL) && h > 0);
+        assert!([1, 4, 16, 32].contains(&w) && h.is_multiple_of(PANEL) && h > 0);
         assert!(self.inputs <= self.inputs_packed);
         assert!(self.panels.len() == h / 2 * (self.inputs_packed + h) * PANEL);
         match self.base {
-            Base::Lanes(base) => assert!(base.len() == 4 * h * w),
+            Base::Lanes(base) => assert!(base.len() == 4 * h * w && w != 4),
             Base::Rows(base) => assert!(base.len() == 4 * h),
         }
         assert!(self.x.len() >= t * self.inputs * w);
@@ -253,13 +254,13 @@ impl Zone<'_> {
     }
 }
 
-/// [`forward`] for one lane. `T` has the 8 floats of a panel's column, `S` activates.
+/// [`forward`] for `L` lanes, few. `T` has the 8 floats of a panel's column, `S` activates.
 ///
 /// # Safety
 ///
-/// The instructions of `S` and `T` are there, `a.check()` holds, and `a.lanes` is 1.
+/// The instructions of `S` and `T` are there, `a.check()` holds, and `L` is `a.lanes`.
 #[inline(always)]
-pub(super) unsafe fn forward_one<S: Simd, T: Simd>(a: &mut Forward<'_>) {
+pub(super) unsafe fn forward_few<S: Simd, T: Simd, const L: usize>(a: &mut Forward<'_>) {
     let panels = a.hidden / 2;
     for t in 0..a.steps {
         // SAFETY: the caller's; the panels are a multiple of 4.
@@ -268,41 +269,57 @@ pub(super) unsafe fn forward_one<S: Simd, T: Simd>(a: &mut Forward<'_>) {
             while panel < panels {
                 // Eight sums under way cover a multiply-add's latency, twelve fit into registers.
                 panel += match panels - panel {
-                    12 | 20.. => sum_rows::<T, 12>(a, t, panel),
-                    8.. => sum_rows::<T, 8>(a, t, panel),
-                    _ => sum_rows::<T, 4>(a, t, panel),
+                    _ if L > 1 => sum_rows::<T, 2, L>(a, t, panel),
+                    12 | 20.. => sum_rows::<T, 12, L>(a, t, panel),
+                    8.. => sum_rows::<T, 8, L>(a, t, panel),
+                    _ => sum_rows::<T, 4, L>(a, t, panel),
                 };
             }
-            update_units::<S>(a, t);
+            update_units::<S, L>(a, t);
         }
     }
 }
 
 /// Sums the gates of `P` panels, and returns `P`.
 #[inline(always)]
-unsafe fn sum_rows<T: Simd, const P: usize>(a: &mut Forward<'_>, t: usize, panel: usize) -> usize {
+unsafe fn sum_rows<T: Simd, const P: usize, const L: usize>(
+    a: &mut Forward<'_>,
+    t: usize,
+    panel: usize,
+) -> usize {
     let hidden = a.hidden;
     let panel_len = (a.inputs_packed + hidden) * PANEL;
+    // Of one lane they lie the same.
     let (Base::Lanes(base) | Base::Rows(base)) = a.base;
-    // SAFETY: offsets stay below the lengths `check` has established, with one lane.
+    // SAFETY: offsets stay below the lengths `check` has established, with L lanes.
     unsafe {
         let weights = a.panels.as_ptr().add(panel * panel_len);
         let w_h = weights.add(a.inputs_packed * PANEL);
         let row = panel * PANEL;
-        let x = a.x.as_ptr().add(t * a.inputs);
+        let x = a.x.as_ptr().add(t * a.inputs * L);
         let h = a.h.as_ptr().add(a.states(t).0);
-        let mut sums = load_tile::<T, P, 1>(base.as_ptr().add(row), PANEL);
-        multiply_rows::<T, P>(&mut sums, weights, panel_len, x, a.inputs);
-        multiply_rows::<T, P>(&mut sums, w_h, panel_len, h, hidden);
-        store_tile::<T, P, 1>(&sums, a.gates.as_mut_ptr().add(t * 4 * hidden + row), PANEL);
+        let start = load_tile::<T, P, 1>(base.as_ptr().add(row), PANEL);
+        let mut sums = [[T::splat(0.0); L]; P];
+        for (sums, [start]) in sums.iter_mut().zip(start) {
+            *sums = [start; L];
+        }
+        multiply_rows::<T, P, L>(&mut sums, weights, panel_len, x, a.inputs);
+        multiply_rows::<T, P, L>(&mut sums, w_h, panel_len, h, hidden);
+        let mut gates = a.gates.as_mut_ptr().add(t * 4 * hidden * L + row);
+        for lane in 0..L {
+            for (p, sums) in sums.iter().enumerate() {
+                T::store(gates.add(p * PANEL), sums[lane]);
+            }
+            gates = gates.wrapping_add(4 * hidden);
+        }
     }
     P
 }
 
-/// As [`multiply`] for one lane and `P` panels, each `apart` floats after the one before.
+/// As [`multiply`] for `L` lanes and `P` panels, each `apart` floats after the one before.
 #[inline(always)]
-unsafe fn multiply_rows<T: Simd, const P: usize>(
-    sums: &mut [[T::V; 1]; P],
+unsafe fn multiply_rows<T: Simd, const P: usize, const L: usize>(
+    sums: &mut [[T::V; L]; P],
     mut weights: *const f32,
     apart: usize,
     mut values: *const f32,
@@ -310,17 +327,90 @@ unsafe fn multiply_rows<T: Simd, const P: usize>(
 ) {
     let mut tile = *sums;
     for _ in 0..depth {
-        // SAFETY: the caller vouches for `depth` columns of P panels and values.
+        // SAFETY: the caller vouches for `depth` columns of P panels and L values.
         unsafe {
-            let (mut column, value) = (weights, T::splat(*values));
-            for [sum] in &mut tile {
-                *sum = T::fma(T::load(column), value, *sum);
+            let mut row = [T::splat(0.0); L];
+            for (lane, value) in row.iter_mut().enumerate() {
+                *value = T::splat(*values.add(lane));
+            }
+            let mut column = weights;
+            for sums in &mut tile {
+                let weight = T::load(column);
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum = T::fma(weight, value, *sum);
+                }
                 column = column.wrapping_add(apart);
             }
-            (weights, values) = (weights.add(PANEL), values.add(1));
+            (weights, values) = (weights.add(PANEL), values.add(L));
         }
     }
     *sums = tile;
+}
+
+/// [`update_cells`] for few lanes: the vectors hold units.
+#[inline(always)]
+unsafe fn update_units<S: Simd, const L: usize>(a: &mut Forward<'_>, t: usize) {
+    // Input, forget and output gates are sigmoids, the third is a tangent: 2 s - 1.
+    const FACTOR: [f32; 16] = gates_of(SIGMOID, TANH);
+    const TWICE: [f32; 16] = gates_of(1.0, 2.0);
+    const LESS: [f32; 16] = gates_of(0.0, -1.0);
+    let (hidden, zone) = (a.hidden, a.zone);
+    let state = hidden * L;
+    let (before, after) = a.states(t);
+    let gates = &mut a.gates[t * 4 * state..][..4 * state];
+    let tanh_c = &mut a.tanh_c[t * state..][..state];
+    // SAFETY: rows are a multiple of 16; units are copied into arrays of 16 and back by their
+    // number.
+    unsafe {
+        for rows in gates.chunks_exact_mut(S::N) {
+            let slot = rows.as_mut_ptr();
+            let s = logistic::<S>(S::load(slot), S::load(FACTOR.as_ptr()));
+            S::store(slot, S::fma(S::load(TWICE.as_ptr()), s, S::load(LESS.as_ptr())));
+        }
+        for (lane, gates) in gates.chunks_exact(4 * hidden).enumerate() {
+            for (chunk, gates) in gates.chunks(4 * S::N).enumerate() {
+                let first = chunk * S::N;
+                let at = (first * L + lane..).step_by(L);
+                // Input, forget, cell and output gate, old cell, old output.
+                let mut from = [[0.0f32; 16]; 6];
+                let mut kept = [0];
+                for ((u, at), gates) in at.clone().enumerate().zip(gates.chunks_exact(4)) {
+                    for (from, gate) in from.iter_mut().zip(gates) {
+                        from[u] = *gate;
+                    }
+                    from[4][u] = a.c[before + at];
+                    from[5][u] = a.h[before + at];
+                    if let Zone::Bits(bits) = zone {
+                        kept[0] |= (bits[t * hidden + first + u] >> lane & 1) << u;
+                    }
+                }
+                let zone = match zone {
+                    Zone::Bits(_) => Zone::Bits(&kept),
+                    other => other,
+                };
+                let (i, f) = (S::load(from[0].as_ptr()), S::load(from[1].as_ptr()));
+                let (g, o) = (S::load(from[2].as_ptr()), S::load(from[3].as_ptr()));
+                let (c_old, h_old) = (S::load(from[4].as_ptr()), S::load(from[5].as_ptr()));
+                let c = S::fma(f, c_old, S::mul(i, g));
+                let tc = tanh::<S>(c);
+                let mut to = [[0.0f32; 16]; 3];
+                S::store(to[0].as_mut_ptr(), hold::<S>(zone, (0, 0), c_old, c));
+                S::store(to[1].as_mut_ptr(), hold::<S>(zone, (0, 0), h_old, S::mul(o, tc)));
+                S::store(to[2].as_mut_ptr(), tc);
+                for ((u, at), _) in at.enumerate().zip(gates.chunks_exact(4)) {
+                    a.c[after + at] = to[0][u];
+                    a.h[after + at] = to[1][u];
+                    tanh_c[at] = to[2][u];
+                }
+            }
+        }
+    }
+}
+
+/// A value for each of four gates, unit by unit.
+const fn gates_of(sigmoid: f32, tangent: f32) -> [f32; 16] {
+    let [a, b] = [sigmoid, tangent];
+    [a, a, b, a, a, a, b, a, a, a, b, a, a, a, b, a]
 }
 
 /// Some columns of a layer's weights times what they all have in common.
@@ -357,68 +447,10 @@ pub(super) unsafe fn project<T: Simd>(a: &mut Project<'_>) {
             let rows = a.rows.as_mut_ptr().add(panel * PANEL);
             let mut sums = load_tile::<T, P, 1>(rows, PANEL);
             let (values, depth) = (a.values.as_ptr(), a.values.len());
-            multiply_rows::<T, P>(&mut sums, weights, panel_len, values, depth);
+            multiply_rows::<T, P, 1>(&mut sums, weights, panel_len, values, depth);
             store_tile::<T, P, 1>(&sums, rows, PANEL);
         }
     }
-}
-
-/// [`update_cells`] for one lane: the vectors hold units.
-#[inline(always)]
-unsafe fn update_units<S: Simd>(a: &mut Forward<'_>, t: usize) {
-    // Input, forget and output gates are sigmoids, the third is a tangent: 2 s - 1.
-    const FACTOR: [f32; 16] = gates_of(SIGMOID, TANH);
-    const TWICE: [f32; 16] = gates_of(1.0, 2.0);
-    const LESS: [f32; 16] = gates_of(0.0, -1.0);
-    let (hidden, zone) = (a.hidden, a.zone);
-    let (before, after) = a.states(t);
-    // SAFETY: rows are a multiple of 16; units are copied into arrays of 16 and back by their
-    // number.
-    unsafe {
-        let gates = &mut a.gates[t * 4 * hidden..][..4 * hidden];
-        for row in (0..4 * hidden).step_by(S::N) {
-            let slot = gates.as_mut_ptr().add(row);
-            let s = logistic::<S>(S::load(slot), S::load(FACTOR.as_ptr()));
-            S::store(slot, S::fma(S::load(TWICE.as_ptr()), s, S::load(LESS.as_ptr())));
-        }
-        for first in (0..hidden).step_by(S::N) {
-            let count = S::N.min(hidden - first);
-            // Input, forget, cell and output gates, old cell, old output, new cell, tangent, new output.
-            let mut rows = [[0.0f32; 16]; 9];
-            let mut kept = [0];
-            for u in 0..count {
-                for k in 0..4 {
-                    rows[k][u] = gates[4 * (first + u) + k];
-                }
-                rows[4][u] = a.c[before + first + u];
-                rows[5][u] = a.h[before + first + u];
-                if let Zone::Bits(bits) = zone {
-                    kept[0] |= (bits[t * hidden + first + u] & 1) << u;
-                }
-            }
-            let zone = match zone {
-                Zone::Bits(_) => Zone::Bits(&kept),
-                other => other,
-            };
-            let (i, f) = (S::load(rows[0].as_ptr()), S::load(rows[1].as_ptr()));
-            let (g, o) = (S::load(rows[2].as_ptr()), S::load(rows[3].as_ptr()));
-            let (c_old, h_old) = (S::load(rows[4].as_ptr()), S::load(rows[5].as_ptr()));
-            let c = S::fma(f, c_old, S::mul(i, g));
-            let tc = tanh::<S>(c);
-            S::store(rows[6].as_mut_ptr(), hold::<S>(zone, (0, 0), c_old, c));
-            S::store(rows[7].as_mut_ptr(), tc);
-            S::store(rows[8].as_mut_ptr(), hold::<S>(zone, (0, 0), h_old, S::mul(o, tc)));
-            a.c[after + first..][..count].copy_from_slice(&rows[6][..count]);
-            a.tanh_c[t * hidden + first..][..count].copy_from_slice(&rows[7][..count]);
-            a.h[after + first..][..count].copy_from_slice(&rows[8][..count]);
-        }
-    }
-}
-
-/// A value for each of four gates, unit by unit.
-const fn gates_of(sigmoid: f32, tangent: f32) -> [f32; 16] {
-    let [a, b] = [sigmoid, tangent];
-    [a, a, b, a, a, a, b, a, a, a, b, a, a, a, b, a]
 }
 
 /// What [`backward`] works on. States and gates are those [`forward`] left.

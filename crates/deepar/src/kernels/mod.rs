@@ -42,7 +42,7 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            if avx2 && is_x86_feature_detected!("avx512f") {
+            if avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
                 found.push(Isa(Kind::Avx512));
             }
             if avx2 {
@@ -60,16 +60,21 @@ impl Isa {
         unsafe {
             match (self.0, a.lanes) {
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512, 1) => forward_avx512_1(a),
+                (Kind::Avx512, 1) => forward_avx512_few::<1>(a),
+                #[cfg(target_arch = "x86_64")]
+                (Kind::Avx512, 4) => forward_avx512_few::<4>(a),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512, 16) => forward_avx512_16(a),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512, _) => forward_avx512(a),
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx2, 1) => forward_avx2_1(a),
+                (Kind::Avx2, 1) => forward_avx2_few::<1>(a),
+                #[cfg(target_arch = "x86_64")]
+                (Kind::Avx2, 4) => forward_avx2_few::<4>(a),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx2, _) => forward_avx2(a),
-                (Kind::Portable, 1) => lstm::forward_one::<simd::Portable, simd::Portable>(a),
+                (Kind::Portable, 1) => lstm::forward_few::<simd::Portable, simd::Portable, 1>(a),
+                (Kind::Portable, 4) => lstm::forward_few::<simd::Portable, simd::Portable, 4>(a),
                 (Kind::Portable, _) => lstm::forward::<simd::Portable, 4, 1>(a),
             }
         }
@@ -144,9 +149,9 @@ pub(crate) trait Loops {
     fn run(self) -> Self::Output;
 }
 
-/// # Safety: the processor has AVX-512 F.
+/// # Safety: the processor has AVX-512 F and DQ.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn run_avx512<L: Loops>(loops: L) -> L::Output {
     loops.run()
 }
@@ -158,36 +163,36 @@ unsafe fn run_avx2<L: Loops>(loops: L) -> L::Output {
     loops.run()
 }
 
-/// # Safety: AVX-512 F, and `a.check()` has passed, for 32 lanes.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for 32 lanes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn forward_avx512(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::forward::<simd::Avx512, 8, 2>(a) }
 }
 
-/// # Safety: AVX-512 F, and `a.check()` has passed.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn forward_avx512_16(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::forward::<simd::Avx512, 8, 1>(a) }
 }
 
-/// # Safety: AVX-512 F, and `a.check()` has passed, for 1 lane.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for L lanes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn forward_avx512_1(a: &mut Forward<'_>) {
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+unsafe fn forward_avx512_few<const L: usize>(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
-    unsafe { lstm::forward_one::<simd::Avx512, simd::Avx2>(a) }
+    unsafe { lstm::forward_few::<simd::Avx512, simd::Avx2, L>(a) }
 }
 
-/// # Safety: AVX2 and FMA, and `a.check()` has passed, for 1 lane.
+/// # Safety: AVX2 and FMA, and `a.check()` has passed, for L lanes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn forward_avx2_1(a: &mut Forward<'_>) {
+unsafe fn forward_avx2_few<const L: usize>(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
-    unsafe { lstm::forward_one::<simd::Avx2, simd::Avx2>(a) }
+    unsafe { lstm::forward_few::<simd::Avx2, simd::Avx2, L>(a) }
 }
 
 /// # Safety: AVX2 and FMA, and `a.check()` has passed.
@@ -206,17 +211,17 @@ unsafe fn project_avx2(a: &mut Project<'_>) {
     unsafe { lstm::project::<simd::Avx2>(a) }
 }
 
-/// # Safety: AVX-512 F, and `a.check()` has passed, for 32 lanes.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for 32 lanes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn backward_avx512(a: &mut Backward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::backward::<simd::Avx512, 8, 2, 6>(a) }
 }
 
-/// # Safety: AVX-512 F, and `a.check()` has passed.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn backward_avx512_16(a: &mut Backward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::backward::<simd::Avx512, 8, 1, 6>(a) }
