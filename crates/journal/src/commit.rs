@@ -193,7 +193,6 @@ impl Writer {
         self.segment = Arc::new(Segment::new(name, head, bytes, file));
         self.position = PAGE_BYTES;
         self.shared.adopt(Arc::clone(&self.segment));
-        self.shared.queue.rolled(self.free());
         Ok(())
     }
 

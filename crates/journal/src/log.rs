@@ -149,7 +149,8 @@ impl SegmentLog {
         let recovered = recover(&*disk, &options, cursors.promised())?;
         let Recovered { log_id, segments, spares, next, position, number, corrupt } = recovered;
         let last = segments.back().cloned().ok_or_else(|| Error::internal("log of no segment"))?;
-        let queue = Arc::new(Queue::new(options.segment_bytes, next, last.bytes - position));
+        let free = last.bytes - position;
+        let queue = Arc::new(Queue::new(options.segment_bytes, next, free, last.bytes));
         let total = segments.iter().map(|segment| segment.bytes).sum::<u64>()
             + spares.iter().map(|spare| spare.bytes).sum::<u64>();
         let bytes_max = options.bytes_max;

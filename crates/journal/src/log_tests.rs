@@ -20,7 +20,7 @@ fn options(segments: u64) -> Options {
 fn open(disk: &Memory, segments: u64) -> Arc<SegmentLog> {
     let log = try_open(disk, segments).unwrap();
     until("the helper has looked", || {
-        log.shared.queue.is_proven() || log.status().blocked.is_some()
+        log.shared.queue.is_ahead() || log.status().blocked.is_some()
     });
     log
 }
@@ -78,7 +78,7 @@ fn wait_for_all(log: &SegmentLog, next: Offset) {
     });
 }
 
-fn until(what: &str, condition: impl Fn() -> bool) {
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -694,8 +694,19 @@ fn a_sync_that_fails_while_opening_refuses_to_open() {
     assert_eq!(try_open(&disk, 10).unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
-/// Appends records of 500 bytes until the log is full; says how many it took.
+/// Appends records of 500 bytes until the log is full for a reason; says how many it took.
 fn fill(log: &SegmentLog, from: u64) -> u64 {
+    let mut next = from;
+    until("the log is full", || {
+        next = fill_up(log, next);
+        // Otherwise the next segment is only on its way.
+        log.status().blocked.is_some()
+    });
+    next
+}
+
+/// The same until it is refused for the first time.
+fn fill_up(log: &SegmentLog, from: u64) -> u64 {
     let mut next = from;
     loop {
         match log.append(&batch(&[record(next, 500)]), None) {
@@ -771,12 +782,40 @@ fn k5_a_full_disk_holds_back_and_recovers_without_restart() {
     check_whole(&opened, Offset(0), 1000);
     // What it takes, it also makes durable: nobody waits for an answer that cannot come.
     let taken = fill(&opened, next);
-    until("the helper has looked", || opened.status().blocked.is_some());
     assert_eq!((opened.durable(), opened.status().next), (Offset(taken), Offset(taken)));
     disk.faults(|faults| faults.disk_full = false);
     until("there is room", || log.has_room());
     append(&log, 50, 500);
     check_whole(&log, Offset(0), 1000);
+}
+
+#[test]
+fn k5_nothing_is_taken_after_a_roll_before_the_next_segment_is_there() {
+    let disk = Memory::default();
+    let log = open(&disk, 100);
+    // A helper that gets no processor, or a disk that takes long to say that it is full.
+    disk.faults(|faults| (faults.hold_creates, faults.disk_full) = (true, true));
+    // The log cannot be dropped before: a failure would hang.
+    let released = Released(&disk);
+    let next = fill_up(&log, 0);
+    assert!(segments(&log).len() > 1, "{next} records fitted into the first segment");
+    assert_eq!((log.durable(), log.status().next), (Offset(next), Offset(next)));
+    assert!(!log.has_room());
+    // Nobody knows yet that there is no room.
+    assert_eq!(log.status().blocked, None);
+    drop(released);
+    until("there is room", || log.has_room());
+    append(&log, 50, 500);
+    check_whole(&log, Offset(0), 1000);
+}
+
+/// Lets a disk go on when it is dropped.
+struct Released<'a>(&'a Memory);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        self.0.faults(|faults| (faults.hold_creates, faults.disk_full) = (false, false));
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! Invariants
 //! * Offsets are given in the order of the copies, without gaps.
 //! * Records waiting or under way are at most `waiting_max` bytes.
-//! * While no further segment can be had, nothing is taken that the last one may not hold.
+//! * Unless a further segment is there already, nothing is taken that the last one may not hold:
+//!   the disk may turn out to be full, and what was taken would wait without an answer.
 //! * After a failure nothing is taken.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,6 +44,17 @@ pub(crate) struct Mark {
     pub(crate) end: usize,
     pub(crate) base: Offset,
     pub(crate) count: u32,
+}
+
+/// What comes after the last segment.
+#[derive(Debug)]
+enum Ahead {
+    /// The helper has not said yet: it makes a file, or finds that it cannot.
+    Unknown,
+    /// A blank file.
+    Ready,
+    /// Nothing, because of this.
+    Nothing(String),
 }
 
 /// Records on their way to the disk, laid out as they will lie there; the frames' heads are
@@ -96,7 +108,7 @@ pub(crate) struct Queue {
     untold: AtomicBool,
     waiting_max: u64,
     /// Room kept for what is under way when publishers are held back.
-    reserve: u64,
+    reserve_max: u64,
 }
 
 #[derive(Debug)]
@@ -108,11 +120,9 @@ struct State {
     worst: u64,
     /// What the last segment still holds beyond what was committed.
     free: u64,
-    /// Why there is no next segment.
-    blocked: Option<String>,
-    /// Whether a next segment could be had since the log was opened. Until then the disk may
-    /// turn out to be full, and what was taken would wait without an answer.
-    proven: bool,
+    /// Room kept in the last segment while it is not known whether there is a next one.
+    reserve: u64,
+    ahead: Ahead,
     /// Why the writer cannot go on with this one for the moment.
     stalled: Option<String>,
     failed: Option<String>,
@@ -121,8 +131,10 @@ struct State {
 }
 
 impl Queue {
-    /// The first record gets the offset `next`; the last segment holds `free` bytes more.
-    pub(crate) fn new(segment_bytes: u64, next: Offset, free: u64) -> Queue {
+    /// The first record gets the offset `next`; the last segment holds `free` bytes more of its
+    /// `last_bytes`.
+    pub(crate) fn new(segment_bytes: u64, next: Offset, free: u64, last_bytes: u64) -> Queue {
+        let reserve_max = segment_bytes / 4;
         let waiting_max = WAITING_BYTES_MAX.min((segment_bytes - PAGE_BYTES) / 2 - OVERHEAD_BYTES);
         let state = State {
             next,
@@ -130,21 +142,23 @@ impl Queue {
             waiting: 0,
             worst: 0,
             free,
-            blocked: None,
-            proven: false,
+            reserve: reserve_max.min(last_bytes / 4),
+            ahead: Ahead::Unknown,
             stalled: None,
             failed: None,
             idle: false,
             stop: false,
         };
-        Queue {
+        let queue = Queue {
             state: Mutex::new(state),
             work: Condvar::new(),
             room: AtomicBool::new(true),
             untold: AtomicBool::new(false),
             waiting_max,
-            reserve: segment_bytes / 4,
-        }
+            reserve_max,
+        };
+        queue.measure(&lock(&queue.state));
+        queue
     }
 
     /// Queues a batch. The writer is woken, unless `more` is about to come and this alone is not
@@ -234,30 +248,40 @@ impl Queue {
         self.measure(state);
     }
 
-    /// The writer has moved to a segment with `free` bytes, in the middle of a commit.
-    pub(crate) fn rolled(&self, free: u64) {
+    /// The writer takes the blank file, which has room for `bytes`, in the middle of a commit.
+    /// Whether there is `another` must be heard together with that: between the two, all that
+    /// comes would be taken.
+    pub(crate) fn roll(&self, bytes: u64, another: bool) {
         let mut state = lock(&self.state);
-        state.free = free;
+        state.free = bytes;
+        state.reserve = self.reserve_max.min(bytes / 4);
+        state.ahead = if another { Ahead::Ready } else { Ahead::Unknown };
+        self.measure(&state);
+    }
+
+    /// The blank file was too short and is gone; a longer one is made.
+    pub(crate) fn wait_for_longer(&self) {
+        let mut state = lock(&self.state);
+        state.ahead = Ahead::Unknown;
         self.measure(&state);
     }
 
     /// There is no next segment, because `why`.
     pub(crate) fn block(&self, why: String) {
         let mut state = lock(&self.state);
-        if state.blocked.is_none() {
+        if !matches!(state.ahead, Ahead::Nothing(_)) {
             tracing::warn!(%why, "the journal cannot grow");
         }
-        state.blocked = Some(why);
+        state.ahead = Ahead::Nothing(why);
         self.measure(&state);
     }
 
     /// There is a next segment.
     pub(crate) fn unblock(&self) {
         let mut state = lock(&self.state);
-        if state.blocked.take().is_some() {
+        if let Ahead::Nothing(_) = std::mem::replace(&mut state.ahead, Ahead::Ready) {
             tracing::info!("the journal can grow again");
         }
-        state.proven = true;
         self.measure(&state);
     }
 
@@ -296,7 +320,11 @@ impl Queue {
 
     pub(crate) fn blocked(&self) -> Option<String> {
         let state = lock(&self.state);
-        state.stalled.as_ref().or(state.blocked.as_ref()).cloned()
+        let nothing = match &state.ahead {
+            Ahead::Nothing(why) => Some(why),
+            Ahead::Unknown | Ahead::Ready => None,
+        };
+        state.stalled.as_ref().or(nothing).cloned()
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -307,10 +335,10 @@ impl Queue {
         self.room.load(Ordering::Relaxed)
     }
 
-    /// Whether a next segment could be had since the log was opened.
+    /// Whether it is known that there is a next segment.
     #[cfg(test)]
-    pub(crate) fn is_proven(&self) -> bool {
-        lock(&self.state).proven
+    pub(crate) fn is_ahead(&self) -> bool {
+        matches!(lock(&self.state).ahead, Ahead::Ready)
     }
 
     fn check_room(&self, state: &State, bytes: u64) -> Result<()> {
@@ -319,9 +347,11 @@ impl Queue {
             return refuse(format!("the journal is full: {why}"));
         }
         let fits = state.worst + bytes + OVERHEAD_BYTES <= state.free;
-        match &state.blocked {
-            Some(why) if !fits => return refuse(format!("the journal is full: {why}")),
-            None if !fits && !state.proven => {
+        match &state.ahead {
+            Ahead::Nothing(why) if !fits => {
+                return refuse(format!("the journal is full: {why}"));
+            }
+            Ahead::Unknown if !fits => {
                 return refuse("the journal is full until its next segment is made".to_owned());
             }
             _ => {}
@@ -337,7 +367,13 @@ impl Queue {
 
     /// Publishers are held back before the end is reached, so that what is under way fits.
     fn measure(&self, state: &State) {
-        let fits = state.blocked.is_none() || state.worst + self.reserve <= state.free;
+        let fits = match &state.ahead {
+            Ahead::Ready => true,
+            // Most often it is there in a moment, so a segment that is short because the log is
+            // new does not hold anybody back from its first byte.
+            Ahead::Unknown => state.worst + state.reserve <= state.free,
+            Ahead::Nothing(_) => state.worst + self.reserve_max <= state.free,
+        };
         let room = state.failed.is_none()
             && state.stalled.is_none()
             && fits

@@ -104,11 +104,13 @@ impl Supply {
             if let Some(blank) = state.ready.take() {
                 if blank.bytes - PAGE_BYTES >= bytes {
                     state.size = (2 * blank.bytes).min(self.options.segment_bytes);
+                    self.queue.roll(blank.bytes - PAGE_BYTES, !state.spares.is_empty());
                     self.look_ahead(&state);
                     self.work.notify_one();
                     return Some(blank);
                 }
                 state.total -= if self.remove(&blank.name) { blank.bytes } else { 0 };
+                self.queue.wait_for_longer();
             }
             if state.stop {
                 return None;

@@ -56,6 +56,8 @@ pub(crate) struct Faults {
     pub(crate) write_stops_after: Option<usize>,
     /// Syncs wait until this is taken back.
     pub(crate) hold_syncs: bool,
+    /// Making a file waits until this is taken back.
+    pub(crate) hold_creates: bool,
 }
 
 /// See the module. Clones are the same disk.
@@ -132,6 +134,9 @@ impl Disk for Memory {
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Box<dyn SegmentFile>> {
         let mut state = self.change();
+        while state.faults.hold_creates {
+            state = self.0.1.wait(state).unwrap();
+        }
         if state.faults.disk_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
