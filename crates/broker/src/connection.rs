@@ -141,7 +141,7 @@ pub(crate) struct Connection {
 /// What a client gets before anything new.
 #[derive(Default)]
 struct Owed {
-    /// Messages in flight from an earlier connection, to be sent again.
+    /// Messages in flight from an earlier connection, to be sent again or at last.
     resend: VecDeque<InFlight>,
     /// The one that is being read from the log.
     resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
@@ -841,7 +841,8 @@ impl Connection {
         for (delivery, origin) in owed.into_iter().flat_map(|owed| owed.welcome) {
             // The cursor is beyond what was retained: in flight is where it is remembered.
             if delivery.qos != QoS::AtMostOnce && session.outgoing.len() < OWED_MAX {
-                session.outgoing.send(delivery.offset, delivery.qos, origin);
+                let packet_id = session.outgoing.send(delivery.offset, delivery.qos, origin);
+                session.outgoing.note_unsent(packet_id, true);
             }
         }
         let now = self.broker.clock.now();

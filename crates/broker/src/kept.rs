@@ -114,6 +114,8 @@ struct InFlightRow {
     offset: u64,
     qos: u8,
     released: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsent: bool,
     origin: OriginRow,
 }
 
@@ -207,6 +209,8 @@ impl SessionRow {
                     offset: sent.offset.0,
                     qos: sent.qos as u8,
                     released: sent.released,
+                    // While there is a connection it may be sent at any time.
+                    unsent: sent.unsent && extra.left_at.is_some(),
                     origin: match sent.origin {
                         Origin::Live => OriginRow::Live,
                         Origin::Retained(identifier) => OriginRow::Retained(identifier),
@@ -613,6 +617,7 @@ fn restore(groups: &Arc<Groups>, client_id: Arc<str>, row: SessionRow) -> Restor
         offset: Offset(sent.offset),
         qos: qos(sent.qos),
         released: sent.released,
+        unsent: sent.unsent,
         origin: match sent.origin {
             OriginRow::Live => Origin::Live,
             OriginRow::Retained(identifier) => Origin::Retained(identifier),

@@ -99,6 +99,8 @@ pub(crate) struct InFlight {
     pub(crate) qos: QoS,
     /// PUBREC came, PUBREL was sent, PUBCOMP is awaited.
     pub(crate) released: bool,
+    /// The connection ended before it was sent: the next time is the first.
+    pub(crate) unsent: bool,
     pub(crate) origin: Origin,
 }
 
@@ -145,8 +147,15 @@ impl Outgoing {
             }
         }
         sent.last_packet_id = id;
-        sent.in_flight.push_back(InFlight { packet_id: id, offset, qos, released: false, origin });
+        let (released, unsent) = (false, false);
+        sent.in_flight.push_back(InFlight { packet_id: id, offset, qos, released, unsent, origin });
         id
+    }
+
+    /// Notes whether a message in flight is yet to be sent for the first time.
+    pub(crate) fn note_unsent(&mut self, packet_id: u16, unsent: bool) {
+        let sent = self.0.iter_mut().flat_map(|sent| &mut sent.in_flight);
+        sent.filter(|found| found.packet_id == packet_id).for_each(|found| found.unsent = unsent);
     }
 
     /// PUBACK: the message is settled. `None` if the id is not in flight at QoS 1.

@@ -206,8 +206,8 @@ impl Connection {
         (retain, identifiers)
     }
 
-    /// Sends again what was in flight when the last connection ended, then what is retained;
-    /// false while waiting.
+    /// Sends what was in flight when the last connection ended, again or for the first time, then
+    /// what is retained; false while waiting.
     fn poll_owed(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         let fits = self.fits();
         let Some(owed) = &mut self.owed else { return Ok(true) };
@@ -252,14 +252,15 @@ impl Connection {
     }
 
     fn resend_record(&mut self, in_flight: InFlight, record: Option<Bytes>) {
-        let InFlight { packet_id, qos, offset, origin, .. } = in_flight;
+        let InFlight { packet_id, qos, offset, unsent, origin, .. } = in_flight;
         if !self.session.outgoing.awaits_receipt(packet_id) {
             // It came while the record was read.
             return;
         }
         let sent = match record {
             Some(record) => {
-                self.put_record(&Delivery { offset, qos, record }, packet_id, true, origin)
+                self.session.outgoing.note_unsent(packet_id, false);
+                self.put_record(&Delivery { offset, qos, record }, packet_id, !unsent, origin)
             }
             None => {
                 warn!(client_id = %self.link.client_id, %offset, "a message in flight left the log");

@@ -278,6 +278,11 @@ impl Connection {
 
     /// Forgets what was promised: the connection ends.
     pub(super) fn break_promises(&mut self) {
-        self.stable = None;
+        let promises = self.stable.take().into_iter().flat_map(|stable| stable.promises);
+        for (_, promise) in promises {
+            if let Promise::Message(_, packet_id, _) = promise {
+                self.session.outgoing.note_unsent(packet_id, true);
+            }
+        }
     }
 }
