@@ -220,12 +220,11 @@ impl Connection {
         Some(told(&self.refused(Action::Subscribe, filter)))
     }
 
-    /// Whether the client may be sent a message of this topic.
-    pub(crate) fn may_receive(&mut self, topic: &str) -> bool {
+    /// Whether the client may be sent a message of this topic; if not, that is on record.
+    pub(crate) fn receives(&mut self, topic: &str) -> bool {
         if self.rights.allows(Action::Receive, topic) {
             return true;
         }
-        self.broker.counters.undelivered_policy.one();
         if self.rights.withhold(topic) {
             self.refused(Action::Receive, topic);
         }

@@ -158,6 +158,17 @@ impl Outgoing {
         sent.filter(|found| found.packet_id == packet_id).for_each(|found| found.unsent = unsent);
     }
 
+    /// Makes what a member of a group was sent its own; gives the offsets.
+    pub(crate) fn disown(&mut self, group: GroupId) -> Vec<Offset> {
+        let sent = self.0.iter_mut().flat_map(|sent| &mut sent.in_flight);
+        let of_group = sent.filter(|found| found.origin == Origin::Shared(group));
+        let own = of_group.map(|found| {
+            found.origin = Origin::Live;
+            found.offset
+        });
+        own.collect()
+    }
+
     /// PUBACK: the message is settled. `None` if the id is not in flight at QoS 1.
     pub(crate) fn acknowledge(&mut self, packet_id: u16) -> Option<InFlight> {
         self.settle(packet_id, |found| found.qos == QoS::AtLeastOnce)

@@ -3,13 +3,14 @@
 //! A group is all sessions subscribed to one `$share/NAME/FILTER`. It reads the log with one
 //! feed of its own, in a task of its own, and deals the messages out one by one to the members
 //! that are connected. A member that goes gives back what it did not send; a session that ends
-//! gives back what was not acknowledged. While nobody is connected the group is an offset. Where
+//! gives back what was not acknowledged; what a member may not receive it turns down. While nobody is connected the group is an offset. Where
 //! sessions are kept over a restart, so is the group: its offset, and what is not settled below.
 //!
 //! Invariants
 //! * Each message is in the hands of one member at a time.
 //! * A message sent in QoS 2 is never sent to another member, whatever becomes of its session.
 //! * At most `INBOX_MAX` messages wait for one member; the rest waits in the log.
+//! * A message that members turn down is lost once each that is connected has, not before.
 //! * Lock order: names, one group, hub.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -36,6 +37,10 @@ pub(crate) const PREFIX: &str = "$share/";
 /// Messages that wait for one member. Few, so that a member which stops reading keeps few from
 /// the others.
 const INBOX_MAX: usize = 16;
+
+/// Messages that some turned down and that wait until another has room: they are in memory, so with
+/// that many nothing new is dealt out.
+const TURNED_DOWN_MAX: usize = 64;
 
 /// Turns of a group's task before other tasks get theirs.
 const TURNS_MAX: usize = 64;
@@ -90,7 +95,38 @@ struct State {
     /// QoS 0 messages before this are not given out: nobody was there to hear them.
     quiet_until: Offset,
     /// What came back: dealt out first, oldest first. Without a record it is read again.
-    returned: BTreeMap<Offset, Option<Delivery>>,
+    returned: BTreeMap<Offset, Option<Dealt>>,
+}
+
+/// A message dealt to a member.
+#[derive(Debug)]
+pub(crate) struct Dealt {
+    pub(crate) delivery: Delivery,
+    /// The members that may not receive it.
+    turned_down: Vec<u64>,
+}
+
+impl Dealt {
+    /// A message for whoever comes first.
+    fn new(delivery: Delivery) -> Dealt {
+        Dealt { delivery, turned_down: Vec::new() }
+    }
+
+    /// As it came from the publisher: what a member may make of it is asked for each again.
+    fn back(mut self) -> Dealt {
+        let delivery = &mut self.delivery;
+        delivery.qos = MessageRef::decode(&delivery.record).map_or(delivery.qos, |m| m.qos);
+        self
+    }
+}
+
+/// What becomes of a message that came back.
+enum Heir {
+    Member(usize),
+    /// Those that may still want it have no room at the moment.
+    Later,
+    /// All turned it down.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -99,7 +135,7 @@ struct Member {
     qos: QoS,
     /// `None` while it is not connected.
     mailbox: Option<Arc<Mailbox>>,
-    inbox: VecDeque<Delivery>,
+    inbox: VecDeque<Dealt>,
 }
 
 /// A session's part in a group. Dropping it leaves the group.
@@ -233,15 +269,41 @@ impl State {
     }
 
     /// Whose turn it is, among those that are connected and have room.
-    fn next_member(&self) -> Option<usize> {
+    fn next_member(&self, turned_down: &[u64]) -> Option<usize> {
         let count = self.members.len();
         (0..count).map(|step| (self.turn + step) % count).find(|at| {
             let member = &self.members[*at];
-            member.mailbox.is_some() && member.inbox.len() < INBOX_MAX
+            member.wants(turned_down) && member.inbox.len() < INBOX_MAX
         })
     }
 
-    fn deal(&mut self, to: usize, delivery: Delivery) {
+    /// The oldest message that came back and for which something can be done now. Without one,
+    /// whether anything else may be dealt out meanwhile.
+    fn next_returned(&self) -> Result<(Offset, Heir), bool> {
+        let mut waiting = 0;
+        for (offset, dealt) in &self.returned {
+            let turned_down = dealt.as_ref().map_or(&[][..], |dealt| &dealt.turned_down);
+            match self.heir(turned_down) {
+                Heir::Later => waiting += 1,
+                heir => return Ok((*offset, heir)),
+            }
+            if waiting >= TURNED_DOWN_MAX {
+                return Err(false);
+            }
+        }
+        Err(true)
+    }
+
+    fn heir(&self, turned_down: &[u64]) -> Heir {
+        match self.next_member(turned_down) {
+            Some(at) => Heir::Member(at),
+            None if self.members.iter().any(|member| member.wants(turned_down)) => Heir::Later,
+            None => Heir::Nobody,
+        }
+    }
+
+    fn deal(&mut self, to: usize, dealt: Dealt) {
+        let Dealt { delivery, turned_down } = dealt;
         let member = &mut self.members[to];
         let qos = delivery.qos.min(member.qos);
         if qos == QoS::AtMostOnce {
@@ -250,7 +312,7 @@ impl State {
             self.unsettled.insert(delivery.offset);
         }
         self.dirty = true;
-        member.inbox.push_back(Delivery { qos, ..delivery });
+        member.inbox.push_back(Dealt { delivery: Delivery { qos, ..delivery }, turned_down });
         if let Some(mailbox) = &member.mailbox {
             mailbox.waker.wake();
         }
@@ -261,18 +323,22 @@ impl State {
     fn take_back(&mut self, key: u64) {
         let Some(member) = self.member(key) else { return };
         let inbox = std::mem::take(&mut member.inbox);
-        // The quality of service is the next member's, again from the record.
-        self.returned.extend(inbox.into_iter().map(|delivery| {
-            let qos = MessageRef::decode(&delivery.record).map_or(delivery.qos, |m| m.qos);
-            (delivery.offset, Some(Delivery { qos, ..delivery }))
-        }));
+        let dealt = inbox.into_iter().map(|dealt| (dealt.delivery.offset, Some(dealt.back())));
+        self.returned.extend(dealt);
     }
 
     /// Nobody is connected any more: QoS 0 messages that nobody got are not kept.
     fn desert(&mut self) {
-        self.returned.retain(|_offset, delivery| {
-            delivery.as_ref().is_none_or(|delivery| delivery.qos != QoS::AtMostOnce)
+        self.returned.retain(|_offset, dealt| {
+            dealt.as_ref().is_none_or(|dealt| dealt.delivery.qos != QoS::AtMostOnce)
         });
+    }
+}
+
+impl Member {
+    /// Whether it is connected and not one of those who turned a message down.
+    fn wants(&self, turned_down: &[u64]) -> bool {
+        self.mailbox.is_some() && !turned_down.contains(&self.key)
     }
 }
 
@@ -339,18 +405,32 @@ impl Share {
 
     /// The next message for this member, if it is one it may send: one of QoS 1 or 2 only if
     /// another fits into the window.
-    pub(crate) fn take(&self, fits: bool) -> Option<Delivery> {
+    pub(crate) fn take(&self, fits: bool) -> Option<Dealt> {
         let mut state = lock(&self.group.state);
-        let member = state.member(self.key)?;
-        let delivery = member.inbox.pop_front_if(|next| fits || next.qos == QoS::AtMostOnce)?;
-        if delivery.qos == QoS::ExactlyOnce {
-            // Nobody else's any more, whatever becomes of it.
-            state.unsettled.remove(&delivery.offset);
+        let inbox = &mut state.member(self.key)?.inbox;
+        let dealt = inbox.pop_front_if(|next| fits || next.delivery.qos == QoS::AtMostOnce)?;
+        if dealt.delivery.qos == QoS::ExactlyOnce {
+            // Nobody else's any more, whatever becomes of it, unless it is turned down.
+            state.unsettled.remove(&dealt.delivery.offset);
             state.dirty = true;
         }
         drop(state);
         self.group.waker.wake();
-        Some(delivery)
+        Some(dealt)
+    }
+
+    /// The member may not receive what it has taken: another one may.
+    pub(crate) fn turn_down(&self, dealt: Dealt) {
+        let mut dealt = dealt.back();
+        dealt.turned_down.push(self.key);
+        let Delivery { offset, qos, .. } = dealt.delivery;
+        let mut state = lock(&self.group.state);
+        if qos != QoS::AtMostOnce {
+            state.dirty |= state.unsettled.insert(offset);
+        }
+        state.returned.insert(offset, Some(dealt));
+        drop(state);
+        self.group.waker.wake();
     }
 
     /// The member is done with a message.
@@ -359,8 +439,8 @@ impl Share {
         state.dirty |= state.unsettled.remove(&offset);
     }
 
-    /// Has other members send what this session was sent in QoS 1 and did not acknowledge. To
-    /// be called when the session ends.
+    /// Has other members send what this session was sent in QoS 1 and did not acknowledge: when it
+    /// ends, or may no longer receive it.
     pub(crate) fn give_back(&self, offsets: impl Iterator<Item = Offset>) {
         lock(&self.group.state).returned.extend(offsets.map(|offset| (offset, None)));
         self.group.waker.wake();
@@ -442,37 +522,48 @@ impl Reader {
             return Turn::Waits;
         }
         self.attend(&state);
-        let Some(to) = state.next_member() else { return Turn::Waits };
+        let Some(to) = state.next_member(&[]) else { return Turn::Waits };
         if let Some((offset, read)) = &mut self.fetching {
             let Poll::Ready(record) = Pin::new(read).poll(cx) else { return Turn::Waits };
             let offset = *offset;
             self.fetching = None;
             match record.ok().flatten() {
                 Some(record) => {
-                    let qos = MessageRef::decode(&record).map_or(QoS::AtLeastOnce, |m| m.qos);
-                    state.deal(to, Delivery { offset, qos, record });
+                    let delivery = Delivery { offset, qos: QoS::AtLeastOnce, record };
+                    state.deal(to, Dealt::new(delivery).back());
                 }
                 None => {
                     warn!(group = %group.name, %offset, "a message given back left the log");
+                    state.dirty |= state.unsettled.remove(&offset);
                     self.hub.counters.undelivered_trimmed.one();
                 }
             }
             return Turn::Moved;
         }
-        match state.returned.pop_first() {
-            Some((_, Some(delivery))) => {
-                self.hub.counters.dealt_again.one();
-                state.deal(to, delivery);
+        let returned = state.next_returned().map(|(offset, heir)| {
+            let dealt = state.returned.remove(&offset).flatten();
+            (offset, heir, dealt)
+        });
+        match returned {
+            Ok((offset, Heir::Nobody, _)) => {
+                self.hub.counters.undelivered_policy.one();
+                state.dirty |= state.unsettled.remove(&offset);
                 return Turn::Moved;
             }
-            Some((offset, None)) => {
+            Ok((_, Heir::Member(heir), Some(dealt))) => {
+                self.hub.counters.dealt_again.one();
+                state.deal(heir, dealt);
+                return Turn::Moved;
+            }
+            Ok((offset, ..)) => {
                 self.hub.counters.dealt_again.one();
                 let journal = Arc::clone(&self.hub.journal);
                 let read = tokio::task::spawn_blocking(move || read_one(&*journal, offset));
                 self.fetching = Some((offset, read));
                 return Turn::Moved;
             }
-            None => {}
+            Err(false) => return Turn::Waits,
+            Err(true) => {}
         }
         let Some(feed) = &mut self.feed else { return Turn::Waits };
         if feed.poll(cx).is_pending() {
@@ -482,7 +573,7 @@ impl Reader {
             state.cursor = delivery.offset.plus(1);
             // What a member was sent before a restart it sends again itself.
             if !state.held.remove(&delivery.offset) {
-                state.deal(to, delivery);
+                state.deal(to, Dealt::new(delivery));
             }
         }
         Turn::Moved

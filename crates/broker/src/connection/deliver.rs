@@ -96,9 +96,15 @@ impl Connection {
         let taken = (0..count)
             .map(|step| (self.share_turn + step) % count)
             .find_map(|at| Some((at, shares[at].take(fits)?, Origin::Shared(shares[at].id()))));
-        let Some((at, delivery, origin)) = taken else { return false };
+        let Some((at, dealt, origin)) = taken else { return false };
         self.share_turn = at + 1;
-        self.deliver(delivery, origin);
+        // A message that says nothing is dealt with where it is put together.
+        let topic = MessageRef::decode(&dealt.delivery.record).map(|message| message.topic);
+        if topic.is_ok_and(|topic| !self.receives(topic)) {
+            self.session.shares[at].turn_down(dealt);
+        } else {
+            self.deliver(dealt.delivery, origin);
+        }
         true
     }
 
@@ -123,7 +129,8 @@ impl Connection {
             self.broker.counters.undelivered_corrupt.one();
             return false;
         };
-        if !self.may_receive(message.topic) {
+        if !self.receives(message.topic) {
+            self.broker.counters.undelivered_policy.one();
             return false;
         }
         let counters = &self.broker.counters;
@@ -255,6 +262,17 @@ impl Connection {
         let InFlight { packet_id, qos, offset, unsent, origin, .. } = in_flight;
         if !self.session.outgoing.awaits_receipt(packet_id) {
             // It came while the record was read.
+            return;
+        }
+        if let (Origin::Shared(group), QoS::AtLeastOnce, Some(record)) = (origin, qos, &record)
+            && let Ok(message) = MessageRef::decode(record)
+            && !self.receives(message.topic)
+        {
+            // It may no longer: the message is another member's.
+            self.session.outgoing.acknowledge(packet_id);
+            self.progressed();
+            let share = self.session.shares.iter().find(|share| share.id() == group);
+            share.iter().for_each(|share| share.give_back(std::iter::once(offset)));
             return;
         }
         let sent = match record {

@@ -464,7 +464,12 @@ impl Connection {
         }
         let shares = &mut self.session.shares;
         let found = shares.iter().position(|share| **share.name() == *filter);
-        found.map(|at| shares.swap_remove(at)).is_some()
+        let Some(share) = found.map(|at| shares.swap_remove(at)) else { return false };
+        // What was begun is finished (MQTT 5, 3.10.4), and is the group's no more.
+        for offset in self.session.outgoing.disown(share.id()) {
+            share.settle(offset);
+        }
+        true
     }
 
     /// Ends the subscriptions that the client may not have any more; what it may be sent is asked

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use broker::{Action, Authenticator, Client, Explanation, Identity, Refusal, Rights, Settings};
 use identity::policy::{self, Document, Facts, Source};
 
-use crate::raw::{Hello, Raw, publish, qos1, subscribe};
+use crate::raw::{A_WHILE, Hello, Raw, publish, qos1, subscribe};
 use crate::support::{World, until};
 
 /// Anonymous clients under a document that can be changed.
@@ -233,6 +233,164 @@ async fn b5_a_shared_subscription_needs_the_right_to_its_filter() {
     publisher.send(&publish(0x32, "dev-2/a", 1, Some(&[]), b"x")).await;
     publisher.packet().await;
     dev.silence().await;
+}
+
+/// Members of one group, each with messages of its own that the others may not receive.
+async fn members<const COUNT: usize>(world: &World, qos: u8) -> [Raw; COUNT] {
+    let mut members = Vec::new();
+    for number in 1..=COUNT {
+        let id = format!("dev-{number}");
+        let mut raw = Raw::join(world.address, &Hello::v4(&id)).await;
+        raw.send(&subscribe(4, 1, &[("$share/g/#", qos)])).await;
+        raw.expect(&[0x90, 3, 0, 1, qos]).await;
+        members.push(raw);
+    }
+    members.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+const GROUP: &[(&str, &str, &str)] = &[
+    ("Allow", "iot:Connect", "client/*"),
+    ("Allow", "iot:Publish", "topic/*"),
+    ("Allow", "iot:Subscribe", "topicfilter/*"),
+    ("Allow", "iot:Receive", "topic/${iot:ClientId}/*"),
+    ("Allow", "iot:Receive", "topic/all/*"),
+];
+
+/// Publishes in each of the three qualities of service, and waits for the receipts.
+async fn publish_thrice(raw: &mut Raw, topic: &str) {
+    raw.send(&publish(0x30, topic, 0, None, b"zero")).await;
+    raw.send(&qos1(topic, 1, "one")).await;
+    raw.expect(&[0x40, 2, 0, 1]).await;
+    raw.send(&publish(0x34, topic, 2, None, b"two")).await;
+    raw.expect(&[0x50, 2, 0, 2]).await;
+    raw.send(&[0x62, 2, 0, 2]).await;
+    raw.expect(&[0x70, 2, 0, 2]).await;
+}
+
+/// What comes within a while, acknowledged: topic and payload.
+async fn heard(raw: &mut Raw) -> Vec<String> {
+    let mut found = Vec::new();
+    while let Ok(Some(packet)) = tokio::time::timeout(A_WHILE, raw.packet()).await {
+        let topic = 4 + usize::from(packet[3]);
+        let qos = (packet[0] >> 1) & 3;
+        let payload = if qos == 0 { topic } else { topic + 2 };
+        match (packet[0] >> 4, qos) {
+            (3, 1) => raw.send(&[0x40, 2, packet[topic], packet[topic + 1]]).await,
+            (3, 2) => raw.send(&[0x50, 2, packet[topic], packet[topic + 1]]).await,
+            (6, _) => {
+                raw.send(&[0x70, 2, packet[2], packet[3]]).await;
+                continue;
+            }
+            _ => {}
+        }
+        found.push(
+            String::from_utf8_lossy(&[&packet[4..topic], &packet[payload..]].join(&b':')).into(),
+        );
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_share_that_a_member_may_not_receive_is_another_members() {
+    let (world, ruled) = world().await;
+    change(&world, &ruled, GROUP);
+    let mut publisher = Raw::join(world.address, &Hello::v4("pub")).await;
+    let [mut one, mut two, mut three] = members(&world, 2).await;
+    let mut expected = Vec::new();
+    // Whoever's turn it is.
+    for _ in 0..5 {
+        publish_thrice(&mut publisher, "dev-2/a").await;
+        expected.extend(["dev-2/a:zero", "dev-2/a:one", "dev-2/a:two"]);
+    }
+    // In any order: what was turned down comes later.
+    let mut got = heard(&mut two).await;
+    got.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(got, expected);
+    assert_eq!(world.broker.stats().undelivered_policy, 0);
+    // What nobody may receive is dropped, counted once, and holds nothing up.
+    publish_thrice(&mut publisher, "dev-9/a").await;
+    until("three dropped", || world.broker.stats().undelivered_policy == 3).await;
+    // What all may receive is dealt out in turn.
+    for _ in 0..3 {
+        publish_thrice(&mut publisher, "all/a").await;
+    }
+    for raw in [&mut one, &mut two, &mut three] {
+        assert_eq!(heard(raw).await.len(), 3);
+    }
+}
+
+/// One that reads nothing holds up what is its alone, and only so much of that.
+#[tokio::test]
+async fn a_share_that_only_a_stuck_member_may_receive_waits_and_the_others_go_on() {
+    let (world, ruled) = world().await;
+    change(&world, &ruled, GROUP);
+    let mut publisher = Raw::join(world.address, &Hello::v4("pub")).await;
+    let mut stuck = Hello::v5("dev-1");
+    stuck.properties.extend([33, 0, 1]);
+    let mut stuck = Raw::join(world.address, &stuck).await;
+    stuck.send(&subscribe(5, 1, &[("$share/g/#", 1)])).await;
+    assert_eq!(stuck.packet().await.unwrap().last(), Some(&1));
+    let mut other = Raw::join(world.address, &Hello::v4("dev-2")).await;
+    other.send(&subscribe(4, 1, &[("$share/g/#", 1)])).await;
+    other.expect(&[0x90, 3, 0, 1, 1]).await;
+    let mut send = async |topic: &str, count: u16| {
+        for id in 1..=count {
+            publisher.send(&qos1(topic, id, "x")).await;
+            publisher.expect(&[0x40, 2, (id >> 8) as u8, id as u8]).await;
+        }
+    };
+    // One in flight, 16 in its inbox, the rest turned down by the other.
+    send("dev-1/a", 60).await;
+    send("dev-2/a", 10).await;
+    assert_eq!(heard(&mut other).await.len(), 10);
+    send("dev-1/a", 200).await;
+    send("dev-2/a", 10).await;
+    assert_eq!(heard(&mut other).await, Vec::<String>::new(), "more is kept than is bounded");
+    // It goes on: nothing is lost, and nobody else got it.
+    let mut got = 0;
+    while let Ok(Some(packet)) = tokio::time::timeout(A_WHILE * 4, stuck.packet()).await {
+        let topic = 4 + usize::from(packet[3]);
+        assert_eq!(packet[4..topic], *b"dev-1/a");
+        stuck.send(&[0x40, 2, packet[topic], packet[topic + 1]]).await;
+        got += 1;
+    }
+    assert_eq!(got, 260);
+    assert_eq!(heard(&mut other).await.len(), 10);
+    assert_eq!(world.broker.stats().undelivered_policy, 0);
+    // When it goes, the others' word stands: what is left for it is dropped.
+    send("dev-1/a", 5).await;
+    drop(stuck);
+    until("five dropped", || world.broker.stats().undelivered_policy == 5).await;
+}
+
+/// What it was sent and may no longer receive when it is back.
+#[tokio::test]
+async fn what_a_kept_member_may_no_longer_receive_goes_to_another() {
+    let (world, ruled) = world().await;
+    let mut all = GROUP.to_vec();
+    all.push(("Allow", "iot:Receive", "topic/*"));
+    change(&world, &ruled, &all);
+    let mut publisher = Raw::join(world.address, &Hello::v4("pub")).await;
+    let kept = Hello::v4("dev-1").kept();
+    let mut one = Raw::join(world.address, &kept).await;
+    one.send(&subscribe(4, 1, &[("$share/g/#", 1)])).await;
+    one.expect(&[0x90, 3, 0, 1, 1]).await;
+    publisher.send(&qos1("dev-2/a", 1, "x")).await;
+    publisher.expect(&[0x40, 2, 0, 1]).await;
+    one.expect(&qos1("dev-2/a", 1, "x")).await;
+    drop(one);
+    world.until("it is away", |w| w.broker.sessions().iter().any(|s| !s.connected)).await;
+    change(&world, &ruled, GROUP);
+    let mut two = Raw::join(world.address, &Hello::v4("dev-2")).await;
+    two.send(&subscribe(4, 1, &[("$share/g/#", 1)])).await;
+    two.expect(&[0x90, 3, 0, 1, 1]).await;
+    // It is the first one's until that cannot have it.
+    two.silence().await;
+    let (mut one, connack) = Raw::hello(world.address, &kept).await;
+    assert_eq!(connack, [0x20, 2, 1, 0]);
+    assert_eq!(heard(&mut two).await, ["dev-2/a:x"]);
+    one.silence().await;
 }
 
 #[tokio::test]
