@@ -20,12 +20,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::mem;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use base::{Error, Offset, QoS, Timestamp};
+use base::{Error, Offset, QoS, Timestamp, TopicFilter};
 use bytes::Bytes;
 use journal::{Batch, Bell};
 use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode as Code;
@@ -145,8 +146,23 @@ struct Owed {
     resend: VecDeque<InFlight>,
     /// The one that is being read from the log.
     resending: Option<(InFlight, JoinHandle<Option<Bytes>>)>,
-    /// Retained messages due to new subscriptions.
+    /// Retained messages due to new subscriptions, a few of them.
     welcome: VecDeque<(Delivery, Origin)>,
+    /// Whence the others come.
+    greetings: VecDeque<Greeting>,
+}
+
+/// A new subscription whose retained messages are not all lined up: there may be many, and a client
+/// may ask for them many times over.
+struct Greeting {
+    filter: TopicFilter,
+    qos: QoS,
+    no_local: bool,
+    identifier: Option<NonZeroU32>,
+    /// What is retained from here on is sent as it is published.
+    until: Offset,
+    /// The last topic that was lined up.
+    after: Option<String>,
 }
 
 /// An acknowledgement that waits until everything below `next` is durable.
@@ -838,11 +854,18 @@ impl Connection {
         session.subscriptions = Arc::clone(self.feed.subscriptions());
         session.cursor = self.feed.close();
         let owed = self.owed.take().filter(|_| session.kept_for.is_some());
-        for (delivery, origin) in owed.into_iter().flat_map(|owed| owed.welcome) {
-            // The cursor is beyond what was retained: in flight is where it is remembered.
-            if delivery.qos != QoS::AtMostOnce && session.outgoing.len() < OWED_MAX {
-                let packet_id = session.outgoing.send(delivery.offset, delivery.qos, origin);
-                session.outgoing.note_unsent(packet_id, true);
+        if let Some(mut owed) = owed {
+            let mut seen = 0;
+            while seen < OWED_MAX && !owed.lines_up_nothing(&self.broker, link) {
+                seen += owed.welcome.len();
+                for (delivery, origin) in owed.welcome.drain(..) {
+                    // The cursor is beyond what was retained: in flight is where it is remembered.
+                    if delivery.qos != QoS::AtMostOnce && session.outgoing.len() < OWED_MAX {
+                        let (offset, qos) = (delivery.offset, delivery.qos);
+                        let packet_id = session.outgoing.send(offset, qos, origin);
+                        session.outgoing.note_unsent(packet_id, true);
+                    }
+                }
             }
         }
         let now = self.broker.clock.now();

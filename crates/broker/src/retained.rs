@@ -294,28 +294,29 @@ impl Index {
         }
     }
 
-    /// The messages before `until` that a filter selects, by topic.
-    pub(crate) fn matching(
-        &self,
-        filter: &TopicFilter,
+    /// The messages before `until` that a filter selects, by topic, from behind `after` on.
+    pub(crate) fn matching<'i>(
+        &'i self,
+        filter: &'i TopicFilter,
         until: Offset,
         now: Timestamp,
-    ) -> Vec<Entry> {
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'i str, &'i Entry)> {
         let text = filter.as_str();
-        let Some(wild) = text.find(['+', '#']) else {
-            let found = self.topics.get(text).filter(|e| e.offset < until && e.lives(now));
-            return found.into_iter().cloned().collect();
-        };
+        let wild = text.find(['+', '#']);
         // `a/#` selects `a` as well.
-        let prefix = text[..wild].trim_end_matches('/');
+        let prefix = wild.map_or(text, |wild| text[..wild].trim_end_matches('/'));
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        // Without wildcards there is one topic at most, and it comes first.
+        let most = if wild.is_some() { usize::MAX } else { 1 };
         self.topics
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(topic, _)| topic.starts_with(prefix))
-            .filter(|(topic, entry)| {
+            .range::<str, _>((from, Bound::Unbounded))
+            .take(most)
+            .take_while(move |(topic, _)| topic.starts_with(prefix))
+            .filter(move |(topic, entry)| {
                 filter.matches(topic) && entry.offset < until && entry.lives(now)
             })
-            .map(|(_, entry)| entry.clone())
-            .collect()
+            .map(|(topic, entry)| (topic.as_str(), entry))
     }
 }
 

@@ -11,11 +11,13 @@ use base::{MessageRef, Offset, QoS, Timestamp};
 use bytes::Bytes;
 use tracing::warn;
 
-use super::{BACKLOG_BYTES_MAX, Connection, Ending};
+use super::{BACKLOG_BYTES_MAX, Connection, Ending, Greeting, Owed};
+use crate::Broker;
 use crate::codec::{self, ack};
 use crate::feed::read_one;
 use crate::hub::Delivery;
 use crate::session::{InFlight, Origin};
+use crate::sessions::Link;
 use crate::subscription::Options;
 
 /// Topics that have an alias towards a client: the first ones keep theirs, since a client that
@@ -226,12 +228,13 @@ impl Connection {
             return Ok(true);
         }
         if owed.resend.is_empty() {
-            let next = owed.welcome.pop_front_if(|(next, _)| next.qos == QoS::AtMostOnce || fits);
-            match next {
-                Some((delivery, origin)) => self.deliver(delivery, origin),
-                None if owed.welcome.is_empty() => self.owed = None,
-                None => return Ok(false),
+            if owed.lines_up_nothing(&self.broker, &self.link) {
+                self.owed = None;
+                return Ok(true);
             }
+            let next = owed.welcome.pop_front_if(|(next, _)| next.qos == QoS::AtMostOnce || fits);
+            let Some((delivery, origin)) = next else { return Ok(false) };
+            self.deliver(delivery, origin);
             return Ok(true);
         }
         let sent = self.session.outgoing.len() - owed.resend.len();
@@ -289,6 +292,39 @@ impl Connection {
         if !sent {
             self.settled(packet_id);
         }
+    }
+}
+
+impl Owed {
+    /// Lines up the next retained messages if none are; true if there are none any more.
+    pub(super) fn lines_up_nothing(&mut self, broker: &Broker, link: &Link) -> bool {
+        /// Lined up at once, while the index is held.
+        const COUNT_MAX: usize = 128;
+        let Some(retained) = &broker.retained else { return self.welcome.is_empty() };
+        while self.welcome.is_empty() {
+            let Some(greeting) = self.greetings.front_mut() else { return true };
+            let Greeting { filter, qos, no_local, until, .. } = &*greeting;
+            let origin = Origin::Retained(greeting.identifier);
+            let after = greeting.after.as_deref();
+            let index = retained.hold();
+            let now = broker.clock.now();
+            let mut last = None;
+            for (topic, entry) in index.matching(filter, *until, now, after).take(COUNT_MAX) {
+                last = Some(topic);
+                let Ok(message) = MessageRef::decode(&entry.record) else { continue };
+                if *no_local && message.client_id == &*link.client_id {
+                    continue;
+                }
+                let (offset, record) = (entry.offset, entry.record.clone());
+                let delivery = Delivery { offset, qos: message.qos.min(*qos), record };
+                self.welcome.push_back((delivery, origin));
+            }
+            match last.map(str::to_owned) {
+                Some(last) => greeting.after = Some(last),
+                None => drop(self.greetings.pop_front()),
+            }
+        }
+        false
     }
 }
 

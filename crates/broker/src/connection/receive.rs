@@ -9,15 +9,15 @@ use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode as Code, Suback
 use tracing::debug;
 
 use super::stable::Promise;
-use super::{Connection, Due, Ending, Says, Staged, Work};
+use super::{Connection, Due, Ending, Greeting, Says, Staged, Work};
 use crate::Broker;
 use crate::auth::Explanation;
 use crate::codec::{self, Fault, Publish, Version, Wanted, ack, kind};
 use crate::events::EVENTS;
-use crate::hub::{Delivery, lock};
+use crate::hub::lock;
 use crate::publish::is_basic_ingest;
 use crate::retained::Retained;
-use crate::session::{Incoming, Origin};
+use crate::session::Incoming;
 use crate::sessions::Subscribed;
 use crate::shard::{self, BULK_BYTES, EAGER};
 use crate::subscription::{FILTER_BYTES_MAX, FILTER_LEVELS_MAX, Options, Subscription};
@@ -460,6 +460,9 @@ impl Connection {
     /// Removes a subscription; false if there was none.
     pub(super) fn unsubscribe(&mut self, filter: &str) -> bool {
         if !filter.starts_with(share::PREFIX) {
+            if let Some(owed) = &mut self.owed {
+                owed.greetings.retain(|greeting| greeting.filter.as_str() != filter);
+            }
             return self.feed.unsubscribe(filter);
         }
         let shares = &mut self.session.shares;
@@ -492,6 +495,7 @@ impl Connection {
         // Retained messages that wait were brought by subscriptions that may be gone.
         let left = Arc::clone(self.feed.subscriptions());
         if let Some(owed) = &mut self.owed {
+            owed.greetings.retain(|greeting| left.iter().any(|s| s.filter == greeting.filter));
             owed.welcome.retain(|(delivery, _)| {
                 MessageRef::decode(&delivery.record)
                     .is_ok_and(|message| left.iter().any(|s| s.filter.matches(message.topic)))
@@ -506,7 +510,8 @@ impl Connection {
     /// gets what is published.
     fn welcome(&mut self, wanted: &Wanted, filter: &TopicFilter, known: bool) -> Offset {
         let broker = Arc::clone(&self.broker);
-        let from = || broker.journal.durable().max(self.session.until);
+        let logged = self.session.until;
+        let from = || broker.journal.durable().max(logged);
         let wild = wanted.filter.contains(['+', '#']);
         let wants = match wanted.retain_handling {
             0 => true,
@@ -514,21 +519,31 @@ impl Connection {
             _ => false,
         };
         let wants = wants && (!wild || broker.settings.retained_wildcards);
+        self.forget_greeting(filter);
         let Some(retained) = broker.retained.as_ref().filter(|_| wants) else { return from() };
         let index = retained.hold();
         // While the index is held, what it lacks is not below.
         let from = from();
-        for entry in index.matching(filter, from, broker.clock.now()) {
-            let Ok(message) = MessageRef::decode(&entry.record) else { continue };
-            if wanted.no_local && message.client_id == &*self.link.client_id {
-                continue;
-            }
-            let qos = wanted.qos.min(message.qos);
-            let delivery = Delivery { offset: entry.offset, qos, record: entry.record };
-            let owed = self.owed.get_or_insert_default();
-            owed.welcome.push_back((delivery, Origin::Retained(wanted.identifier)));
+        if index.matching(filter, from, broker.clock.now(), None).next().is_some() {
+            let greeting = Greeting {
+                filter: filter.clone(),
+                qos: wanted.qos,
+                no_local: wanted.no_local,
+                identifier: wanted.identifier,
+                until: from,
+                after: None,
+            };
+            self.owed.get_or_insert_default().greetings.push_back(greeting);
         }
         from
+    }
+
+    /// Retained messages that are not lined up yet are not: the subscription is over, or begins
+    /// anew. So there are never more greetings than subscriptions.
+    fn forget_greeting(&mut self, filter: &TopicFilter) {
+        if let Some(owed) = &mut self.owed {
+            owed.greetings.retain(|greeting| greeting.filter != *filter);
+        }
     }
 
     /// Has others see what is subscribed.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use broker::Settings;
 use metastore::Metastore;
 
-use crate::raw::{Hello, Raw, ack, publish, subscribe};
+use tokio::time::timeout;
+
+use crate::raw::{A_WHILE, Hello, Raw, ack, publish, subscribe};
 use crate::support::{MemoryJournal, World, until};
 
 async fn world(settings: Settings) -> (World, Arc<MemoryJournal>, Metastore) {
@@ -37,9 +39,7 @@ async fn retained(world: &World, id: &str, filter: &str) -> Vec<String> {
         }
         if packet[0] == 0xd0 {
             // What is lined up behind the PINGRESP.
-            while let Ok(Some(packet)) =
-                tokio::time::timeout(Duration::from_millis(100), raw.packet()).await
-            {
+            while let Ok(Some(packet)) = timeout(Duration::from_millis(100), raw.packet()).await {
                 assert_eq!(packet[0], 0x31);
                 found.push(String::from_utf8_lossy(&packet[4..]).into_owned());
             }
@@ -130,6 +130,65 @@ async fn comes_when_it_is_back(restarts: bool) {
         late.send(&[0x40, 2, id[0], id[1]]).await;
     }
     late.silence().await;
+}
+
+/// More than are lined up at once, and one that is replaced before its turn.
+#[tokio::test]
+async fn many_come_once_each_and_what_is_replaced_meanwhile_comes_as_it_is_published() {
+    let (world, ..) = world(Settings::default()).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    for n in 0..600 {
+        retain(&mut device, &format!("a/{n:03}"), "old").await;
+    }
+    let mut hello = Hello::v5("sub");
+    hello.properties.extend([33, 0, 1]);
+    let mut sub = Raw::join(world.address, &hello).await;
+    sub.send(&subscribe(5, 1, &[("a/+", 1)])).await;
+    let mut found = std::collections::BTreeMap::new();
+    while found.len() < 600 {
+        let packet = sub.packet().await.expect("closed");
+        if packet[0] == 0x90 {
+            continue;
+        }
+        let topic = 4 + usize::from(packet[3]);
+        let name = String::from_utf8_lossy(&packet[4..topic]).into_owned();
+        let older = found.insert(name, (packet[0] & 1, packet[packet.len() - 3..].to_vec()));
+        assert_eq!(older, None, "twice");
+        if found.len() == 10 {
+            retain(&mut device, "a/590", "new").await;
+        }
+        sub.send(&[0x40, 2, packet[topic], packet[topic + 1]]).await;
+    }
+    sub.silence().await;
+    let new = found.remove("a/590").unwrap();
+    assert_eq!(new, (0, b"new".to_vec()));
+    assert!(found.values().all(|found| *found == (1, b"old".to_vec())));
+}
+
+/// Who asks for all of it again and again and reads nothing has it lined up once.
+#[tokio::test]
+async fn what_is_asked_for_many_times_over_is_not_kept_as_often() {
+    const TIMES: u16 = 40;
+    let (world, ..) = world(Settings::default()).await;
+    let mut device = Raw::join(world.address, &Hello::v4("dev")).await;
+    for n in 0..300 {
+        retain(&mut device, &format!("a/{n:03}"), &"x".repeat(4000)).await;
+    }
+    let mut sub = Raw::join(world.address, &Hello::v4("sub")).await;
+    for id in 1..=TIMES {
+        sub.send(&subscribe(4, id, &[("a/#", 0)])).await;
+    }
+    let (mut retained, mut answers) = (0, 0);
+    while let Ok(Some(packet)) = timeout(A_WHILE * 4, sub.packet()).await {
+        match packet[0] {
+            0x90 => answers += 1,
+            0x31 => retained += 1,
+            other => panic!("{other:#x}"),
+        }
+    }
+    assert_eq!(answers, TIMES);
+    // What the sockets hold was sent before; of the rest, the last one's.
+    assert!((300..300 * 20).contains(&retained), "{retained} messages for {TIMES} requests");
 }
 
 /// How many rows there are.
