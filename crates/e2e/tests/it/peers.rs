@@ -1,6 +1,7 @@
 //! Peers that are slow, silent, or gone without a word: each costs a bounded amount for a bounded
 //! time, and whoever is there beside them notices nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::account;
@@ -15,6 +16,10 @@ use crate::pipeline;
 /// How much longer 99 of 100 PUBACKs may take for others while peers misbehave. The test's
 /// clients, the server and other tests share two processors, so it is not sharper than this.
 const HARM_MAX: Duration = Duration::from_secs(1);
+
+/// Threads that a PUBACK waits for one after the other: the device's, the connection's, the log's,
+/// the connection's and the device's again. Each may have to wait for a processor.
+const WAITS: u32 = 5;
 
 /// What a server of these tests has resident besides what peers cost: the program 48 MiB, the
 /// rows' cache 16 MiB, the log and a stream's batch some more.
@@ -41,7 +46,7 @@ impl Bystander {
         const CALM: Duration = Duration::from_millis(1500);
         let (ledger, told) = (Ledger::default(), String::new());
         let mut bystander = Bystander { ledger, rate, bytes, calm: Duration::ZERO, told };
-        let ((), before) = bystander.publish(server, |_| std::thread::sleep(CALM));
+        let ((), before, _) = bystander.publish(server, |_| std::thread::sleep(CALM));
         bystander.calm = before.latency(0.99);
         bystander.ledger = before.ledger;
         bystander
@@ -49,12 +54,13 @@ impl Bystander {
 
     /// Goes on publishing while `fault` happens; it must not be cut off, nor wait much longer.
     pub(crate) fn during<T>(&mut self, server: &Server, fault: impl FnOnce(&Told) -> T) -> T {
-        let (done, during) = self.publish(server, fault);
+        let (done, during, late) = self.publish(server, fault);
         assert!(during.ended.is_none(), "the bystander was cut off: {:?}", during.ended);
         let (without, with) = (self.calm.as_millis(), during.latency(0.99).as_millis());
         self.told = format!("others' p99 PUBACK {without} ms without, {with} ms with");
-        println!("{}", self.told);
-        assert!(during.latency(0.99) <= self.calm + HARM_MAX, "{}", self.told);
+        println!("{}; who only sleeps wakes {} ms late", self.told, late.as_millis());
+        let bound = self.calm + HARM_MAX + late * WAITS;
+        assert!(during.latency(0.99) <= bound, "{}, more than {bound:?}", self.told);
         self.ledger.sent.extend(during.ledger.sent);
         self.ledger.acknowledged.extend(during.ledger.acknowledged);
         done
@@ -65,9 +71,29 @@ impl Bystander {
         ("bystander", &self.ledger)
     }
 
-    fn publish<T>(&self, server: &Server, fault: impl FnOnce(&Told) -> T) -> (T, Carried) {
+    /// Publishes during `fault`; says as well how late a thread that asks for nothing wakes, 99
+    /// times of 100: that is the machine's doing.
+    fn publish<T>(
+        &self,
+        server: &Server,
+        fault: impl FnOnce(&Told) -> T,
+    ) -> (T, Carried, Duration) {
+        const NAP: Duration = Duration::from_millis(5);
         let told = Told::default();
+        let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                let mut late = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    std::thread::sleep(NAP);
+                    late.push(began.elapsed().saturating_sub(NAP));
+                }
+                late.sort_unstable();
+                late.get(late.len() * 99 / 100).copied().unwrap_or_default()
+            });
+            // Also when the test fails here: it waits for its threads.
+            let _over = Over(&over);
             let device = scope.spawn(|| {
                 let load = Load {
                     broker: server.mqtt,
@@ -85,8 +111,19 @@ impl Bystander {
             wait_for("the bystander", Duration::from_secs(20), || told.acknowledged() > 0);
             let done = fault(&told);
             drop(ends);
-            (done, device.join().unwrap())
+            let carried = device.join().unwrap();
+            over.store(true, Ordering::Relaxed);
+            (done, carried, sleeper.join().unwrap())
         })
+    }
+}
+
+/// Says that it is over when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -323,7 +360,9 @@ fn n2_long_half_open_connections() {
 
 /// W3 and W4: handshakes and CONNECTs that are never finished, all kinds at once.
 fn unfinished(count: usize) {
-    /// `connect_secs_max`, and what a busy machine takes to notice.
+    /// `connect_secs_max`.
+    const CONNECT: Duration = Duration::from_secs(10);
+    /// The same, and what a busy machine takes to notice.
     const LIMIT: Duration = Duration::from_secs(10 + 3);
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&folder.path().join("data"));
@@ -349,11 +388,14 @@ fn unfinished(count: usize) {
             let slowest = said["slowest_ms"].as_u64().unwrap();
             assert!(slowest < 3000, "{kind}: {said}");
         }
+        let began = Instant::now();
         let mut slow: Vec<_> = slow_tls.iter().map(|kind| start(server.mqtts, kind)).collect();
         slow.extend(slow_mqtt.iter().map(|kind| start(server.mqtt, kind)));
         let held = server.descriptors();
         // Others may have given way already; the silent ones take nobody's place and stay.
-        assert!(held >= open + count * 3 / 2, "{held} descriptors: who is held?");
+        // Unless the last of them came when the first had been closed, on a machine so busy.
+        let all_here = began.elapsed() < CONNECT;
+        assert!(held >= open + count * 3 / 2 || !all_here, "{held} descriptors: who is held?");
         let waited = newcomer(&server);
         let mut kept = 0;
         for (kind, swarm) in slow {
