@@ -38,6 +38,8 @@ pub(crate) struct Batch {
     failed: BTreeSet<u64>,
     /// When the first record or error was put in, by the clock that does not jump.
     since: Option<Instant>,
+    /// A buffer that was used before, for the next pile of records.
+    spare: Vec<u8>,
 }
 
 /// Bytes of one object to be.
@@ -111,7 +113,29 @@ impl Batch {
             partitions: 0,
             failed: BTreeSet::new(),
             since: None,
+            spare: Vec::new(),
         }
+    }
+
+    /// Takes over the largest buffer of a batch that was delivered. Grown from nothing for each
+    /// batch, they leave holes of all sizes behind, and the allocator keeps those.
+    pub(crate) fn recycle(&mut self, spare: Vec<u8>, objects: Vec<Packed>) {
+        let unused = objects.into_iter().filter(|object| object.bytes.is_unique());
+        let buffers = unused.map(|object| Vec::from(object.bytes)).chain([spare]);
+        self.keep(buffers.max_by_key(Vec::capacity).unwrap_or_default());
+    }
+
+    /// Of the buffer and the one that is kept, keeps the larger.
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > self.spare.capacity() {
+            buffer.clear();
+            self.spare = buffer;
+        }
+    }
+
+    /// The buffer that packing left over.
+    pub(crate) fn take_spare(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
     }
 
     /// Whether it holds neither records nor errors. It may still cover offsets.
@@ -183,7 +207,12 @@ impl Batch {
     }
 
     fn push(&mut self, kind: Kind, at: Timestamp, bytes: &[u8], after: [Option<&str>; 2]) -> u64 {
-        let empty = || Pile { bytes: Vec::new(), oldest: at, rows: Vec::new() };
+        let large = matches!(kind, Kind::Records(_));
+        let spare = &mut self.spare;
+        let empty = || {
+            let bytes = if large { std::mem::take(spare) } else { Vec::new() };
+            Pile { bytes, oldest: at, rows: Vec::new() }
+        };
         let pile = self.piles.entry(kind).or_insert_with(empty);
         let before = pile.bytes.len();
         pile.bytes.extend_from_slice(bytes);
@@ -252,7 +281,14 @@ impl Batch {
             let range = (self.first, self.next);
             let prefixes = packing.prefixes;
             let key = prefixes.key(packing.row, packing.log_id, &kind, range, pile.oldest);
-            let bytes = pack(pile.bytes, compression, &key)?;
+            let bytes = match compression {
+                Compression::None => pile.bytes,
+                _ => {
+                    let packed = pack(&pile.bytes, compression, &key)?;
+                    self.keep(pile.bytes);
+                    packed
+                }
+            };
             let mut crc = Crc::new();
             crc.update(&bytes);
             match &kind {
@@ -297,7 +333,7 @@ impl Batch {
                 self.push_unconverted(raw, row.source, conversion, (DOES_NOT_FIT, &why));
             }
             if let Some(bytes) = converted {
-                pile.bytes = bytes;
+                self.keep(std::mem::replace(&mut pile.bytes, bytes));
                 pile.rows = Vec::new();
                 self.piles.insert(kind, pile);
             }
@@ -338,5 +374,46 @@ impl Pile {
     fn join(&mut self, other: &Pile) {
         self.bytes.extend_from_slice(&other.bytes);
         self.oldest = self.oldest.min(other.oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_a_mebibyte(batch: &mut Batch) -> (*const u8, usize) {
+        let source = Source { offset: Offset(0), at: Timestamp(0), matched: 1, part: 0 };
+        for _ in 0..1024 {
+            batch.push_record(Vec::new(), &[b'x'; 1024], [None, None], source);
+        }
+        let bytes = &batch.piles.values().next().unwrap().bytes;
+        (bytes.as_ptr(), bytes.capacity())
+    }
+
+    #[test]
+    fn the_largest_buffer_of_a_batch_is_the_next_ones() {
+        let mut batch = Batch::new(Offset(0));
+        let first = of_a_mebibyte(&mut batch);
+        let (_, pile) = batch.piles.pop_first().unwrap();
+        let object = |bytes: Bytes| Packed {
+            kind: Kind::Records(Vec::new()),
+            bucket: String::new(),
+            key: String::new(),
+            bytes,
+            crc32: 0,
+        };
+        let large = object(Bytes::from(pile.bytes));
+        let small = object(Bytes::from_static(b"errors"));
+        let mut next = Batch::new(Offset(1));
+        // What somebody still reads is theirs.
+        let reader = large.clone();
+        next.recycle(Vec::new(), vec![large]);
+        assert_eq!(next.spare.capacity(), 0);
+        next.recycle(vec![1, 2, 3], vec![reader, small]);
+        assert!(next.spare.is_empty());
+        assert_eq!(of_a_mebibyte(&mut next), first);
+        // Packing leaves the larger one over.
+        next.keep(vec![0; 10]);
+        assert_eq!(next.take_spare().capacity(), 10);
     }
 }

@@ -16,22 +16,22 @@ use crate::stream::Compression;
 const HADOOP_BLOCK_BYTES: usize = 256 * 1024;
 
 /// Packs the bytes of the object that will be called `key`.
-pub(crate) fn pack(bytes: Vec<u8>, how: Compression, key: &str) -> Result<Vec<u8>> {
+pub(crate) fn pack(bytes: &[u8], how: Compression, key: &str) -> Result<Vec<u8>> {
     let failed = |cause: std::io::Error| Error::io("failed to compress a batch", cause);
     let room = Vec::with_capacity(bytes.len() / 4);
     match how {
-        Compression::None => Ok(bytes),
+        Compression::None => Ok(bytes.to_vec()),
         Compression::Gzip => {
             let mut gzip = GzBuilder::new().mtime(0).write(room, flate2::Compression::default());
-            gzip.write_all(&bytes).map_err(failed)?;
+            gzip.write_all(bytes).map_err(failed)?;
             gzip.finish().map_err(failed)
         }
         Compression::Snappy => {
             let mut frames = FrameEncoder::new(room);
-            frames.write_all(&bytes).map_err(failed)?;
+            frames.write_all(bytes).map_err(failed)?;
             frames.into_inner().map_err(|broken| failed(broken.into_error()))
         }
-        Compression::HadoopSnappy => hadoop(&bytes, room),
+        Compression::HadoopSnappy => hadoop(bytes, room),
         Compression::Zip => {
             let zip_failed = |cause: zip::result::ZipError| failed(cause.into());
             let name = key.rsplit('/').next().unwrap_or(key);
@@ -40,7 +40,7 @@ pub(crate) fn pack(bytes: Vec<u8>, how: Compression, key: &str) -> Result<Vec<u8
             let options = SimpleFileOptions::DEFAULT.large_file(false);
             let mut archive = ZipWriter::new(Cursor::new(room));
             archive.start_file(name, options).map_err(zip_failed)?;
-            archive.write_all(&bytes).map_err(failed)?;
+            archive.write_all(bytes).map_err(failed)?;
             archive.finish().map(Cursor::into_inner).map_err(zip_failed)
         }
     }

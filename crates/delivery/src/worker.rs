@@ -382,6 +382,7 @@ impl Worker {
         let columns = self
             .insist("read the table to convert to", |worker| worker.shared.columns(&worker.row))?;
         let packed = self.pack(&mut batch, columns.as_deref())?;
+        let spare = batch.take_spare();
         let decision = Decision {
             first: batch.first,
             next: batch.next,
@@ -402,6 +403,11 @@ impl Worker {
         self.upload_all(records)?;
         self.passed(Step::Uploaded)?;
         self.upload_all(rest)?;
+        // A stream that fills batches fills the next one, too; any other would only hold the
+        // memory.
+        if why == Cut::Size {
+            self.batch.recycle(spare, packed);
+        }
         self.passed(Step::ErrorsUploaded)?;
         self.finish(&decision)?;
         tracing::debug!(

@@ -1,8 +1,8 @@
 //! The last commits, kept in memory so that readers at the tail touch no disk.
 //!
 //! Bounded in bytes and commits: readers at the tail are a few commits behind, and where commits
-//! are small a quiet log should not fill with what nobody reads again. A buffer goes back to the writer when it was dropped here and by every
-//! reader, so that a busy log allocates nothing.
+//! are small a quiet log should not fill with what nobody reads again. A buffer goes back to the
+//! writer when it was dropped here and by every reader, so that a busy log allocates nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -17,9 +17,10 @@ use crate::sync::lock;
 
 const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECENT_COUNT_MAX: usize = 128;
-/// Buffers that wait for their next use, and how long one may be to be kept.
+/// Buffers that wait for their next use, and how long one may be to be kept. A commit of a mebibyte
+/// lies in a buffer of two, since they grow by doubling.
 const POOL_COUNT_MAX: usize = 4;
-const POOL_BYTES_MAX: usize = 1024 * 1024;
+const POOL_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// A buffer that is used to less than this share is copied out of: what is kept in memory is
 /// then what was written, not what a busier moment left.
 const USED_SHARE_MIN: usize = 4;
