@@ -21,7 +21,7 @@ pub(crate) mod columns;
 mod infer;
 mod items;
 mod lex;
-pub(crate) mod records;
+mod records;
 mod scan;
 mod shapes;
 mod time;

@@ -9,6 +9,7 @@
 //!
 //! No query engine, no catalog, no object store: files and `Read` in, Arrow out.
 
+mod ahead;
 mod compression;
 pub mod csv;
 pub mod hive;

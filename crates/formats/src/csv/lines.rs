@@ -6,13 +6,10 @@ use base::Result;
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder, Terminator};
 
 use super::Dialect;
-use crate::json::records::fill;
+use crate::ahead::Ahead;
 
-/// First size of the buffer; it doubles while one line needs more.
-const BUFFER_BYTES: usize = 1024 * 1024;
 /// Fields of a line at most.
 const FIELDS_MAX: usize = 4096;
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A line: where its text lies in the buffer, without its end.
 #[derive(Clone, Copy, Debug)]
@@ -29,43 +26,24 @@ pub(super) struct Line {
 
 /// The lines of a stream that are not blank.
 pub(super) struct Lines<R> {
-    input: R,
-    buf: Vec<u8>,
-    at: usize,
-    len: usize,
-    /// Bytes of the stream that were dropped from the buffer's front.
-    dropped: u64,
+    ahead: Ahead<R>,
     number: u64,
-    started: bool,
-    ended: bool,
-    failed: Option<base::Error>,
     line_bytes_max: usize,
 }
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(input: R, line_bytes_max: usize) -> Self {
         let line_bytes_max = line_bytes_max.max(1);
-        Lines {
-            input,
-            buf: vec![0; BUFFER_BYTES.min(line_bytes_max.max(64))],
-            at: 0,
-            len: 0,
-            dropped: 0,
-            number: 0,
-            started: false,
-            ended: false,
-            failed: None,
-            line_bytes_max,
-        }
+        Lines { ahead: Ahead::new(input, line_bytes_max), number: 0, line_bytes_max }
     }
 
     /// Bytes of the stream passed so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.dropped + self.at as u64
+        self.ahead.passed()
     }
 
     pub(super) fn text(&self, line: &Line) -> &[u8] {
-        &self.buf[line.start..line.end]
+        &self.ahead.bytes()[line.start..line.end]
     }
 
     /// The next line that is not blank.
@@ -76,32 +54,33 @@ impl<R: Read> Lines<R> {
     pub(super) fn next(&mut self) -> Result<Option<Line>> {
         self.start();
         loop {
-            let found = newline(&self.buf[self.at..self.len]).map(|found| self.at + found);
-            let full = self.len - self.at > self.line_bytes_max;
+            let (start, len) = (self.ahead.at, self.ahead.bytes().len());
+            let found = newline(self.ahead.rest()).map(|found| start + found);
+            let full = len - start > self.line_bytes_max;
             let (end, next) = match found {
                 Some(end) => (end, end + 1),
-                None if full => (self.at + self.line_bytes_max, self.len),
-                None if !self.ended => {
-                    self.fill();
+                None if full => (start + self.line_bytes_max, len),
+                None if !self.ahead.has_ended() => {
+                    self.ahead.more();
                     continue;
                 }
                 None => {
-                    if let Some(failed) = self.failed.take() {
-                        self.at = self.len;
+                    if let Some(failed) = self.ahead.take_failure() {
+                        self.ahead.at = len;
                         return Err(failed);
                     }
-                    if self.at == self.len {
+                    if start == len {
                         return Ok(None);
                     }
-                    (self.len, self.len)
+                    (len, len)
                 }
             };
             self.number += 1;
-            let (start, position) = (self.at, self.bytes());
+            let position = self.bytes();
             let too_long = end - start > self.line_bytes_max || (found.is_none() && full);
             let end = end.min(start + self.line_bytes_max);
-            self.at = next;
-            let mut text = &self.buf[start..end];
+            self.ahead.at = next;
+            let mut text = &self.ahead.bytes()[start..end];
             if let [rest @ .., b'\r'] = text {
                 text = rest;
             }
@@ -119,15 +98,15 @@ impl<R: Read> Lines<R> {
     /// Whole lines that come next, as many as there are in the buffer.
     pub(super) fn ahead(&mut self) -> Result<&[u8]> {
         self.start();
-        while !self.ended && newline(&self.buf[self.at..self.len]).is_none() {
-            if self.len - self.at > self.line_bytes_max {
+        while !self.ahead.has_ended() && newline(self.ahead.rest()).is_none() {
+            if self.ahead.rest().len() > self.line_bytes_max {
                 break;
             }
-            self.fill();
+            self.ahead.more();
         }
-        let there = &self.buf[self.at..self.len];
+        let there = self.ahead.rest();
         let whole = match there.iter().rposition(|byte| *byte == b'\n') {
-            Some(last) if !self.ended => last + 1,
+            Some(last) if !self.ahead.has_ended() => last + 1,
             _ => there.len(),
         };
         Ok(&there[..whole])
@@ -135,56 +114,26 @@ impl<R: Read> Lines<R> {
 
     /// Drops the rest of a line that is too long; what is kept of it moves to the front.
     fn pass_over(&mut self, line: Line) -> Line {
-        let kept = self.buf[line.start..line.end].to_vec();
+        let kept = self.text(&line).to_vec();
         loop {
-            self.at = self.len;
-            if self.ended {
+            self.ahead.at = self.ahead.bytes().len();
+            if self.ahead.has_ended() {
                 break;
             }
-            self.fill();
-            if let Some(found) = newline(&self.buf[self.at..self.len]) {
-                self.at += found + 1;
+            self.ahead.more();
+            if let Some(found) = newline(self.ahead.rest()) {
+                self.ahead.at += found + 1;
                 break;
             }
         }
-        // What is left unread keeps its place behind the bytes kept.
-        let rest = self.buf[self.at..self.len].to_vec();
-        self.dropped += self.at as u64;
-        self.dropped -= kept.len() as u64;
-        let (start, end) = (0, kept.len());
-        self.at = end;
-        self.len = end + rest.len();
-        if self.buf.len() < self.len {
-            self.buf.resize(self.len, 0);
-        }
-        self.buf[..end].copy_from_slice(&kept);
-        self.buf[end..self.len].copy_from_slice(&rest);
-        Line { start, end, ..line }
+        self.ahead.put_back(&kept);
+        Line { start: 0, end: kept.len(), ..line }
     }
 
     fn start(&mut self) {
-        if self.started {
-            return;
+        if !self.ahead.has_started() {
+            self.ahead.start();
         }
-        while self.len < BYTE_ORDER_MARK.len() && !self.ended {
-            self.fill();
-        }
-        if self.buf[..self.len].starts_with(BYTE_ORDER_MARK) {
-            self.at = BYTE_ORDER_MARK.len();
-        }
-        self.started = true;
-    }
-
-    /// Reads more, keeping everything from `self.at` on.
-    fn fill(&mut self) {
-        let kept = self.at..self.len;
-        self.dropped += self.at as u64;
-        self.at = 0;
-        let (input, buf) = (&mut self.input, &mut self.buf);
-        let (len, end) = fill(input, buf, kept, self.line_bytes_max, self.dropped);
-        self.len = len;
-        self.ended |= end.is_some();
-        self.failed = end.and_then(Result::err);
     }
 }
 

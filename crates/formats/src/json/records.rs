@@ -13,19 +13,14 @@
 //!   without newlines; its bytes are in the sink and not lost.
 //! * A record longer than the bound ends by the same rule, and only its first bytes are kept.
 
-use std::io::{ErrorKind as Io, Read};
-use std::ops::Range;
+use std::io::Read;
 
-use base::{Error, ErrorKind, Result};
+use base::Result;
 use bytes::Bytes;
 
 use super::BadRecord;
 use super::lex::{Fault, Why, is_space, skip_space};
-
-/// First size of the buffer; it doubles while one record needs more.
-const BUFFER_BYTES: usize = 1024 * 1024;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::ahead::Ahead;
 
 /// A record whose end is known.
 #[derive(Debug)]
@@ -46,20 +41,11 @@ pub(super) enum Next {
 
 /// A stream of records.
 pub(super) struct Records<R> {
-    input: R,
-    buf: Vec<u8>,
-    /// Where the next record is looked for.
-    at: usize,
-    /// Valid bytes in `buf`.
-    len: usize,
-    /// Bytes of the stream that were dropped from the buffer's front.
-    dropped: u64,
-    /// Newlines of the stream before `buf[counted]`.
+    /// What is not yet passed begins where the next record is looked for.
+    ahead: Ahead<R>,
+    /// Newlines of the stream before `counted`, a place in the buffer.
     lines: u64,
     counted: usize,
-    started: bool,
-    ended: bool,
-    failed: Option<Error>,
     /// The rest of a record that was too long is still to be passed over.
     passing: Option<Boundary>,
     record_bytes_max: usize,
@@ -67,25 +53,13 @@ pub(super) struct Records<R> {
 
 impl<R: Read> Records<R> {
     pub(super) fn new(input: R, record_bytes_max: usize) -> Self {
-        Records {
-            input,
-            buf: vec![0; BUFFER_BYTES.min(record_bytes_max.max(64))],
-            at: 0,
-            len: 0,
-            dropped: 0,
-            lines: 0,
-            counted: 0,
-            started: false,
-            ended: false,
-            failed: None,
-            passing: None,
-            record_bytes_max,
-        }
+        let ahead = Ahead::new(input, record_bytes_max);
+        Records { ahead, lines: 0, counted: 0, passing: None, record_bytes_max }
     }
 
     /// Bytes of the stream passed so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.dropped + self.at as u64
+        self.ahead.passed()
     }
 
     /// Hands the next record to `parse(buffer, start)`.
@@ -99,12 +73,13 @@ impl<R: Read> Records<R> {
         mut parse: impl FnMut(&[u8], usize) -> Result<Parsed, Fault>,
     ) -> Result<Next> {
         loop {
-            self.at = skip_space(&self.buf[..self.len], self.at);
-            if self.at < self.len && self.passing.is_none() && self.started {
-                let buf = &self.buf[..self.len];
-                match parse(buf, self.at) {
+            let at = skip_space(self.ahead.bytes(), self.ahead.at);
+            self.ahead.at = at;
+            let buf = self.ahead.bytes();
+            if at < buf.len() && self.passing.is_none() && self.ahead.has_started() {
+                match parse(buf, at) {
                     Ok(Parsed { end, misfit: None }) => {
-                        self.at = end;
+                        self.ahead.at = end;
                         return Ok(Next::Good);
                     }
                     Ok(Parsed { end, misfit: Some(reason) }) => {
@@ -116,57 +91,48 @@ impl<R: Read> Records<R> {
                         }
                     }
                 }
-            } else if !self.started {
-                self.start();
+            } else if !self.ahead.has_started() {
+                self.ahead.start();
             } else if self.passing.is_some() {
                 self.pass();
-            } else if self.ended {
-                return self.failed.take().map_or(Ok(Next::End), Err);
+            } else if self.ahead.has_ended() {
+                return self.ahead.take_failure().map_or(Ok(Next::End), Err);
             } else {
                 self.fill();
             }
         }
     }
 
-    fn start(&mut self) {
-        while self.len < BYTE_ORDER_MARK.len() && !self.ended {
-            self.fill();
-        }
-        if self.buf[..self.len].starts_with(BYTE_ORDER_MARK) {
-            self.at = BYTE_ORDER_MARK.len();
-        }
-        self.started = true;
-    }
-
     /// Ends the record at `self.at`, which makes no sense, or reads more to find out how.
     #[cold]
     fn recover(&mut self, fault: Fault) -> Option<BadRecord> {
-        let full = self.len - self.at >= self.record_bytes_max;
-        if fault.why == Why::End && !self.ended && !full {
+        let (buf, at, ended) = (self.ahead.bytes(), self.ahead.at, self.ahead.has_ended());
+        let full = buf.len() - at >= self.record_bytes_max;
+        if fault.why == Why::End && !ended && !full {
             self.fill();
             return None;
         }
-        let buf = &self.buf[..self.len];
-        let mut end = Boundary::default().find(&buf[self.at..]).map(|found| self.at + found);
-        if matches!(fault.why, Why::Expected(_)) && fault.at > self.at && buf[fault.at] == b'{' {
+        let mut end = Boundary::default().find(&buf[at..]).map(|found| at + found);
+        if matches!(fault.why, Why::Expected(_)) && fault.at > at && buf[fault.at] == b'{' {
             end = Some(end.map_or(fault.at, |end| end.min(fault.at)));
         }
+        let len = buf.len();
         let reason = match fault.why {
-            Why::End if !self.ended => {
+            Why::End if !ended => {
                 format!("the record is longer than {} bytes", self.record_bytes_max)
             }
             Why::End => "the record is cut off".into(),
             Why::TooDeep => {
                 format!("nested deeper than {} levels", base::limits::JSON_DEPTH_MAX)
             }
-            Why::Expected(what) => format!("expected {what} at byte {}", fault.at - self.at),
+            Why::Expected(what) => format!("expected {what} at byte {}", fault.at - at),
         };
         match end {
             Some(end) => Some(self.set_aside(end, reason)),
-            None if self.ended => Some(self.set_aside(self.len, reason)),
+            None if ended => Some(self.set_aside(len, reason)),
             None if full => {
                 self.passing = Some(Boundary::default());
-                let kept = self.at + self.record_bytes_max;
+                let kept = at + self.record_bytes_max;
                 let cut =
                     format!("{reason}; only its first {} bytes are kept", self.record_bytes_max);
                 Some(self.set_aside(kept, cut))
@@ -181,14 +147,14 @@ impl<R: Read> Records<R> {
     /// Passes over the rest of a record that was too long.
     fn pass(&mut self) {
         let Some(boundary) = &mut self.passing else { return };
-        match boundary.find(&self.buf[self.at..self.len]) {
+        match boundary.find(self.ahead.rest()) {
             Some(found) => {
-                self.at += found;
+                self.ahead.at += found;
                 self.passing = None;
             }
             None => {
-                self.at = self.len;
-                if self.ended {
+                self.ahead.at = self.ahead.bytes().len();
+                if self.ahead.has_ended() {
                     self.passing = None;
                 } else {
                     self.fill();
@@ -200,7 +166,7 @@ impl<R: Read> Records<R> {
     #[cold]
     fn set_aside(&mut self, end: usize, reason: String) -> BadRecord {
         self.count_lines();
-        let mut raw = &self.buf[self.at..end];
+        let mut raw = &self.ahead.bytes()[self.ahead.at..end];
         while let [rest @ .., last] = raw
             && is_space(*last)
         {
@@ -212,65 +178,20 @@ impl<R: Read> Records<R> {
             raw: Bytes::copy_from_slice(raw),
             reason,
         };
-        self.at = end;
+        self.ahead.at = end;
         bad
     }
 
     fn count_lines(&mut self) {
-        self.lines += newlines(&self.buf[self.counted..self.at]);
-        self.counted = self.at;
+        self.lines += newlines(&self.ahead.bytes()[self.counted..self.ahead.at]);
+        self.counted = self.ahead.at;
     }
 
-    /// Reads more, keeping everything from `self.at` on.
+    /// Reads more. What is passed leaves the buffer, so its lines are counted before.
     fn fill(&mut self) {
         self.count_lines();
         self.counted = 0;
-        let kept = self.at..self.len;
-        self.dropped += self.at as u64;
-        self.at = 0;
-        let (input, buf) = (&mut self.input, &mut self.buf);
-        let (len, end) = fill(input, buf, kept, self.record_bytes_max, self.dropped);
-        self.len = len;
-        self.ended |= end.is_some();
-        self.failed = end.and_then(Result::err);
-    }
-}
-
-/// Moves what is kept of a buffer to its front and reads more behind it, with more room where
-/// that is needed: how much there is then, and whether the stream ended there, and how.
-/// `dropped` bytes of the stream came before what is kept.
-pub(crate) fn fill(
-    input: &mut impl Read,
-    buf: &mut Vec<u8>,
-    kept: Range<usize>,
-    record_bytes_max: usize,
-    dropped: u64,
-) -> (usize, Option<Result<()>>) {
-    let len = kept.len();
-    buf.copy_within(kept, 0);
-    if len == buf.len() {
-        // One more than a record may have, so that a full buffer means too long.
-        let most = record_bytes_max.saturating_add(1).max(len + 1);
-        buf.resize((len * 2).min(most), 0);
-    }
-    loop {
-        return match input.read(&mut buf[len..]) {
-            Ok(0) => (len, Some(Ok(()))),
-            Ok(count) => (len + count, None),
-            Err(cause) if cause.kind() == Io::Interrupted => continue,
-            Err(cause) => (len, Some(Err(unreadable(dropped + len as u64, cause)))),
-        };
-    }
-}
-
-pub(crate) fn unreadable(position: u64, cause: std::io::Error) -> Error {
-    let doing = format!("reading on from byte {position}");
-    match cause.kind() {
-        // What decoders answer to damaged bytes.
-        Io::InvalidData | Io::InvalidInput | Io::UnexpectedEof | Io::Other => {
-            Error::new(ErrorKind::Corrupt, format!("{doing}: {cause}")).with_source(cause)
-        }
-        _ => Error::io(doing, cause),
+        self.ahead.more();
     }
 }
 
