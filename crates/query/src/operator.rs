@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DataFusionError;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_expr::expressions::Column;
@@ -40,9 +41,13 @@ pub(crate) trait Step: Send {
     }
 }
 
-/// Makes the output stream of the input streams. Called for each execution of the plan.
-pub(crate) type Make =
-    Arc<dyn Fn(Vec<SendableRecordBatchStream>) -> SendableRecordBatchStream + Send + Sync>;
+/// Makes the output stream of the input streams, within a pool of memory. Called for each
+/// execution of the plan.
+pub(crate) type Make = Arc<
+    dyn Fn(Vec<SendableRecordBatchStream>, &Arc<dyn MemoryPool>) -> SendableRecordBatchStream
+        + Send
+        + Sync,
+>;
 
 /// One input: its rows, and the columns it must be sorted by.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub(crate) struct Operator {
     inputs: Vec<Input>,
     schema: SchemaRef,
     make: Make,
+    /// Rows are left out and nothing else, so what is known of the input's order stays true.
+    sieves: bool,
 }
 
 impl Operator {
@@ -66,7 +73,7 @@ impl Operator {
         schema: SchemaRef,
         make: Make,
     ) -> Self {
-        Operator { name, inputs, schema, make }
+        Operator { name, inputs, schema, make, sieves: false }
     }
 
     /// A step over one input.
@@ -77,11 +84,26 @@ impl Operator {
         step: impl Fn() -> S + Send + Sync + 'static,
     ) -> Self {
         let of = Arc::clone(&schema);
-        let make: Make = Arc::new(move |inputs| {
+        let make: Make = Arc::new(move |inputs, _pool| {
             let input = inputs.into_iter().next();
             drive(input, Arc::clone(&of), step())
         });
         Operator::new(name, vec![input], schema, make)
+    }
+
+    /// A step that leaves rows of its input out, and keeps what it remembers within the pool.
+    pub(crate) fn sieve<S: Step + 'static>(
+        name: &'static str,
+        input: Input,
+        step: impl Fn(&Arc<dyn MemoryPool>) -> S + Send + Sync + 'static,
+    ) -> Self {
+        let schema = Arc::clone(input.plan.schema().inner());
+        let of = Arc::clone(&schema);
+        let make: Make = Arc::new(move |inputs, pool| {
+            let input = inputs.into_iter().next();
+            drive(input, Arc::clone(&of), step(pool))
+        });
+        Operator { sieves: true, ..Operator::new(name, vec![input], schema, make) }
     }
 }
 
@@ -146,18 +168,14 @@ impl TableProvider for Operator {
             orders.push(LexOrdering::new(by));
             children.push(plan);
         }
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&self.schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
+        let properties = properties(&self.schema, &children, self.sieves);
         let plan: Arc<dyn ExecutionPlan> = Arc::new(OperatorExec {
             name: self.name,
             children,
             orders,
             make: Arc::clone(&self.make),
-            properties: Arc::new(properties),
+            sieves: self.sieves,
+            properties,
         });
         let Some(projection) = projection else { return Ok(plan) };
         let column = |&index: &usize| {
@@ -170,11 +188,29 @@ impl TableProvider for Operator {
     }
 }
 
+fn properties(
+    schema: &SchemaRef,
+    children: &[Arc<dyn ExecutionPlan>],
+    sieves: bool,
+) -> Arc<PlanProperties> {
+    let known = match children {
+        [input] if sieves => input.properties().eq_properties.clone(),
+        _ => EquivalenceProperties::new(Arc::clone(schema)),
+    };
+    Arc::new(PlanProperties::new(
+        known,
+        Partitioning::UnknownPartitioning(1),
+        EmissionType::Incremental,
+        Boundedness::Bounded,
+    ))
+}
+
 struct OperatorExec {
     name: &'static str,
     children: Vec<Arc<dyn ExecutionPlan>>,
     orders: Vec<Option<LexOrdering>>,
     make: Make,
+    sieves: bool,
     properties: Arc<PlanProperties>,
 }
 
@@ -222,12 +258,15 @@ impl ExecutionPlan for OperatorExec {
         if children.len() != self.children.len() {
             return Err(DataFusionError::Internal("a step has other inputs than planned".into()));
         }
+        // A child may be sorted otherwise than it was, or no longer.
+        let properties = properties(&self.schema(), &children, self.sieves);
         Ok(Arc::new(OperatorExec {
             name: self.name,
             children,
             orders: self.orders.clone(),
             make: Arc::clone(&self.make),
-            properties: Arc::clone(&self.properties),
+            sieves: self.sieves,
+            properties,
         }))
     }
 
@@ -241,6 +280,6 @@ impl ExecutionPlan for OperatorExec {
         }
         let inputs: Result<Vec<_>> =
             self.children.iter().map(|child| child.execute(0, Arc::clone(&context))).collect();
-        Ok((self.make)(inputs?))
+        Ok((self.make)(inputs?, context.memory_pool()))
     }
 }

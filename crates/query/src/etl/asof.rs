@@ -67,7 +67,7 @@ impl Graph<'_> {
         let tolerance = i64::try_from(tolerance_seconds.saturating_mul(1000))
             .map_err(|_cause| Error::invalid("tolerance_seconds is too large"))?;
         let of = Arc::clone(&schema);
-        let make: Make = Arc::new(move |inputs| {
+        let make: Make = Arc::new(move |inputs, _pool| {
             let mut inputs = inputs.into_iter();
             let (left, right) = (inputs.next(), inputs.next());
             let merge = Merge {

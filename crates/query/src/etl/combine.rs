@@ -18,7 +18,7 @@ use super::lower::{Graph, column, column_of, names};
 use super::series::{arrow, schema_of};
 use super::shape::common_type;
 use crate::error::{explain, wrap};
-use crate::keep_first::KeepFirst;
+use crate::keep_first::keep_first;
 use crate::operator::{Input, Make, Operator};
 
 /// What a column of the right is called beside those of the left.
@@ -94,7 +94,7 @@ impl Graph<'_> {
             .map(|rows| Input { plan: rows.into_parts().1, sorted_by: Vec::new() })
             .collect();
         let of = Arc::clone(&schema);
-        let make: Make = Arc::new(move |inputs| {
+        let make: Make = Arc::new(move |inputs, _pool| {
             let of = Arc::clone(&of);
             let shaped = Arc::clone(&of);
             let rows = futures::stream::iter(inputs)
@@ -111,8 +111,7 @@ impl Graph<'_> {
     }
 
     pub(super) fn keep_first(&self, rows: DataFrame, columns: Vec<usize>) -> Result<DataFrame> {
-        let (_, plan) = rows.into_parts();
-        self.session()?.read_table(Arc::new(KeepFirst::new(plan, columns))).map_err(explain)
+        self.table(keep_first(rows.into_parts().1, columns))
     }
 
     pub(super) fn merge(
