@@ -29,7 +29,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::functions::{ORDINALS, ROUNDED, TRY, has_twin};
+use crate::functions::{LAST, ORDINALS, ROUNDED, TRY, has_twin};
 
 /// What functions mean, by their name and how many arguments they are given: `$1` is the first.
 const MEANINGS: &[(&str, usize, &str)] = &[
@@ -104,10 +104,6 @@ const MEANINGS: &[(&str, usize, &str)] = &[
 /// What Athena has and we do not, where the planner's word would not help.
 const ABSENT: &[(&str, &str)] = &[
     ("approx_most_frequent", "use count(*) with GROUP BY, ORDER BY and LIMIT"),
-    ("map_filter", "map_keys and map_values are arrays, which filter takes"),
-    ("transform_keys", "map_keys and map_values are arrays, which transform takes"),
-    ("transform_values", "map_keys and map_values are arrays, which transform takes"),
-    ("zip_with", "use UNNEST of both arrays"),
     ("repeat", "it makes gigabytes of a few letters; use rpad"),
     ("json_object", "use format or concat"),
     ("json_array", "use format or concat"),
@@ -360,8 +356,14 @@ impl Rewrite {
             let own = Ident::new(format!("__{}_{}", param.name.value.to_lowercase(), self.lambdas));
             names.push((std::mem::replace(&mut param.name, own.clone()), own));
         }
-        let mut named = Named { names: &names };
+        let mut named = Named { names: &names, found: BTreeSet::new() };
         let ControlFlow::Continue(()) = VisitMut::visit(&mut lambda.body, &mut named);
+        let unnamed = names.iter().filter(|(_, own)| !named.found.contains(&own.value));
+        let unnamed: Vec<Expr> = unnamed.map(|(_, own)| Expr::Identifier(own.clone())).collect();
+        if !unnamed.is_empty() {
+            let body = std::mem::replace(&mut *lambda.body, Expr::value(Value::Null));
+            *lambda.body = call(LAST, unnamed.into_iter().chain([body]));
+        }
         lambda
     }
 }
@@ -394,6 +396,8 @@ fn lambda(params: &Expr, body: &Expr) -> Result<LambdaFunction> {
 /// their own by then.
 struct Named<'a> {
     names: &'a [(Ident, Ident)],
+    /// Those of their own names that stand in the body.
+    found: BTreeSet<String>,
 }
 
 impl Named<'_> {
@@ -412,15 +416,17 @@ impl VisitorMut for Named<'_> {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         match expr {
             Expr::Identifier(ident) => {
-                if let Some(own) = self.find(ident) {
-                    *ident = own.clone();
+                if let Some(own) = self.find(ident).cloned() {
+                    self.found.insert(own.value.clone());
+                    *ident = own;
                 }
             }
             // A field of what the parameter is.
             Expr::CompoundIdentifier(parts) => {
                 if let Some((first, fields)) = parts.split_first()
-                    && let Some(own) = self.find(first)
+                    && let Some(own) = self.find(first).cloned()
                 {
+                    self.found.insert(own.value.clone());
                     // Not with a dot, which the planner takes for a table's.
                     let field = |of: Expr, name: &Ident| {
                         let name = Value::SingleQuotedString(name.value.clone());

@@ -17,7 +17,7 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::logical_expr::{HigherOrderUDF, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use crate::as_of::{self, Part};
 use crate::dialect::Unnamed;
 use crate::error::explain;
-use crate::functions::{self, Reduce, Stop, StopOnDrop};
+use crate::functions::{Stop, StopOnDrop};
 use crate::information::{self, INFORMATION_SCHEMA};
 use crate::lateral;
 use crate::meter::Meter;
@@ -253,13 +253,8 @@ impl Inner {
     ) -> std::result::Result<Scanned, Failed> {
         // What is still in the log lies there until the answer is whole.
         let aside = Aside::new(&self.options.spill_folder);
-        let session =
-            crate::session::session(&self.environment, asked.database, self.options.partitions)?;
-        for function in functions::all(asked.stop) {
-            session.register_udf(function);
-        }
-        let reduce = HigherOrderUDF::new_from_impl(Reduce::new(asked.stop));
-        session.register_higher_order_function(Arc::new(reduce));
+        let (environment, partitions) = (&self.environment, self.options.partitions);
+        let session = crate::session::session(environment, asked.database, partitions, asked.stop)?;
         let moments = asked.moments.to_vec();
         let mut loading =
             Loading { meter, damaged, aside: &aside, moments, file_count: 0, depth: 0 };

@@ -15,6 +15,7 @@ mod bytes;
 mod json;
 mod maps;
 mod outcome;
+mod pairs;
 mod reduce;
 mod text;
 mod time;
@@ -29,13 +30,13 @@ use arrow::datatypes::{
 };
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, HigherOrderUDF, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use outcome::Column;
 
 pub(crate) use maps::all as aggregates;
-pub(crate) use reduce::Reduce;
-pub(crate) use whole::{ORDINALS, ROUNDED, trino_type};
+pub(crate) use whole::{LAST, ORDINALS, ROUNDED, trino_type};
 
 /// What the name of a function's twin begins with.
 pub(crate) const TRY: &str = "__try_";
@@ -69,6 +70,12 @@ pub(crate) fn all(stop: &Stop) -> Vec<ScalarUDF> {
         all.push(ScalarUDF::from(Function::new(row, true, stop)));
     }
     all
+}
+
+/// Those that take functions, for one query.
+pub(crate) fn higher(stop: &Stop) -> Vec<HigherOrderUDF> {
+    let reduce = HigherOrderUDF::new_from_impl(reduce::Reduce::new(stop));
+    pairs::all().chain([reduce]).collect()
 }
 
 /// Whether a function has a twin that answers null where it fails.

@@ -10,10 +10,9 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::HigherOrderUDF;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::functions::{Reduce, Stop};
+use crate::functions::Stop;
 use crate::statement::CATALOG;
 
 /// Functions that make gigabytes of a few characters, outside the memory pool.
@@ -47,11 +46,13 @@ pub(crate) fn environment(
         .map_err(crate::error::explain)
 }
 
-/// A session without tables. `database` is where unqualified names are looked up.
+/// A session without tables. `database` is where unqualified names are looked up; its functions end
+/// with `stop`.
 pub(crate) fn session(
     environment: &Arc<RuntimeEnv>,
     database: &str,
     partitions: usize,
+    stop: &Stop,
 ) -> Result<SessionContext> {
     let mut config = SessionConfig::new()
         .with_target_partitions(partitions.max(1))
@@ -82,13 +83,14 @@ pub(crate) fn session(
         let quick = crate::runs::OnRuns::around(function);
         state.register_udf(Arc::new(quick)).map_err(crate::error::explain)?;
     }
-    for function in crate::functions::all(&Stop::default()) {
+    for function in crate::functions::all(stop) {
         state.register_udf(Arc::new(function)).map_err(crate::error::explain)?;
     }
     for function in crate::functions::aggregates() {
         state.register_udaf(Arc::new(function)).map_err(crate::error::explain)?;
     }
-    let reduce = HigherOrderUDF::new_from_impl(Reduce::new(&Stop::default()));
-    state.register_higher_order_function(Arc::new(reduce)).map_err(crate::error::explain)?;
+    for function in crate::functions::higher(stop) {
+        state.register_higher_order_function(Arc::new(function)).map_err(crate::error::explain)?;
+    }
     Ok(SessionContext::new_with_state(state))
 }

@@ -21,6 +21,7 @@ use lake::{Column, Derived, EtlSpec, Mapping, NoValue, Node};
 use super::{combine, marks, series, shape};
 
 use crate::error::explain;
+use crate::functions::Stop;
 use crate::meter::Meter;
 use crate::operator::Operator;
 use crate::session::session;
@@ -64,7 +65,7 @@ impl<'a> Graph<'a> {
     }
 
     pub(super) fn session(&self) -> Result<SessionContext> {
-        session(self.environment, NO_DATABASE, PARTITIONS)
+        session(self.environment, NO_DATABASE, PARTITIONS, &Stop::default())
     }
 
     /// Lowers a node whose inputs have been lowered.

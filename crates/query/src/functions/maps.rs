@@ -45,11 +45,11 @@ pub(crate) fn all() -> Vec<AggregateUDF> {
         .collect()
 }
 
-fn entries(key: &DataType, value: &DataType) -> Fields {
+pub(super) fn entries(key: &DataType, value: &DataType) -> Fields {
     vec![Field::new("key", key.clone(), false), Field::new("value", value.clone(), true)].into()
 }
 
-fn map_of(key: &DataType, value: &DataType) -> DataType {
+pub(super) fn map_of(key: &DataType, value: &DataType) -> DataType {
     let entries = DataType::Struct(entries(key, value));
     DataType::Map(Arc::new(Field::new("entries", entries, false)), false)
 }

@@ -19,8 +19,12 @@ pub(crate) const ORDINALS: &str = "__ordinals";
 /// A number without its fraction, as Athena casts to integers; anything else as it is.
 pub(crate) const ROUNDED: &str = "__rounded";
 
+/// The last of its arguments. The others are there to be named: of a lambda, DataFusion looks for
+/// parameters at the wrong place if one before them is not.
+pub(crate) const LAST: &str = "__last";
+
 pub(super) fn all() -> Vec<ScalarUDF> {
-    [Which::TypeOf, Which::ElementAt, Which::Ordinals, Which::Sequence, Which::Rounded]
+    [Which::TypeOf, Which::ElementAt, Which::Ordinals, Which::Sequence, Which::Rounded, Which::Last]
         .map(|which| {
             let signature = Signature::user_defined(Volatility::Immutable);
             ScalarUDF::from(Whole { which, signature })
@@ -35,6 +39,7 @@ enum Which {
     Ordinals,
     Sequence,
     Rounded,
+    Last,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -71,6 +76,7 @@ impl ScalarUDFImpl for Whole {
             Which::Ordinals => ORDINALS,
             Which::Sequence => "sequence",
             Which::Rounded => ROUNDED,
+            Which::Last => LAST,
         }
     }
 
@@ -81,6 +87,7 @@ impl ScalarUDFImpl for Whole {
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>, DataFusionError> {
         match (self.which, given) {
             (Which::TypeOf | Which::Rounded, [one]) => Ok(vec![one.clone()]),
+            (Which::Last, [_, ..]) => Ok(given.to_vec()),
             (Which::ElementAt, [of, at]) => match (plain_list(of), entry(of)) {
                 (Some(list), _) if at.is_integer() => Ok(vec![list, DataType::Int64]),
                 (_, Some((key, _))) => Ok(vec![of.clone(), key.clone()]),
@@ -110,6 +117,7 @@ impl ScalarUDFImpl for Whole {
     fn return_type(&self, given: &[DataType]) -> Result<DataType, DataFusionError> {
         Ok(match self.which {
             Which::TypeOf => DataType::Utf8,
+            Which::Last => given.last().cloned().unwrap_or(DataType::Null),
             Which::Rounded => given.first().cloned().unwrap_or(DataType::Null),
             Which::ElementAt => {
                 let of = given.first().unwrap_or(&DataType::Null);
@@ -132,6 +140,7 @@ impl ScalarUDFImpl for Whole {
         let answer = match (self.which, arrays.as_slice()) {
             (Which::ElementAt, [of, at]) => element_at(of, at)?,
             (Which::Rounded, [of]) => rounded(of),
+            (Which::Last, [.., last]) => Arc::clone(last),
             (Which::Ordinals, [of]) => ordinals(of),
             (_, numbers) => sequence(numbers)?,
         };

@@ -337,14 +337,105 @@ async fn arrays_and_maps_answer_as_documented() {
         ("element_at(ARRAY[1], 0)", ErrorKind::Invalid, "counted from 1"),
         ("transform(ARRAY[1], x -> x / 0)", ErrorKind::Invalid, "ivide"),
         ("transform(7, x -> x)", ErrorKind::Invalid, ""),
-        ("zip_with(ARRAY[1], ARRAY[2], (x, y) -> x + y)", ErrorKind::Unsupported, "UNNEST"),
-        (
-            "map_filter(MAP(ARRAY[1], ARRAY[2]), (k, v) -> v > 1)",
-            ErrorKind::Unsupported,
-            "map_keys",
-        ),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn functions_take_functions_of_two() {
+    // The examples of Trino's documentation, and what it says in words.
+    check(&[
+        ("map_filter(MAP(ARRAY[], ARRAY[]), (k, v) -> true)", "{}"),
+        (
+            "map_filter(MAP(ARRAY[10, 20, 30], ARRAY['a', NULL, 'c']), (k, v) -> v IS NOT NULL)",
+            "{10: a, 30: c}",
+        ),
+        (
+            "map_filter(MAP(ARRAY['k1', 'k2', 'k3'], ARRAY[20, 3, 15]), (k, v) -> v > 10)",
+            "{k1: 20, k3: 15}",
+        ),
+        ("map_filter(MAP(ARRAY[1, 2], ARRAY[NULL, 5]), (k, v) -> v > 1)", "{2: 5}"),
+        ("transform_keys(MAP(ARRAY[], ARRAY[]), (k, v) -> k + 1)", "{}"),
+        (
+            "transform_keys(MAP(ARRAY[1, 2, 3], ARRAY['a', 'b', 'c']), (k, v) -> k + 1)",
+            "{2: a, 3: b, 4: c}",
+        ),
+        (
+            "transform_keys(MAP(ARRAY['a', 'b', 'c'], ARRAY[1, 2, 3]), (k, v) -> v * v)",
+            "{1: 1, 4: 2, 9: 3}",
+        ),
+        (
+            "transform_keys(MAP(ARRAY['a', 'b'], ARRAY[1, 2]), (k, v) -> k || CAST(v AS varchar))",
+            "{a1: 1, b2: 2}",
+        ),
+        (
+            "transform_keys(MAP(ARRAY[1, 2], ARRAY[1.0, 1.4]), \
+             (k, v) -> element_at(MAP(ARRAY[1, 2], ARRAY['one', 'two']), k))",
+            "{one: 1.0, two: 1.4}",
+        ),
+        ("transform_values(MAP(ARRAY[], ARRAY[]), (k, v) -> v + 1)", "{}"),
+        (
+            "transform_values(MAP(ARRAY[1, 2, 3], ARRAY[10, 20, 30]), (k, v) -> v + k)",
+            "{1: 11, 2: 22, 3: 33}",
+        ),
+        (
+            "transform_values(MAP(ARRAY[1, 2, 3], ARRAY['a', 'b', 'c']), (k, v) -> k * k)",
+            "{1: 1, 2: 4, 3: 9}",
+        ),
+        (
+            "transform_values(MAP(ARRAY['a', 'b'], ARRAY[1, 2]), \
+             (k, v) -> k || CAST(v AS varchar))",
+            "{a: a1, b: b2}",
+        ),
+        (
+            "transform_values(MAP(ARRAY[1, 2], ARRAY[1.0, 1.4]), (k, v) -> \
+             element_at(MAP(ARRAY[1, 2], ARRAY['one', 'two']), k) || '_' || CAST(v AS varchar))",
+            "{1: one_1.0, 2: two_1.4}",
+        ),
+        ("zip_with(ARRAY[1, 2], ARRAY[3, 4], (x, y) -> x + y)", "[4, 6]"),
+        (
+            "zip_with(ARRAY['a', 'b', 'c'], ARRAY['d', 'e', 'f'], (x, y) -> concat(x, y))",
+            "[ad, be, cf]",
+        ),
+        ("zip_with(ARRAY['a'], ARRAY['d', NULL, 'f'], (x, y) -> coalesce(x, y))", "[a, , f]"),
+        ("zip_with(ARRAY[1], CAST(NULL AS array(bigint)), (x, y) -> x)", "-"),
+        ("cardinality(zip_with(ARRAY[1, 3], ARRAY['a', 'b'], (x, y) -> (y, x)))", "2"),
+        ("zip_with(ARRAY[ARRAY[1]], ARRAY[2], (x, y) -> transform(x, z -> z + y))", "[[3]]"),
+    ])
+    .await;
+    refused(&[
+        ("transform_keys(MAP(ARRAY[1, 2], ARRAY[3, 4]), (k, v) -> 7)", ErrorKind::Invalid, "7"),
+        (
+            "transform_keys(MAP(ARRAY[1], ARRAY[3]), (k, v) -> nullif(k, 1))",
+            ErrorKind::Invalid,
+            "null",
+        ),
+        ("map_filter(MAP(ARRAY[1], ARRAY[2]), (k, v) -> v)", ErrorKind::Invalid, "true or false"),
+        ("map_filter(ARRAY[1], (k, v) -> true)", ErrorKind::Invalid, "takes a map"),
+        ("zip_with(1, 2, (x, y) -> x)", ErrorKind::Invalid, "takes two arrays"),
+    ])
+    .await;
+    let world = World::new();
+    let columns = "n int; m map<string,bigint>; a array<bigint>; b array<bigint>";
+    world.declare("t", Format::Json, columns, "");
+    let rows = "{\"n\":1,\"m\":{\"x\":1,\"y\":5},\"a\":[1,2],\"b\":[3]}\n\
+                {\"n\":2,\"m\":{},\"a\":[],\"b\":[]}\n{\"n\":3}\n\
+                {\"n\":4,\"m\":{\"z\":9},\"a\":[7],\"b\":[8,9]}\n";
+    world.put("raw/t/x", rows).await;
+    for (sql, expect) in [
+        ("map_filter(m, (k, v) -> v > n)", "{y: 5} {} - {z: 9}"),
+        ("transform_values(m, (k, v) -> v * n)", "{x: 1, y: 5} {} - {z: 36}"),
+        ("transform_keys(m, (k, v) -> k || CAST(n AS varchar))", "{x1: 1, y1: 5} {} - {z4: 9}"),
+        ("zip_with(a, b, (x, y) -> coalesce(x, 0) + coalesce(y, 0) * n)", "[4, 2] [] - [39, 36]"),
+    ] {
+        let found = world.rows(&format!("SELECT {sql} FROM t ORDER BY n")).await;
+        assert_eq!(found.join(" "), expect, "{sql}");
+        // Of a part of the rows, too: what lies outside of it is no entry of theirs.
+        let sql =
+            format!("SELECT {sql} FROM (SELECT * FROM t ORDER BY n OFFSET 2) AS t ORDER BY n");
+        let part = world.rows(&sql).await;
+        assert_eq!(part[..], found[2..], "{sql}");
+    }
 }
 
 #[tokio::test]
@@ -371,6 +462,11 @@ async fn functions_take_functions_of_an_arrays_items() {
         ("reduce(ARRAY[5.5, 20], 0, (s, x) -> s + x, s -> s)", "25.5"),
         ("reduce(ARRAY[5, 20, NULL, 50], 0, (s, x) -> s + coalesce(x, 0), s -> s)", "75"),
         ("reduce(ARRAY[5, NULL], 0, (s, x) -> s + x, s -> s)", "-"),
+        (
+            "reduce(ARRAY[1, 2], 0, (s, x) -> x, s -> 7), reduce(ARRAY[1], 5, (s, x) -> s, s -> s)",
+            "7|5",
+        ),
+        ("transform(ARRAY[1, 2], x -> 0)", "[0, 0]"),
         ("reduce(ARRAY['a', 'b'], '', (s, x) -> s || x, s -> s || '!')", "ab!"),
         ("reduce(slice(ARRAY[1], 1, 0), 7, (s, x) -> s + x, s -> s * 2)", "14"),
         ("reduce(CAST(NULL AS array(bigint)), 0, (s, x) -> s + x, s -> s)", "-"),
