@@ -172,7 +172,7 @@ struct Seen {
 }
 
 /// The rows at which a run begins.
-fn starts(keys: &[ArrayRef]) -> Result<Vec<u32>> {
+pub(crate) fn starts(keys: &[ArrayRef]) -> Result<Vec<u32>> {
     let (texts, others): (Vec<&ArrayRef>, Vec<&ArrayRef>) = keys
         .iter()
         .partition(|key| *key.data_type() == DataType::Utf8View && key.null_count() == 0);

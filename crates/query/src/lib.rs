@@ -33,6 +33,7 @@ mod read;
 mod runs;
 mod session;
 mod settle;
+mod sliding;
 mod statement;
 mod tables;
 

@@ -73,6 +73,7 @@ pub(crate) fn session(
         .with_runtime_env(Arc::clone(environment))
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(crate::by_runs::AggregateRuns))
+        .with_physical_optimizer_rule(Arc::new(crate::sliding::SlideWindows))
         .build();
     for name in FUNCTIONS_REFUSED {
         state.deregister_udf(name).map_err(crate::error::explain)?;

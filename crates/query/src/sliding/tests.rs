@@ -1,0 +1,164 @@
+//! Sliding and DataFusion's own operator must come to the same, to the bit.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray};
+use datafusion::datasource::MemTable;
+use datafusion::physical_plan::displayable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use proptest::prelude::*;
+
+/// A row: its partition, its place in it, and values.
+type Row = (Option<u8>, i64, Option<i64>, Option<f64>);
+
+fn session(rows: &[Row], batch_rows: usize, sliding: bool) -> SessionContext {
+    let config = SessionConfig::new().with_target_partitions(2).with_batch_size(batch_rows);
+    let state = datafusion::execution::session_state::SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features();
+    let state = match sliding {
+        true => state.with_physical_optimizer_rule(Arc::new(super::SlideWindows)),
+        false => state,
+    };
+    let session = SessionContext::new_with_state(state.build());
+    let name = |row: &Row| row.0.map(|key| format!("device number {key:04}"));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("device", Arc::new(rows.iter().map(name).collect::<StringViewArray>())),
+        ("hour", Arc::new(rows.iter().map(|row| Some(row.1 / 4)).collect::<Int64Array>())),
+        // Ties are told apart by the row, since either order of them would do.
+        ("at", Arc::new((0..).zip(rows).map(|(n, row)| row.1 * 1000 + n).collect::<Int64Array>())),
+        ("whole", Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>())),
+        ("real", Arc::new(rows.iter().map(|row| row.3).collect::<Float64Array>())),
+    ];
+    let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(nullable).unwrap();
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
+    session.register_table("t", Arc::new(table)).unwrap();
+    session
+}
+
+/// The answer, each float by its bits, and all that are no number alike; and the plan.
+async fn ask(session: &SessionContext, sql: &str) -> (Vec<String>, String) {
+    let frame = session.sql(sql).await.unwrap();
+    let plan = frame.clone().create_physical_plan().await.unwrap();
+    let batches = frame.collect().await.unwrap();
+    let rows = batches.iter().flat_map(|batch| {
+        (0..batch.num_rows()).map(move |row| {
+            let cell = |column: &ArrayRef| {
+                use arrow::array::{Array, AsArray};
+                match column.as_primitive_opt::<arrow::datatypes::Float64Type>() {
+                    Some(_) if column.is_null(row) => "-".to_owned(),
+                    Some(reals) if reals.value(row).is_nan() => "NaN".to_owned(),
+                    Some(reals) => format!("{:x}", reals.value(row).to_bits()),
+                    None => arrow::util::display::array_value_to_string(column, row).unwrap(),
+                }
+            };
+            batch.columns().iter().map(cell).collect::<Vec<_>>().join("|")
+        })
+    });
+    (rows.collect(), displayable(plan.as_ref()).indent(false).to_string())
+}
+
+const FRAMES: &[&str] = &[
+    "ROWS BETWEEN 11 PRECEDING AND CURRENT ROW",
+    "ROWS 1 PRECEDING",
+    "ROWS CURRENT ROW",
+    "ROWS BETWEEN 0 PRECEDING AND CURRENT ROW",
+    "ROWS UNBOUNDED PRECEDING",
+    "ROWS BETWEEN UNBOUNDED PRECEDING AND 3 PRECEDING",
+    "ROWS BETWEEN 7 PRECEDING AND 2 PRECEDING",
+    "ROWS BETWEEN 4 PRECEDING AND 4 PRECEDING",
+    "ROWS BETWEEN 100000 PRECEDING AND 99 PRECEDING",
+];
+
+const KEYS: &[&str] = &[
+    "PARTITION BY device ORDER BY at",
+    "PARTITION BY device, hour ORDER BY at",
+    "PARTITION BY hour, device ORDER BY at DESC",
+    "ORDER BY device, at",
+];
+
+fn question(keys: &str, frame: &str) -> String {
+    let over = format!("OVER ({keys} {frame})");
+    format!(
+        "SELECT device, at, avg(real) {over}, sum(real) {over}, sum(whole) {over}, \
+         avg(whole) {over}, count(*) {over}, count(real) {over}, count(device) {over} \
+         FROM t ORDER BY at"
+    )
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    // Large numbers leave what rounding made of them behind, and what is no number stays.
+    let real = prop_oneof![
+        10 => (-1000_i32..1000).prop_map(|n| f64::from(n) / 7.0),
+        1 => Just(1e300),
+        1 => Just(-0.0),
+        1 => prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(f64::NEG_INFINITY)],
+    ];
+    let whole = prop_oneof![10 => -1000_i64..1000, 1 => Just(i64::MAX)];
+    let key = prop::option::weighted(0.9, 0_u8..4);
+    let row =
+        (key, 0_i64..40, prop::option::weighted(0.8, whole), prop::option::weighted(0.8, real));
+    prop::collection::vec(row, 0..120)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn windows_come_to_what_datafusion_makes_of_them(
+        rows in rows(),
+        frame in prop::sample::select(FRAMES),
+        keys in prop::sample::select(KEYS),
+        batch_rows in prop::sample::select(vec![1_usize, 3, 8, 8192]),
+    ) {
+        let sql = question(keys, frame);
+        runtime().block_on(async {
+            let (ours, plan) = ask(&session(&rows, batch_rows, true), &sql).await;
+            assert!(plan.contains("Sliding"), "{sql}\n{plan}");
+            let (theirs, plan) = ask(&session(&rows, batch_rows, false), &sql).await;
+            assert!(plan.contains("BoundedWindowAggExec") && !plan.contains("Sliding"), "{plan}");
+            assert_eq!(ours, theirs, "{sql}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn many_rows_go_through_many_batches() {
+    // Partitions that are shorter than a batch, longer, and of one row.
+    let row = |n: i64| {
+        let key = if n % 1000 == 999 { 9 } else { (n / 3000 % 5) as u8 };
+        (Some(key), n, (n % 7 != 0).then_some(n), (n % 5 != 0).then_some(n as f64 / 3.0))
+    };
+    let rows: Vec<Row> = (0..30_000).map(row).collect();
+    for frame in FRAMES {
+        let sql = question(KEYS[0], frame);
+        let (ours, _) = ask(&session(&rows, 1000, true), &sql).await;
+        assert_eq!(ours, ask(&session(&rows, 1000, false), &sql).await.0, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_left_alone() {
+    let session = session(&[(Some(1), 1, Some(1), Some(1.0))], 8192, true);
+    let over = "OVER (PARTITION BY device ORDER BY at ROWS 3 PRECEDING)";
+    for column in [
+        format!("max(real) {over}"),
+        format!("avg(real) {over}, lag(real) OVER (PARTITION BY device ORDER BY at)"),
+        format!("sum(real) FILTER (WHERE whole > 0) {over}"),
+        format!("count(DISTINCT whole) {over}"),
+        format!("avg(CAST(whole AS decimal(10, 2))) {over}"),
+        "avg(real) OVER (PARTITION BY device ORDER BY at)".to_owned(),
+        "avg(real) OVER (PARTITION BY device ORDER BY at RANGE 3 PRECEDING)".to_owned(),
+        "avg(real) OVER (PARTITION BY device ORDER BY at \
+         ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING)"
+            .to_owned(),
+    ] {
+        let (_, plan) = ask(&session, &format!("SELECT {column} FROM t")).await;
+        assert!(!plan.contains("Sliding"), "{column}\n{plan}");
+    }
+}
