@@ -23,6 +23,7 @@ mod etl;
 mod functions;
 mod information;
 mod keep_first;
+mod late;
 mod lateral;
 mod meter;
 mod operator;

@@ -74,6 +74,7 @@ pub(crate) fn session(
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(crate::by_runs::AggregateRuns))
         .with_physical_optimizer_rule(Arc::new(crate::sliding::SlideWindows))
+        .with_physical_optimizer_rule(Arc::new(crate::late::ReadLate))
         .build();
     for name in FUNCTIONS_REFUSED {
         state.deregister_udf(name).map_err(crate::error::explain)?;
