@@ -12,6 +12,7 @@
 //! * An object is read once for as long as its etag stays.
 //! * A crawl says of every object what it made of it and why, and fails for none of them.
 
+mod by_path;
 mod classifier;
 mod history;
 mod layout;

@@ -13,16 +13,18 @@ mod check;
 mod commit;
 pub(crate) mod graph;
 pub(crate) mod node;
+pub(crate) mod objects;
 mod plan;
 pub mod quality;
 mod run;
 mod trigger;
 
 pub(crate) use bookmark::{
-    Reader, Was, checksum, mark_read, present_readers, readers, readers_of, unmark, was_read,
+    Reader, Readers, Was, checksum, mark_read, present_readers, readers, unmark, was_read,
 };
 pub use commit::Recovered;
 pub(crate) use commit::{refuse_while_written, sync_folder, sync_folders, sync_staged};
+pub(crate) use objects::ObjectsAt;
 pub(crate) use plan::inputs_of_runs;
 pub use plan::{INPUTS_PER_RUN_MAX, Planned, RunOptions};
 pub use run::{JobRun, RunState};

@@ -57,6 +57,7 @@ pub use job::node::{
     Aggregate, Choice, ChoiceAction, Derived, Function, JoinKey, JoinKind, Keep, Mapping, NoValue,
     Node, OutlierMethod, QualityOutput, QuarantineRule, Range, TargetCompression, TargetFormat,
 };
+pub use job::objects::ObjectsAt;
 pub use job::quality;
 pub use job::{
     Cause, Condition, EVERY_SECS, Firing, INPUTS_PER_RUN_MAX, JobRun, Planned, RETRIES_MAX,
@@ -66,7 +67,9 @@ pub use lake::{Lake, TableFile, partition_values};
 pub use live::{LIVE, Tail};
 pub use retain::{Expired, Retention};
 pub use schedule::Schedule;
-pub use spec::{EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile};
+pub use spec::{
+    EtlResult, EtlSpec, SetAside, SetAsideWriter, SourceInput, StagedFile, StagedSample,
+};
 pub use swap::{PreparedSwap, RecoveredSwaps};
 pub use view::View;
 pub use write::{FinishedWrite, Write, WriteFile, WriteInto, write_id};

@@ -147,7 +147,7 @@ impl Lake {
     ) -> Result<Vec<(Expired, Option<PreparedSwap>)>> {
         let retention = self.retention(table)?;
         let files = self.files(table).await?;
-        let readers = crate::job::readers_of(self.store(), &table.database, &table.name)?;
+        let all_readers = crate::job::Readers::all(self.store())?;
         let mut plan = Vec::new();
         for (folder, going) in beyond(table, files, retention, self.clock().now()) {
             let (mut removed, mut bytes, mut why) = (Vec::new(), 0, String::new());
@@ -158,6 +158,7 @@ impl Lake {
                     kept = format!("{} may be put again", file.key);
                     continue;
                 }
+                let readers = all_readers.of(table, &file.bucket, &file.key);
                 let read = self.read_by(&readers, &file.bucket, &file.key, &file.etag)?;
                 if read.is_none_or(|read| read.len() < readers.len()) {
                     kept = format!("{} was not read by every job of the table yet", file.key);

@@ -61,6 +61,9 @@ pub struct EtlResult {
     pub set_aside_count: u64,
     /// All records set aside, written by a [`SetAsideWriter`]; relative to the staging folder.
     pub set_aside_file: Option<String>,
+    /// What spigots let out.
+    #[serde(default)]
+    pub samples: Vec<StagedSample>,
 }
 
 impl EtlResult {
@@ -75,6 +78,19 @@ pub struct StagedFile {
     pub path: String,
     /// Values of the target's partition keys; null is [`crate::NULL_PARTITION`].
     pub partition_values: Vec<String>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Rows that a node let out to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedSample {
+    /// The node.
+    pub node: String,
+    /// Relative to the staging folder.
+    pub path: String,
     /// Rows in it.
     pub rows: u64,
     /// Its size.

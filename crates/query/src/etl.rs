@@ -15,6 +15,7 @@ mod quality;
 mod series;
 mod shape;
 mod sort;
+mod spigot;
 mod text;
 mod write;
 
@@ -154,6 +155,7 @@ async fn run_here(spec: &EtlSpec) -> Result<EtlResult> {
             (totals.set_aside_count > 0).then(|| SetAsideWriter::NAME.to_owned());
         std::fs::remove_dir_all(&spill)
             .map_err(|e| Error::io(format!("removing {}", spill.display()), e))?;
+        result.samples = graph.samples()?;
         return Ok(result);
     }
     Err(Error::internal("a checked graph has a target"))

@@ -12,7 +12,7 @@ use base::{Error, Result};
 use metastore::{Metastore, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
-use crate::{Job, Lake, Node, TableFile};
+use crate::{Job, Lake, Node, Table, TableFile};
 
 /// An object that a source node of a job has read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,9 @@ pub(crate) fn present_readers(transaction: &Transaction<'_>) -> Result<Vec<Reade
 
 fn sources(job: &Job) -> Vec<Reader> {
     let source = |node: &Node| match node {
-        Node::Source { id, .. } => Some(Reader { job: job.name.clone(), node: id.clone() }),
+        Node::Source { id, .. } | Node::Objects { id, .. } => {
+            Some(Reader { job: job.name.clone(), node: id.clone() })
+        }
         _ => None,
     };
     job.nodes.iter().filter_map(source).collect()
@@ -142,20 +144,33 @@ pub(crate) fn readers(store: &Metastore) -> Result<Vec<Reader>> {
     Ok(readers.into_iter().collect())
 }
 
-/// The source nodes of jobs with a bookmark that read a table.
-pub(crate) fn readers_of(store: &Metastore, database: &str, table: &str) -> Result<Vec<Reader>> {
-    let mut readers = Vec::new();
-    for (_, job) in store.list::<Job>()? {
-        for node in job.nodes.iter().filter(|_| job.bookmark) {
-            if let Node::Source { id, database: of, table: name, .. } = node
-                && of == database
-                && name == table
-            {
-                readers.push(Reader { job: job.name.clone(), node: id.clone() });
-            }
-        }
+/// The source nodes of jobs with a bookmark.
+pub(crate) struct Readers(Vec<(Reader, Node)>);
+
+impl Readers {
+    pub(crate) fn all(store: &Metastore) -> Result<Readers> {
+        let jobs = store.list::<Job>()?.into_iter().map(|(_, found)| found.row);
+        let nodes = jobs.filter(|job| job.bookmark).flat_map(|job| {
+            let reader = |id: &str| Reader { job: job.name.clone(), node: id.to_owned() };
+            job.nodes.iter().map(|node| (reader(node.id()), node.clone())).collect::<Vec<_>>()
+        });
+        let is_source =
+            |(_, node): &(Reader, Node)| matches!(node, Node::Source { .. } | Node::Objects { .. });
+        Ok(Readers(nodes.filter(is_source).collect()))
     }
-    Ok(readers)
+
+    /// Those that read an object of a table, by the table or by its path.
+    pub(crate) fn of(&self, table: &Table, bucket: &str, key: &str) -> Vec<Reader> {
+        let reads = |node: &Node| match node {
+            Node::Source { database, table: name, .. } => {
+                *database == table.database && *name == table.name
+            }
+            Node::Objects { at, .. } => at.may_read(bucket, key),
+            _ => false,
+        };
+        let found = self.0.iter().filter(|(_, node)| reads(node));
+        found.map(|(reader, _)| reader.clone()).collect()
+    }
 }
 
 impl Lake {

@@ -21,6 +21,24 @@ pub(super) fn check(node: &Node) -> Result<()> {
     what_is_wrong(node).map_err(|error| error.context(format!("node {:?}", node.id())))
 }
 
+fn check_spigot(prefix: &str, rows: Option<u32>, fraction: Option<f64>) -> Result<()> {
+    if prefix.len() < 2 || !prefix.ends_with('/') || prefix.starts_with('/') {
+        return bad(format!("prefix: {prefix:?} must name a folder, as in \"samples/\""));
+    }
+    if rows.is_none() && fraction.is_none() {
+        return bad("rows and fraction: give one of them or both");
+    }
+    if rows == Some(0) {
+        return bad("rows: it is 0; give at least 1");
+    }
+    match fraction {
+        Some(share) if !(share > 0.0 && share <= 1.0) => {
+            bad(format!("fraction: {share} is not above 0 and at most 1"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn bad<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::invalid(why.into()))
 }
@@ -28,6 +46,8 @@ fn bad<T>(why: impl Into<String>) -> Result<T> {
 fn what_is_wrong(node: &Node) -> Result<()> {
     match node {
         Node::Source { .. } => Ok(()),
+        Node::Objects { at, .. } => at.check(),
+        Node::Spigot { prefix, rows, fraction, .. } => check_spigot(prefix, *rows, *fraction),
         Node::ApplyMapping { mappings, .. } => check_mappings(mappings),
         Node::SelectFields { fields, .. }
         | Node::DropFields { fields, .. }

@@ -28,8 +28,9 @@ use crate::catalog::{add_partitions, create_table, no_database, table_key, updat
 use crate::commits::{self, CommitKind, NewCommit};
 use crate::lake::blocking;
 use crate::{
-    Column, Database, EtlResult, FileSource, Lake, Partition, RecoveredSwaps, SetAsideWriter,
-    StagedFile, Table, WrittenFile, check_columns, partition_folder,
+    Column, Database, EtlResult, FileSource, Job, Lake, Node, Partition, RecoveredSwaps,
+    SetAsideWriter, StagedFile, StagedSample, Table, WrittenFile, check_columns, escape,
+    partition_folder,
 };
 
 /// A run that will be finished, come what may.
@@ -41,6 +42,9 @@ pub(super) struct PreparedRun {
     table: Table,
     files: Vec<Publish>,
     errors: Option<Publish>,
+    /// What spigots let out.
+    #[serde(default)]
+    samples: Vec<Sample>,
     inputs: Vec<Input>,
     rows_in: u64,
     bytes_in: u64,
@@ -59,6 +63,13 @@ struct Publish {
     bytes: u64,
     rows: u64,
     partition_values: Vec<String>,
+}
+
+/// A sample and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sample {
+    bucket: String,
+    file: Publish,
 }
 
 /// What a start found unfinished.
@@ -104,6 +115,11 @@ impl Lake {
             let errors = write_set_aside(&folder, &run, &result)?;
             for file in &result.files {
                 sync_staged(&folder, file)?;
+            }
+            for sample in &result.samples {
+                let StagedSample { path, rows, bytes, .. } = sample.clone();
+                let partition_values = Vec::new();
+                sync_staged(&folder, &StagedFile { path, partition_values, rows, bytes })?;
             }
             sync_folders(&folder)?;
             Ok(errors)
@@ -199,6 +215,7 @@ impl Lake {
             table,
             files,
             errors: None,
+            samples: samples(&plan.job, run_id, result)?,
             inputs: plan.inputs.clone(),
             rows_in: result.rows_in,
             bytes_in: result.bytes_in,
@@ -210,8 +227,10 @@ impl Lake {
     pub async fn publish(&self, run_id: &str) -> Result<()> {
         let prepared = self.find_prepared(run_id)?;
         let staging = self.staging(&prepared.run_id);
-        let bucket = &prepared.table.bucket;
-        for file in prepared.files.iter().chain(&prepared.errors) {
+        let files = prepared.files.iter().chain(&prepared.errors);
+        let files = files.map(|file| (&prepared.table.bucket, file));
+        let samples = prepared.samples.iter().map(|sample| (&sample.bucket, &sample.file));
+        for (bucket, file) in files.chain(samples) {
             let staged = staging.join(&file.staged);
             if staged.exists() {
                 self.buckets().publish_file(&staged, bucket, &file.key).await?;
@@ -497,6 +516,31 @@ fn widened(first: &[Column], second: &[Column]) -> Result<Vec<Column>> {
 }
 
 /// Gives the run's records that could not be read a staged file; its name and size.
+/// Where the samples of a run's spigots go.
+fn samples(job: &Job, run_id: &str, result: &EtlResult) -> Result<Vec<Sample>> {
+    let place = |sample: &StagedSample| {
+        let place = job.nodes.iter().find_map(|node| match node {
+            Node::Spigot { id, bucket, prefix, .. } if *id == sample.node => Some((bucket, prefix)),
+            _ => None,
+        });
+        let Some((bucket, prefix)) = place else {
+            let node = &sample.node;
+            return Err(Error::internal(format!(
+                "run {run_id} has a sample of no spigot {node:?}"
+            )));
+        };
+        let file = Publish {
+            staged: sample.path.clone(),
+            key: format!("{prefix}{}-{run_id}.jsonl", escape(&sample.node)),
+            bytes: sample.bytes,
+            rows: sample.rows,
+            partition_values: Vec::new(),
+        };
+        Ok(Sample { bucket: bucket.clone(), file })
+    };
+    result.samples.iter().map(place).collect()
+}
+
 fn write_set_aside(
     staging: &Path,
     run_id: &str,

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use forecast::Frequency;
 use serde::{Deserialize, Serialize};
 
+use super::objects::ObjectsAt;
+
 /// One step of a graph. `id`s are the author's; `input`s name them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "node", rename_all = "snake_case", deny_unknown_fields)]
@@ -22,6 +24,16 @@ pub enum Node {
         /// The table.
         table: String,
         /// Whether rows say which object they come from: `_object`, the last column.
+        #[serde(default)]
+        lineage: bool,
+    },
+    /// Rows of the objects below a path: their columns are found as a crawler finds them.
+    Objects {
+        /// Its id.
+        id: String,
+        /// Where they lie, and how they are read.
+        at: ObjectsAt,
+        /// As of a table.
         #[serde(default)]
         lineage: bool,
     },
@@ -80,6 +92,24 @@ pub enum Node {
         input: String,
         /// The columns. None sees another of the same node.
         columns: Vec<Derived>,
+    },
+    /// Hands all rows on, and writes some of them beside the target, to be looked at: an object
+    /// of JSON lines for each run.
+    Spigot {
+        /// Its id.
+        id: String,
+        /// Where rows come from.
+        input: String,
+        /// The bucket of the samples.
+        bucket: String,
+        /// Their folder.
+        prefix: String,
+        /// Rows at most; the first of those that are picked.
+        #[serde(default)]
+        rows: Option<u32>,
+        /// The share of rows that is picked, the same ones each time; all of them if absent.
+        #[serde(default)]
+        fraction: Option<f64>,
     },
     /// Keeps one row of those that agree in `columns`, or in all columns if there are none.
     DropDuplicates {
@@ -793,6 +823,8 @@ impl Node {
     pub fn id(&self) -> &str {
         match self {
             Node::Source { id, .. }
+            | Node::Objects { id, .. }
+            | Node::Spigot { id, .. }
             | Node::ApplyMapping { id, .. }
             | Node::SelectFields { id, .. }
             | Node::DropFields { id, .. }
@@ -834,7 +866,7 @@ impl Node {
     /// The ids of the nodes whose rows it takes.
     pub fn inputs(&self) -> Vec<&str> {
         match self {
-            Node::Source { .. } => Vec::new(),
+            Node::Source { .. } | Node::Objects { .. } => Vec::new(),
             Node::Sql { inputs, .. } => inputs.values().map(String::as_str).collect(),
             Node::Union { inputs, .. } => inputs.iter().map(String::as_str).collect(),
             Node::Join { left, right, .. }
@@ -843,6 +875,7 @@ impl Node {
             | Node::Except { left, right, .. } => vec![left, right],
             Node::Merge { source, staging, .. } => vec![source, staging],
             Node::ApplyMapping { input, .. }
+            | Node::Spigot { input, .. }
             | Node::SelectFields { input, .. }
             | Node::DropFields { input, .. }
             | Node::RenameField { input, .. }

@@ -176,16 +176,14 @@ impl Lake {
         job.check()?;
         let mut sources = Vec::new();
         for node in &job.nodes {
-            let Node::Source { id, database, table, .. } = node else { continue };
-            let table = self.catalog().get_table(database, table)?;
-            let mut files = self.files(&table).await?;
+            let Some((table, mut files)) = self.read_by_node(node).await? else { continue };
             files.sort_by(|a, b| a.key.cmp(&b.key));
             files.truncate(PREVIEW_FILES);
             for (index, error) in self.verify(&files).await?.iter().rev() {
                 let file = files.remove(*index);
                 tracing::error!(job = job.name, key = file.key, %error, "a preview leaves an object out");
             }
-            sources.push(SourceInput { node: id.clone(), table, files });
+            sources.push(SourceInput { node: node.id().to_owned(), table, files });
         }
         let options = RunOptions::default();
         Ok(EtlSpec {
@@ -197,6 +195,25 @@ impl Lake {
             memory_bytes: options.memory_bytes,
             started_at: self.clock().now(),
         })
+    }
+
+    /// The table that a node reads and all files of it; none of a node that reads other nodes.
+    pub(super) async fn read_by_node(
+        &self,
+        node: &Node,
+    ) -> Result<Option<(Table, Vec<TableFile>)>> {
+        match node {
+            Node::Source { database, table, .. } => {
+                let table = self.catalog().get_table(database, table)?;
+                let files = self.files(&table).await?;
+                Ok(Some((table, files)))
+            }
+            Node::Objects { id, at, .. } => {
+                let found = self.at_path(at).await;
+                found.map(Some).map_err(|error| error.context(format_args!("node {id:?}")))
+            }
+            _ => Ok(None),
+        }
     }
 
     async fn find_work(&self, job: Job) -> Result<Work> {
@@ -211,12 +228,11 @@ impl Lake {
         };
         let mut room = INPUTS_PER_RUN_MAX;
         for node in &job.nodes {
-            let Node::Source { id, database, table, .. } = node else { continue };
-            let table = self.catalog().get_table(database, table)?;
+            let Some((table, mut files)) = self.read_by_node(node).await? else { continue };
             check_apart(&job, &table)?;
-            let mut files = self.files(&table).await?;
             if job.bookmark {
-                let (store, name, node) = (self.store().clone(), job.name.clone(), id.clone());
+                let (store, name, node) =
+                    (self.store().clone(), job.name.clone(), node.id().to_owned());
                 let sorted = blocking(move || bookmark::sort(&store, &name, &node, files)).await?;
                 work.refreshed.extend(sorted.refreshed);
                 files = sorted.new;
@@ -231,10 +247,10 @@ impl Lake {
             work.left += files.len().saturating_sub(room) as u64;
             files.truncate(room);
             room -= files.len();
-            let (node, read) = (id.clone(), files.clone());
+            let (id, read) = (node.id().to_owned(), files.clone());
             let checked = job.bookmark;
-            work.inputs.extend(blocking(move || inputs(&node, &read, checked)).await?);
-            work.sources.push(SourceInput { node: id.clone(), table, files });
+            work.inputs.extend(blocking(move || inputs(&id, &read, checked)).await?);
+            work.sources.push(SourceInput { node: node.id().to_owned(), table, files });
         }
         Ok(work)
     }
@@ -256,6 +272,20 @@ impl Lake {
                 "error prefix {errors:?} lies in the target {:?}; set another",
                 target.prefix
             )));
+        }
+        for (bucket, prefix) in samples(job) {
+            self.buckets().expect_here(bucket)?;
+            self.buckets().store(bucket)?;
+            if bucket != target.bucket {
+                continue;
+            }
+            if overlap(prefix, target.prefix) || overlap(prefix, &errors) {
+                return Err(Error::invalid(format!(
+                    "a spigot's prefix {prefix:?} lies in the target {:?} or the error prefix \
+                     {errors:?}; set another",
+                    target.prefix
+                )));
+            }
         }
         match self.catalog().find_table(target.database, target.table)? {
             None => Ok(()),
@@ -368,17 +398,24 @@ fn inputs(node: &str, files: &[TableFile], checked: bool) -> Result<Vec<Input>> 
 fn check_apart(job: &Job, source: &Table) -> Result<()> {
     let target = target_of(job)?;
     let errors = error_prefix(job);
-    if source.bucket == target.bucket {
-        for written in [target.prefix, &errors] {
-            if overlap(&source.prefix, written) {
-                return Err(Error::invalid(format!(
-                    "job {:?} writes {written:?}, and would read that in table {:?} at {:?}",
-                    job.name, source.name, source.prefix
-                )));
-            }
+    let written = [(target.bucket, target.prefix), (target.bucket, errors.as_str())];
+    for (bucket, written) in written.into_iter().chain(samples(job)) {
+        if source.bucket == bucket && overlap(&source.prefix, written) {
+            return Err(Error::invalid(format!(
+                "job {:?} writes {written:?}, and would read that in table {:?} at {:?}",
+                job.name, source.name, source.prefix
+            )));
         }
     }
     Ok(())
+}
+
+/// The buckets and folders of a job's samples.
+fn samples(job: &Job) -> impl Iterator<Item = (&str, &str)> {
+    job.nodes.iter().filter_map(|node| match node {
+        Node::Spigot { bucket, prefix, .. } => Some((bucket.as_str(), prefix.as_str())),
+        _ => None,
+    })
 }
 
 fn overlap(one: &str, other: &str) -> bool {

@@ -22,7 +22,7 @@ use super::bookmark;
 use super::run::JobRun;
 use crate::crawl::CrawlOutcome;
 use crate::lake::blocking;
-use crate::{Job, Lake, Node, RunState, Schedule};
+use crate::{Job, Lake, RunState, Schedule};
 
 /// How long a failed run waits for its next attempt.
 const RETRY_MILLIS: i64 = 5_000;
@@ -524,10 +524,9 @@ impl Lake {
     pub async fn has_new_data(&self, job: &str) -> Result<bool> {
         let job = self.get_job(job)?;
         for node in &job.nodes {
-            let Node::Source { id, database, table, .. } = node else { continue };
-            let table = self.catalog().get_table(database, table)?;
-            let files = self.files(&table).await?;
-            let (store, name, node) = (self.store().clone(), job.name.clone(), id.clone());
+            let Some((_, files)) = self.read_by_node(node).await? else { continue };
+            let (store, name, node) =
+                (self.store().clone(), job.name.clone(), node.id().to_owned());
             let sorted = blocking(move || bookmark::sort(&store, &name, &node, files)).await?;
             if !sorted.new.is_empty() {
                 return Ok(true);

@@ -16,8 +16,9 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use lake::{Column, Derived, EtlSpec, Mapping, NoValue, Node};
+use lake::{Column, Derived, EtlSpec, Mapping, NoValue, Node, StagedSample};
 
+use super::spigot::{Picked, Sample};
 use super::{combine, marks, series, shape};
 
 use crate::error::explain;
@@ -47,6 +48,7 @@ pub(super) struct Graph<'a> {
     done: BTreeMap<String, DataFrame>,
     /// The columns of the first collection of each split.
     splits: BTreeMap<String, Vec<String>>,
+    samples: Vec<Sample>,
 }
 
 impl<'a> Graph<'a> {
@@ -55,8 +57,15 @@ impl<'a> Graph<'a> {
         environment: &'a Arc<RuntimeEnv>,
         meter: &'a Arc<Meter>,
     ) -> Self {
-        let (done, splits) = (BTreeMap::new(), BTreeMap::new());
-        Graph { spec, environment, meter, source_rows_max: None, done, splits }
+        Graph {
+            spec,
+            environment,
+            meter,
+            source_rows_max: None,
+            done: BTreeMap::new(),
+            splits: BTreeMap::new(),
+            samples: Vec::new(),
+        }
     }
 
     /// The graph over the first rows of its sources.
@@ -71,7 +80,18 @@ impl<'a> Graph<'a> {
     /// Lowers a node whose inputs have been lowered.
     pub(super) async fn add(&mut self, node: &Node) -> Result<()> {
         let rows = match node {
-            Node::Source { id, lineage, .. } => self.source(id, *lineage)?,
+            Node::Source { id, lineage, .. } | Node::Objects { id, lineage, .. } => {
+                self.source(id, *lineage)?
+            }
+            // A preview shows rows and writes none.
+            Node::Spigot { input, .. } if self.source_rows_max.is_some() => self.rows(input)?,
+            Node::Spigot { id, input, rows, fraction, .. } => {
+                let sample = Sample::create(self.spec, id, self.samples.len())?;
+                let picked = Picked { rows: *rows, fraction: *fraction };
+                let handed_on = self.spigot(self.rows(input)?, picked, &sample)?;
+                self.samples.push(sample);
+                handed_on
+            }
             Node::ApplyMapping { input, mappings, .. } => {
                 apply_mapping(self.rows(input)?, mappings)?
             }
@@ -255,6 +275,12 @@ impl<'a> Graph<'a> {
             Some(_) => rows.limit(0, self.source_rows_max).map_err(explain),
             None => Ok(rows),
         }
+    }
+
+    /// What spigots let out, once the target is written.
+    pub(super) fn samples(self) -> Result<Vec<StagedSample>> {
+        let closed = self.samples.into_iter().filter_map(|sample| sample.close().transpose());
+        closed.collect()
     }
 
     /// The rows of an operator of ours.

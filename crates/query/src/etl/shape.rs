@@ -281,7 +281,7 @@ impl Step for Sample {
 }
 
 /// A number from 0 to 1, by SplitMix64 (Steele, Lea and Flood, 2014).
-fn share(seed: u64, place: u64) -> f64 {
+pub(super) fn share(seed: u64, place: u64) -> f64 {
     let mut bits = seed.wrapping_add(place.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -96,7 +96,7 @@ impl PartitionWriter {
         lake::check_columns(result_columns.iter().chain(&result_keys))?;
         let fields: Vec<_> = columns.iter().map(|&c| Arc::clone(&schema.fields()[c])).collect();
         let folder = spec.staging.join(FOLDER);
-        std::fs::create_dir(&folder)
+        std::fs::create_dir_all(&folder)
             .map_err(|cause| Error::io(format!("making {}", folder.display()), cause))?;
         let buffer_bytes = usize::try_from(spec.memory_bytes / 4).unwrap_or(usize::MAX);
         let codec = match compression {

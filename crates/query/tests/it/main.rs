@@ -5,6 +5,7 @@
 mod altered;
 mod as_of;
 mod athena;
+mod by_path;
 mod damaged;
 mod etl;
 mod hostile;

@@ -1,5 +1,7 @@
 //! Glue Studio's nodes as the lake's: what the lake cannot do is refused by its name.
 
+mod by_path;
+
 use std::collections::BTreeMap;
 
 use lake::{
@@ -490,6 +492,10 @@ fn lowered(given: &Given<'_>, body: &Value, find: &FindTable<'_>) -> Result<Node
             let keys = given.columns("PrimaryKeys", primary_keys)?;
             Node::Merge { id, source, staging, keys }
         }
+        "S3CsvSource" => by_path::source(given, body, Format::Csv)?,
+        "S3JsonSource" => by_path::source(given, body, Format::Json)?,
+        "S3ParquetSource" => by_path::source(given, body, Format::Parquet)?,
+        "Spigot" => by_path::spigot(given, body)?,
         "Aggregate" => aggregate(given, given.read(body)?)?,
         "EvaluateDataQuality" => quality(given, given.read(body)?)?,
         "S3GlueParquetTarget" | "S3DirectTarget" => target(given, given.read(body)?)?,
@@ -501,15 +507,12 @@ fn lowered(given: &Given<'_>, body: &Value, find: &FindTable<'_>) -> Result<Node
 /// What is told to whoever asks for a node that there is not.
 fn unknown(id: &str, kind: &str) -> Fault {
     let instead = match kind {
-        "S3CsvSource" | "S3JsonSource" | "S3ParquetSource" => {
-            "crawl its path and read the table by S3CatalogSource"
-        }
         "FillMissingValues" => "it fills by a model of Glue's; compute values by SparkSQL",
-        "Spigot" => "a job has one target; `forebay job preview` shows rows of any node",
         "CustomCode" | "DynamicTransform" => "no code of others is run; say it by SparkSQL",
         "PIIDetection" => "find and replace by SparkSQL with regexp_replace",
         _ => {
-            "there are CatalogSource, S3CatalogSource, ApplyMapping, SelectFields, DropFields, \
+            "there are CatalogSource, S3CatalogSource, S3CsvSource, S3JsonSource, S3ParquetSource, \
+             Spigot, ApplyMapping, SelectFields, DropFields, \
              RenameField, DropDuplicates, DropNullFields, Filter, Join, Union, SplitFields, \
              SelectFromCollection, Merge, Aggregate, EvaluateDataQuality, SparkSQL, \
              S3GlueParquetTarget, S3DirectTarget and S3CatalogTarget"

@@ -71,6 +71,36 @@ fn nodes_of_glue_studio_are_the_lakes() {
                 "ruleset": "Rules = [ RowCount > 0 ]", "output": "results"}),
         ),
         (
+            "S3CsvSource",
+            json!({"Paths": ["s3://lake/in"], "Separator": "semicolon", "QuoteChar": "disabled",
+                "WithHeader": true, "WriteHeader": true, "Exclusions": ["**.tmp"],
+                "GroupFiles": "none", "Recurse": false, "OptimizePerformance": true,
+                "OutputSchemas": [{"Columns": [{"Name": "a", "Type": "string"}]}]}),
+            json!({"node": "objects", "lineage": false, "at": {"bucket": "lake", "prefix": "in",
+                "format": "csv", "exclusions": ["**.tmp"], "recurse": false, "records": null,
+                "delimiter": ";", "quote": "", "header": true}}),
+        ),
+        (
+            "S3JsonSource",
+            json!({"Paths": ["s3://lake/in/"], "JsonPath": "$.records[*]", "Multiline": true}),
+            json!({"node": "objects", "lineage": false, "at": {"bucket": "lake", "prefix": "in/",
+                "format": "json", "exclusions": [], "recurse": true, "records": "$.records[*]",
+                "delimiter": null, "quote": null, "header": null}}),
+        ),
+        (
+            "S3ParquetSource",
+            json!({"Paths": ["s3://lake/in/"], "CompressionType": "snappy"}),
+            json!({"node": "objects", "lineage": false, "at": {"bucket": "lake", "prefix": "in/",
+                "format": "parquet", "exclusions": [], "recurse": true, "records": null,
+                "delimiter": null, "quote": null, "header": null}}),
+        ),
+        (
+            "Spigot",
+            json!({"Inputs": ["a"], "Path": "s3://lake/samples", "Topk": 10, "Prob": 0.5}),
+            json!({"node": "spigot", "input": "a", "bucket": "lake", "prefix": "samples/",
+                "rows": 10, "fraction": 0.5}),
+        ),
+        (
             "S3DirectTarget",
             json!({"Inputs": ["a"], "Path": "s3://lake/out", "Format": "json",
                 "Compression": "gzip", "PartitionKeys": [["d"]]}),
@@ -97,10 +127,35 @@ fn nodes_of_glue_studio_are_the_lakes() {
 #[test]
 fn what_there_is_not_is_refused_by_its_name_with_what_to_do() {
     for (kind, body, says) in [
-        ("Spigot", json!({"Inputs": ["a"]}), vec!["Spigot", "preview"]),
+        (
+            "Spigot",
+            json!({"Inputs": ["a"], "Path": "lake/samples"}),
+            vec!["Spigot.Path", "s3://BUCKET/FOLDER/"],
+        ),
         ("FillMissingValues", json!({"Inputs": ["a"]}), vec!["FillMissingValues", "SparkSQL"]),
         ("CustomCode", json!({"Inputs": ["a"]}), vec!["CustomCode", "SparkSQL"]),
-        ("S3CsvSource", json!({}), vec!["S3CsvSource", "S3CatalogSource"]),
+        ("S3CsvSource", json!({}), vec!["S3CsvSource", "Paths"]),
+        (
+            "S3CsvSource",
+            json!({"Paths": ["s3://lake/a/", "s3://lake/b/"]}),
+            vec!["Paths", "2", "Union"],
+        ),
+        (
+            "S3CsvSource",
+            json!({"Paths": ["s3://lake/a/"], "Separator": "colon"}),
+            vec!["Separator", "colon", "semicolon"],
+        ),
+        (
+            "S3CsvSource",
+            json!({"Paths": ["s3://lake/a/"], "SkipFirst": true}),
+            vec!["SkipFirst", "Filter"],
+        ),
+        (
+            "S3JsonSource",
+            json!({"Paths": ["s3://lake/a/"], "AdditionalOptions": {"BoundedFiles": 3}}),
+            vec!["AdditionalOptions", "bounds"],
+        ),
+        ("S3ParquetSource", json!({"Paths": ["s3://lake"]}), vec!["Paths", "s3://BUCKET/FOLDER/"]),
         ("Nonsense", json!({}), vec!["Nonsense", "Aggregate"]),
         (
             "Aggregate",
