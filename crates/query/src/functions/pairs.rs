@@ -11,7 +11,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, UInt32Array, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::compute::{prep_null_mask_filter, take, take_arrays};
+use arrow::compute::{take, take_arrays};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
@@ -247,8 +247,8 @@ fn offsets(rows: &UInt32Array, count: usize) -> OffsetBuffer<i32> {
 fn filtered(maps: &MapArray, by: &LambdaArgument) -> Result<ArrayRef> {
     let all = Entries::of(maps)?;
     let keep = arrow::compute::cast(&all.answers(by)?, &DataType::Boolean)?;
-    let keep = prep_null_mask_filter(keep.as_boolean());
-    let kept = |array: &dyn Array| arrow::compute::filter(array, &keep);
+    // Null is as good as false, to this filter too.
+    let kept = |array: &dyn Array| arrow::compute::filter(array, keep.as_boolean());
     let kept = Entries {
         keys: kept(&all.keys)?,
         values: kept(&all.values)?,

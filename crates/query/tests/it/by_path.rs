@@ -171,7 +171,7 @@ async fn a_spigot_lets_rows_out_and_hands_all_on() {
     ] {
         let (run, result) = world.run(&job(name, at(json!({})), spigot(more), false)).await;
         assert_eq!(result.unwrap().rows_out, 5000, "{name}");
-        let key = format!("samples/a%20few-{}.jsonl", run.run_id);
+        let key = format!("samples/a few-{}.jsonl", run.run_id);
         sizes.push(sample(&world, &key).await.unwrap_or_else(|| panic!("no {key}")));
     }
     assert_eq!(sizes[0], "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
