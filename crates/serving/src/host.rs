@@ -134,7 +134,8 @@ impl Host {
         let core = Arc::new(Core::new(store, clock, loader, settings));
         let host = Host {
             core,
-            invocations: Pool::new("serve", Work::Owed, settings.threads, settings.queue)?,
+            invocations: Pool::new("serve", Work::Owed, settings.threads, settings.queue)?
+                .with_short_waits(),
             copies: Pool::new("shadow", Work::Idle, 1, COPIES_MAX)?,
             deployments: Pool::new("deploy", Work::Owed, 1, DEPLOYMENTS_MAX)?,
         };

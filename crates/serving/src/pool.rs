@@ -2,16 +2,28 @@
 //!
 //! Invariants
 //! * A full queue refuses at once; nothing waits for room.
+//! * Where waits are kept short, a queue that was full is a short one until a second has passed in
+//!   which nobody was refused. A burst, or clients that each wait for their answer, fill the queue
+//!   at most and are all answered; who sends more than can be answered would keep it full, and
+//!   everybody let in would wait for all before him.
 //! * A task that panics costs its own answer, not the thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use base::{Error, ErrorKind, Result};
 
 type Task = Box<dyn FnOnce() + Send>;
+
+/// How long a queue that was full stays a short one after the last refusal.
+const SHORT_FOR: Duration = Duration::from_secs(1);
+
+/// How many wait for each thread in a short queue.
+const SHORT: usize = 2;
 
 /// What the threads of a pool are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +45,10 @@ pub(crate) struct Pool {
     threads: Vec<JoinHandle<()>>,
     queue: usize,
     work: Work,
+    /// Tasks that no thread has taken yet.
+    waiting: Arc<AtomicUsize>,
+    /// When the queue last refused a task; none where it may always be filled.
+    refused: Option<Mutex<Option<Instant>>>,
 }
 
 impl Pool {
@@ -57,18 +73,49 @@ impl Pool {
                 .map_err(|cause| Error::io(format!("start thread {name}-{k}"), cause))
         };
         let threads = (0..threads).map(start).collect::<Result<_>>()?;
-        Ok(Pool { tasks: Some(tasks), threads, queue, work })
+        let waiting = Arc::new(AtomicUsize::new(0));
+        Ok(Pool { tasks: Some(tasks), threads, queue, work, waiting, refused: None })
+    }
+
+    /// Who is let in shall not wait much longer than usual, however many come.
+    pub(crate) fn with_short_waits(mut self) -> Pool {
+        self.refused = Some(Mutex::default());
+        self
     }
 
     /// Queues `task`; [`ErrorKind::Exhausted`] when the queue is full.
     pub(crate) fn submit(&self, task: impl FnOnce() + Send + 'static) -> Result<()> {
         let tasks = self.tasks.as_ref().expect("the queue is open until the pool is dropped");
-        tasks.try_send(Box::new(task)).map_err(|refused| match refused {
-            TrySendError::Full(_) => {
-                let queue = self.queue;
-                Error::new(ErrorKind::Exhausted, format!("{queue} requests wait already; retry"))
+        let mut refused =
+            self.refused.as_ref().map(|at| at.lock().unwrap_or_else(PoisonError::into_inner));
+        let full = |waiting: usize| {
+            Error::new(ErrorKind::Exhausted, format!("{waiting} requests wait already; retry"))
+        };
+        if let Some(at) = refused.as_mut()
+            && at.is_some_and(|at| at.elapsed() < SHORT_FOR)
+        {
+            let (waiting, short) =
+                (self.waiting.load(Ordering::Relaxed), SHORT * self.threads.len());
+            if waiting >= short.min(self.queue) {
+                **at = Some(Instant::now());
+                return Err(full(waiting));
             }
-            TrySendError::Disconnected(_) => Error::internal("the threads are gone"),
+        }
+        let waiting = Arc::clone(&self.waiting);
+        waiting.fetch_add(1, Ordering::Relaxed);
+        let taken = move || {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            task();
+        };
+        tasks.try_send(Box::new(taken)).map_err(|error| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let Some(at) = refused.as_mut() {
+                **at = Some(Instant::now());
+            }
+            match error {
+                TrySendError::Full(_) => full(self.queue),
+                TrySendError::Disconnected(_) => Error::internal("the threads are gone"),
+            }
         })
     }
 }
@@ -136,6 +183,47 @@ mod tests {
         assert_eq!((results.recv().unwrap(), results.recv().unwrap()), (0, 1));
         pool.submit(move || done.send(9).unwrap()).unwrap();
         assert_eq!(results.recv().unwrap(), 9);
+    }
+
+    /// Occupies the one thread of a pool until told to go on.
+    fn occupy(pool: &Pool) -> std::sync::mpsc::Sender<()> {
+        let (go, wait) = channel::<()>();
+        let (started, start) = channel();
+        pool.submit(move || {
+            started.send(()).unwrap();
+            wait.recv().unwrap();
+        })
+        .unwrap();
+        start.recv().unwrap();
+        go
+    }
+
+    #[test]
+    fn a_queue_that_was_full_is_short_until_nobody_was_refused_for_a_while() {
+        let pool = Pool::new("test", Work::Owed, 1, 5).unwrap().with_short_waits();
+        let takes = || {
+            let go = occupy(&pool);
+            let taken = (0..9).filter(|_| pool.submit(|| {}).is_ok()).count();
+            go.send(()).unwrap();
+            let idle = occupy_when_free(&pool);
+            idle.send(()).unwrap();
+            taken
+        };
+        assert_eq!(takes(), 5);
+        assert_eq!(takes(), SHORT);
+        // That was refused as well.
+        std::thread::sleep(SHORT_FOR / 2);
+        assert_eq!(takes(), SHORT);
+        std::thread::sleep(SHORT_FOR + SHORT_FOR / 4);
+        assert_eq!(takes(), 5);
+    }
+
+    /// As [`occupy`], once what waits has been done.
+    fn occupy_when_free(pool: &Pool) -> std::sync::mpsc::Sender<()> {
+        while pool.waiting.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
+        occupy(pool)
     }
 
     #[test]
