@@ -94,8 +94,12 @@ fn late(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     // If nothing else is read, nothing is saved.
     let read = config.projected_schema().ok()?.fields().len();
     let looks = keys.len().min(KEYS_MAX).min(read.checked_sub(1)?);
+    let table = source.table_schema().table_schema();
+    let may_be_no_number =
+        keys.first()?.data_type(table).is_ok_and(|data_type| data_type.is_floating());
     let look = |count: usize| -> Arc<dyn PhysicalExpr> {
-        Arc::new(MayWin::new(Arc::clone(&wins), &keys[..count]))
+        let judges = count == 1 && !may_be_no_number;
+        Arc::new(MayWin::new(Arc::clone(&wins), &keys[..count], judges))
     };
     let predicate = (1..=looks).map(look).reduce(|before, next| {
         Arc::new(BinaryExpr::new(before, Operator::And, next)) as Arc<dyn PhysicalExpr>
@@ -114,10 +118,16 @@ struct MayWin {
     keys: Vec<Arc<dyn PhysicalExpr>>,
     called: Vec<Arc<dyn PhysicalExpr>>,
     /// What `wins` says of these keys alone, and at which of its changes that was.
-    known: Mutex<Option<(u64, Option<Arc<dyn PhysicalExpr>>)>>,
+    known: Mutex<Option<Known>>,
+    /// Whether row groups and pages may be judged by it. Their statistics leave out what is no
+    /// number, which comes first in an order that descends.
+    judges: bool,
     /// In all files.
     passed: Arc<Passed>,
 }
+
+/// A condition, if there is one, and the change it is of.
+type Known = (u64, Option<Arc<dyn PhysicalExpr>>);
 
 /// Rows that were looked at.
 #[derive(Debug, Default)]
@@ -139,9 +149,9 @@ impl Passed {
 }
 
 impl MayWin {
-    fn new(wins: Arc<dyn PhysicalExpr>, keys: &[Arc<dyn PhysicalExpr>]) -> MayWin {
+    fn new(wins: Arc<dyn PhysicalExpr>, keys: &[Arc<dyn PhysicalExpr>], judges: bool) -> MayWin {
         let (keys, called) = (keys.to_vec(), keys.to_vec());
-        MayWin { wins, keys, called, known: Mutex::default(), passed: Arc::default() }
+        MayWin { wins, keys, called, known: Mutex::default(), judges, passed: Arc::default() }
     }
 
     /// What is known of the keys by now; none if any row may win.
@@ -284,13 +294,14 @@ impl PhysicalExpr for MayWin {
             keys: self.keys.clone(),
             called: children,
             known: Mutex::default(),
+            judges: self.judges,
             passed: Arc::clone(&self.passed),
         }))
     }
 
     /// What row groups and pages are judged by: the first key is enough for that.
     fn snapshot(&self) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-        let now = if self.keys.len() == 1 { self.now()? } else { None };
+        let now = if self.judges { self.now()? } else { None };
         Ok(Some(now.unwrap_or_else(|| lit(true))))
     }
 

@@ -48,7 +48,10 @@ fn write(file: &Path, rows: &[Row], group_rows: usize, with_text: bool) {
 }
 
 async fn session(folder: &Path, late: bool) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(2).with_batch_size(64);
+    let mut config = SessionConfig::new().with_target_partitions(2).with_batch_size(64);
+    // Without ours, nothing is left out at all: statistics do not know of what is no number, so
+    // DataFusion may lose it.
+    config.options_mut().optimizer.enable_topk_dynamic_filter_pushdown = late;
     let state = datafusion::execution::session_state::SessionStateBuilder::new()
         .with_config(config)
         .with_default_features();
@@ -119,7 +122,6 @@ proptest! {
         order in order(),
         limit in 1_usize..40,
         group_rows in prop::sample::select(vec![7_usize, 50, 1000]),
-        condition in prop::sample::select(vec!["", "WHERE small > 0"]),
     ) {
         (0..).zip(&mut rows).for_each(|(n, row)| row.3 = row.3 * 1000 + n);
         let folder = tempfile::tempdir().unwrap();
@@ -129,7 +131,7 @@ proptest! {
         write(&folder.path().join("b.parquet"), &rows[third..2 * third], group_rows, false);
         write(&folder.path().join("c.parquet"), &rows[2 * third..], group_rows, true);
         let sql =
-            format!("SELECT * FROM t {condition} ORDER BY {order}, id LIMIT {limit}");
+            format!("SELECT * FROM t ORDER BY {order}, id LIMIT {limit}");
         runtime().block_on(async {
             let (ours, _, _) = ask(&session(folder.path(), true).await, &sql).await;
             let (theirs, plan, _) = ask(&session(folder.path(), false).await, &sql).await;
