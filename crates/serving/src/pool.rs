@@ -161,30 +161,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_full_queue_refuses_and_recovers() {
-        let pool = Pool::new("test", Work::Owed, 1, 2).unwrap();
-        let (go, wait) = channel::<()>();
-        let (started, start) = channel();
-        pool.submit(move || {
-            started.send(()).unwrap();
-            wait.recv().unwrap();
-        })
-        .unwrap();
-        start.recv().unwrap();
-        let (done, results) = channel();
-        for k in 0..2 {
-            let done = done.clone();
-            pool.submit(move || done.send(k).unwrap()).unwrap();
-        }
-        let error = pool.submit(|| {}).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exhausted);
-        go.send(()).unwrap();
-        assert_eq!((results.recv().unwrap(), results.recv().unwrap()), (0, 1));
-        pool.submit(move || done.send(9).unwrap()).unwrap();
-        assert_eq!(results.recv().unwrap(), 9);
-    }
-
     /// Occupies the one thread of a pool until told to go on.
     fn occupy(pool: &Pool) -> std::sync::mpsc::Sender<()> {
         let (go, wait) = channel::<()>();
@@ -199,14 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_refuses_and_recovers() {
+        let pool = Pool::new("test", Work::Owed, 1, 2).unwrap();
+        let go = occupy(&pool);
+        let (done, results) = channel();
+        for k in 0..2 {
+            let done = done.clone();
+            pool.submit(move || done.send(k).unwrap()).unwrap();
+        }
+        let error = pool.submit(|| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        go.send(()).unwrap();
+        assert_eq!((results.recv().unwrap(), results.recv().unwrap()), (0, 1));
+        pool.submit(move || done.send(9).unwrap()).unwrap();
+        assert_eq!(results.recv().unwrap(), 9);
+    }
+
+    #[test]
     fn a_queue_that_was_full_is_short_until_nobody_was_refused_for_a_while() {
         let pool = Pool::new("test", Work::Owed, 1, 5).unwrap().with_short_waits();
         let takes = || {
             let go = occupy(&pool);
             let taken = (0..9).filter(|_| pool.submit(|| {}).is_ok()).count();
             go.send(()).unwrap();
-            let idle = occupy_when_free(&pool);
-            idle.send(()).unwrap();
+            while pool.waiting.load(Ordering::Relaxed) > 0 {
+                std::thread::yield_now();
+            }
             taken
         };
         assert_eq!(takes(), 5);
@@ -216,14 +210,6 @@ mod tests {
         assert_eq!(takes(), SHORT);
         std::thread::sleep(SHORT_FOR + SHORT_FOR / 4);
         assert_eq!(takes(), 5);
-    }
-
-    /// As [`occupy`], once what waits has been done.
-    fn occupy_when_free(pool: &Pool) -> std::sync::mpsc::Sender<()> {
-        while pool.waiting.load(Ordering::Relaxed) > 0 {
-            std::thread::yield_now();
-        }
-        occupy(pool)
     }
 
     #[test]
