@@ -616,6 +616,9 @@ mod tests {
                 let agrees = found.iter().zip(&whole).all(same);
                 assert_eq!(agrees, seed == 4, "{likelihood}, seed {seed}, {count} paths");
             }
+            // Alone, the context of a series is read in one lane, beside others in sixteen.
+            let options = PredictOptions { seed: Some(4), ..Default::default() };
+            assert_eq!(model.paths(&data.series[..1], &options).unwrap()[..], whole[..1]);
             let elsewhere = std::thread::scope(|scope| scope.spawn(|| ask(4, 100)).join().unwrap());
             assert_eq!(elsewhere, whole);
             // The first step's paths differ by what they draw alone, and they do.

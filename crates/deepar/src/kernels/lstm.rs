@@ -12,10 +12,10 @@
 //!
 //! A panel holds 8 rows of the weights, column by column, so that the innermost loop reads
 //! weights in order, broadcasts them, and keeps 8 rows x 2 vectors of sums in registers. Gate
-//! rows lie unit by unit, so the four gates of a unit are neighbours. Where lanes are
-//! few, the vectors hold the rows of panels instead, and the gates lie lane by lane, `[W][4H]`;
-//! every sum is of the same products in the same order, so a lane has the same bits in a block of
-//! any width.
+//! rows lie unit by unit, so the four gates of a unit are neighbours. Where lanes are few (1 or 4),
+//! the vectors hold the rows of panels instead, and the gates lie lane by lane, `[W][4H]`; every
+//! sum is of the same products in the same order, so a lane has the same bits in a block of any
+//! width.
 //!
 //! Pointers run along instead of being computed from indices: arithmetic on integers is checked
 //! for overflow in every build, and in these loops a tenth of the time went into that.
@@ -68,7 +68,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) panels: &'a [f32],
     pub(crate) base: Base<'a>,
     pub(crate) x: &'a [f32],
-    /// One state alone, for one step: what comes after takes the place of what was before.
+    /// `h` and `c` may be one state alone where there is one step: what comes after then takes the
+    /// place of what was before.
     pub(crate) h: &'a mut [f32],
     pub(crate) c: &'a mut [f32],
     pub(crate) gates: &'a mut [f32],
