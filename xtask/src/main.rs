@@ -116,7 +116,7 @@ fn verdict(tally: &tally::Tally) -> bool {
     if !table.is_empty() {
         say(&format!("\n{table}"));
     }
-    for line in &tally.skipped {
+    for line in tally.skipped.iter().chain(&tally.trouble) {
         say(line);
     }
     // `CI` is set by every CI runner; there a missing tool is a failure, not a remark.

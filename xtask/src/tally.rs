@@ -1,11 +1,18 @@
 //! Runs the tests and counts what they say.
 
-use std::io::{BufRead, BufReader};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::faults;
+
+/// Lines shown of a test program that ended without its account.
+const LAST_LINES: usize = 20;
+
+/// Says that the tests have ended.
+const END: &str = "\u{4}the tests have ended";
 
 /// What a test run came to.
 #[derive(Debug, Default)]
@@ -16,25 +23,54 @@ pub(crate) struct Tally {
     pub(crate) skipped: Vec<String>,
     /// Lines of the table of faults.
     pub(crate) faults: Vec<Vec<String>>,
+    /// What went wrong, to be said once more at the end, where it is looked for.
+    pub(crate) trouble: Vec<String>,
     /// Whether the runner itself ended well.
     pub(crate) ok: bool,
+    running: Option<Program>,
 }
 
-/// Runs `command`, passing its output on while counting.
+/// A test program under way.
+#[derive(Debug, Default)]
+struct Program {
+    name: String,
+    /// Whether it has said how many of its tests passed: one that crashes says nothing.
+    accounted: bool,
+    /// Panics with what they said. Most are asked for by their tests.
+    panics: Vec<String>,
+    last_lines: VecDeque<String>,
+}
+
+/// Runs `command`, passing its output on while counting. Both streams come through one pipe,
+/// so that they stay in order.
 pub(crate) fn count(command: &mut Command) -> Result<Tally> {
+    let (output, mut end) = std::io::pipe().context("a pipe for the tests' output")?;
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(end.try_clone().context("a pipe for the tests' output")?)
+        .stderr(end.try_clone().context("a pipe for the tests' output")?)
         .spawn()
         .context("starting the tests")?;
-    let mut tally = Tally::default();
-    let stdout = child.stdout.take().context("the tests' output")?;
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("reading the tests' output")?;
-        crate::say(&line);
-        tally.read(&line);
-    }
-    tally.ok = child.wait().context("waiting for the tests")?.success();
+    let reading = std::thread::spawn(move || {
+        let mut tally = Tally::default();
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.context("reading the tests' output")?;
+            let line = String::from_utf8_lossy(&line);
+            if line == END {
+                break;
+            }
+            crate::say(&line);
+            tally.read(&line);
+        }
+        tally.program_ended();
+        anyhow::Ok(tally)
+    });
+    let ended = child.wait().context("waiting for the tests")?;
+    // A server that a crashed test left behind keeps the pipe open for ever.
+    writeln!(end, "\n{END}").context("ending the tests' output")?;
+    let read = reading.join().map_err(|_panic| anyhow!("reading the tests' output gave up"))?;
+    let mut tally = read?;
+    tally.ok = ended.success();
     // A skipped test ran and returned, so libtest counted it as passed.
     tally.passed = tally.passed.saturating_sub(tally.skipped.len() as u64);
     Ok(tally)
@@ -42,14 +78,50 @@ pub(crate) fn count(command: &mut Command) -> Result<Tally> {
 
 impl Tally {
     fn read(&mut self, line: &str) {
+        let name = line.trim_start();
+        if line != name && (name.starts_with("Running ") || name.starts_with("Doc-tests ")) {
+            self.program_ended();
+            self.running = Some(Program { name: name.to_owned(), ..Program::default() });
+            return;
+        }
         if let Some(at) = line.find("SKIPPED: ") {
             self.skipped.push(line[at..].to_owned());
         }
         self.faults.extend(faults::row(line));
-        let Some(counts) = line.strip_prefix("test result: ") else { return };
-        self.passed += number_before(counts, " passed");
-        self.failed += number_before(counts, " failed");
+        let counts = line.strip_prefix("test result: ");
+        if let Some(counts) = counts {
+            self.passed += number_before(counts, " passed");
+            self.failed += number_before(counts, " failed");
+        }
+        let Some(program) = &mut self.running else { return };
+        program.accounted |= counts.is_some();
+        let said = program.last_lines.back().filter(|last| is_panic(last));
+        program.panics.extend(said.map(|panic| format!("{panic} {line}")));
+        if program.last_lines.len() == LAST_LINES {
+            program.last_lines.pop_front();
+        }
+        program.last_lines.push_back(line.to_owned());
+        // libtest lists its failures by name before the account.
+        if let Some(test) = line.strip_prefix("test ").and_then(|it| it.strip_suffix(" ... FAILED"))
+        {
+            let of_test = format!("thread '{test}'");
+            self.trouble.push(format!("FAILED {test}, {}", program.name));
+            let panics = program.panics.iter().filter(|panic| panic.starts_with(&of_test));
+            self.trouble.extend(panics.map(|panic| format!("    {panic}")));
+        }
     }
+
+    fn program_ended(&mut self) {
+        let Some(program) = self.running.take().filter(|program| !program.accounted) else {
+            return;
+        };
+        self.trouble.push(format!("ended without an account: {}", program.name));
+        self.trouble.extend(program.last_lines.iter().map(|line| format!("    {line}")));
+    }
+}
+
+fn is_panic(line: &str) -> bool {
+    line.starts_with("thread '") && line.contains(" panicked at ")
 }
 
 fn number_before(text: &str, word: &str) -> u64 {
@@ -69,5 +141,39 @@ mod tests {
         );
         tally.read("test x ... SKIPPED: mosquitto is not installed");
         assert_eq!((tally.passed, tally.failed, tally.skipped.len()), (12, 3, 1));
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_by_name() {
+        let mut tally = Tally::default();
+        for line in [
+            "     Running tests/it/main.rs (target/release/deps/it-1)",
+            "thread 'a::meant' (7) panicked at src/a.rs:1:1:",
+            "as asked",
+            "test a::meant ... ok",
+            "thread 'a::wrong' (8) panicked at src/a.rs:2:2:",
+            "1 is not 2",
+            "test a::wrong ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored",
+            "     Running tests/it/main.rs (target/release/deps/it-2)",
+            "running 71 tests",
+            "  process didn't exit successfully: (signal: 11, SIGSEGV)",
+            "   Doc-tests a",
+            "test result: ok. 3 passed; 0 failed; 0 ignored",
+        ] {
+            tally.read(line);
+        }
+        tally.program_ended();
+        assert_eq!((tally.passed, tally.failed), (4, 1));
+        assert_eq!(
+            tally.trouble,
+            [
+                "FAILED a::wrong, Running tests/it/main.rs (target/release/deps/it-1)",
+                "    thread 'a::wrong' (8) panicked at src/a.rs:2:2: 1 is not 2",
+                "ended without an account: Running tests/it/main.rs (target/release/deps/it-2)",
+                "    running 71 tests",
+                "      process didn't exit successfully: (signal: 11, SIGSEGV)",
+            ]
+        );
     }
 }
