@@ -18,12 +18,9 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray, UInt3
 use arrow::compute::{concat_batches, partition, take};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -34,6 +31,7 @@ use futures::StreamExt;
 use futures::stream::try_unfold;
 
 use self::kernels::Measure;
+use crate::replace::Replace;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
@@ -47,33 +45,13 @@ const SHORT_RUNS_MAX: usize = 1024;
 const STATES: usize = 8192;
 
 /// Puts [`ByRuns`] in the place of first aggregations that it knows how to do.
-#[derive(Debug)]
-pub(crate) struct AggregateRuns;
-
-impl PhysicalOptimizerRule for AggregateRuns {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _options: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let replace = |plan: Arc<dyn ExecutionPlan>| {
-            let found = plan.downcast_ref::<AggregateExec>().and_then(ByRuns::around);
-            Ok(match found {
-                Some(by_runs) => Transformed::yes(Arc::new(by_runs) as Arc<dyn ExecutionPlan>),
-                None => Transformed::no(plan),
-            })
-        };
-        plan.transform_up(replace).data()
-    }
-
-    fn name(&self) -> &'static str {
-        "aggregate_runs"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+pub(crate) const RULE: Replace = Replace {
+    name: "aggregate_runs",
+    instead: |plan| {
+        let found = plan.downcast_ref::<AggregateExec>().and_then(ByRuns::around);
+        Ok(found.map(|by_runs| Arc::new(by_runs) as Arc<dyn ExecutionPlan>))
+    },
+};
 
 /// A first aggregation, run by run.
 #[derive(Clone, Debug)]

@@ -19,9 +19,9 @@ use std::ops::ControlFlow;
 use base::{Error, Result};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, DateTimeField, Expr, Fetch, Function,
-    FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident, LambdaFunction,
-    LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, ObjectNamePart,
+    ArrayElemTypeDef, BinaryOperator, CaseWhen, CastKind, DataType, DateTimeField, Expr, Fetch,
+    Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident,
+    LambdaFunction, LambdaFunctionParameter, LambdaSyntax, LimitClause, ObjectName, ObjectNamePart,
     OneOrManyWithParens, Query, Select, SelectItem, SetExpr, Statement as Ast, TableFactor,
     UnaryOperator, Value, VisitMut, VisitorMut,
 };
@@ -111,6 +111,44 @@ const ABSENT: &[(&str, &str)] = &[
 
 /// Functions that answer JSON: a cast of theirs is a cast of the JSON's value.
 const ANSWER_JSON: &[&str] = &["json_extract", "json_parse", "json_array_get", "json_query"];
+
+/// Aggregates to which a row whose first argument is null is as good as none.
+const PASS_OVER_NULLS: &[&str] = &[
+    "approx_distinct",
+    "approx_median",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "string_agg",
+    "sum",
+    "var",
+    "var_pop",
+    "var_samp",
+];
 
 /// Says a statement as DataFusion understands it.
 pub(crate) fn rewrite(statement: &mut Parsed) -> Result<()> {
@@ -284,7 +322,13 @@ fn refuse(what: &str, instead: &str) -> ControlFlow<Error> {
 impl Rewrite {
     fn said_otherwise(&mut self, expr: &Expr) -> Result<Option<Expr>> {
         Ok(match expr {
-            Expr::Function(function) => self.meaning(function)?,
+            Expr::Function(function) => match self.meaning(function)? {
+                Some(Expr::Function(meaning)) => {
+                    Some(of_filtered(&meaning).unwrap_or(Expr::Function(meaning)))
+                }
+                None => of_filtered(function),
+                other => other,
+            },
             Expr::AtTimeZone { timestamp, time_zone } => {
                 Some(call("at_timezone", [(**timestamp).clone(), (**time_zone).clone()]))
             }
@@ -553,6 +597,31 @@ fn keep_clauses(function: &Function, meaning: &mut Expr) -> Result<()> {
         (one, other) => one.or(other),
     };
     Ok(())
+}
+
+/// `sum(x) FILTER (WHERE c) OVER w` as `sum(CASE WHEN c THEN x END) OVER w`, of functions that pass
+/// over nulls: our own windows (`sliding`, `moving`) are not told of a FILTER.
+fn of_filtered(function: &Function) -> Option<Expr> {
+    let name = name_of(function)?;
+    if function.over.is_none() || !PASS_OVER_NULLS.contains(&name.as_str()) {
+        return None;
+    }
+    let mut of_filtered = function.clone();
+    let condition = of_filtered.filter.take()?;
+    let FunctionArguments::List(list) = &mut of_filtered.args else { return None };
+    let result = match list.args.first()? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => expr.clone(),
+        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => {
+            Expr::value(Value::Number("1".into(), false))
+        }
+        _ => return None,
+    };
+    let mut case = template("CASE WHEN c THEN x END").ok()?;
+    if let Expr::Case { conditions, .. } = &mut case {
+        *conditions = vec![CaseWhen { condition: *condition, result }];
+    }
+    list.args[0] = FunctionArg::Unnamed(FunctionArgExpr::Expr(case));
+    Some(Expr::Function(of_filtered))
 }
 
 /// `listagg(x, ',') WITHIN GROUP (ORDER BY y)` is `string_agg(x, ',' ORDER BY y)`.

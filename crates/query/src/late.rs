@@ -21,19 +21,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::DataFusionError;
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::physical_plan::{
     FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::{ColumnarValue, Operator};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, lit};
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_expr::{PhysicalExpr, conjunction, split_conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
+
+use crate::replace::Replace;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
@@ -48,63 +48,62 @@ const ROWS_JUDGED: u64 = 65_536;
 const ROWS_FOR_ONE: u64 = 8;
 
 /// Has the reader below a sort of the first rows look at its keys before the rest.
-#[derive(Debug)]
-pub(crate) struct ReadLate;
+pub(crate) const RULE: Replace = Replace {
+    name: "read_late",
+    instead: |plan| {
+        late(plan).map(|source| Arc::clone(plan).with_new_children(vec![source])).transpose()
+    },
+};
 
-impl PhysicalOptimizerRule for ReadLate {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _options: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let replace = |plan: Arc<dyn ExecutionPlan>| match late(&plan) {
-            Some(source) => Ok(Transformed::yes(plan.with_new_children(vec![source])?)),
-            None => Ok(Transformed::no(plan)),
-        };
-        plan.transform_up(replace).data()
-    }
-
-    fn name(&self) -> &'static str {
-        "read_late"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-/// The reader of a sort's rows, told what to look at first, if there is something to gain.
+/// The reader of a sort's rows, told what to look at first, if there is something to gain or to
+/// keep from being lost.
 fn late(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     let sort = plan.downcast_ref::<SortExec>()?;
     sort.fetch()?;
     let scan = sort.input().downcast_ref::<DataSourceExec>()?;
     let config = scan.data_source().downcast_ref::<FileScanConfig>()?;
     let source = config.file_source().downcast_ref::<ParquetSource>()?;
-    // Where there is a condition besides, what the reader makes of it is DataFusion's affair.
-    let wins = source.filter()?;
-    let keys = wins.downcast_ref::<DynamicFilterPhysicalExpr>()?.children();
-    let in_files = source.table_schema().file_schema().fields().len();
-    let keys: Vec<Arc<dyn PhysicalExpr>> = keys
+    let filter = source.filter()?;
+    let (wins, others): (Vec<_>, Vec<_>) = split_conjunction(&filter)
         .into_iter()
+        .cloned()
+        .partition(|part| part.is::<DynamicFilterPhysicalExpr>());
+    let [wins] = &wins[..] else { return None };
+    let keys = wins.children();
+    let table = source.table_schema().table_schema();
+    let may_be_no_number = |key: &Arc<dyn PhysicalExpr>| {
+        key.data_type(table).is_ok_and(|data_type| data_type.is_floating())
+    };
+    let in_files = source.table_schema().file_schema().fields().len();
+    let columns: Vec<Arc<dyn PhysicalExpr>> = keys
+        .iter()
         .take_while(|key| {
             key.downcast_ref::<Column>().is_some_and(|column| column.index() < in_files)
         })
-        .cloned()
+        .map(|key| Arc::clone(key))
         .collect();
-    // If nothing else is read, nothing is saved.
+    // If nothing else is read, nothing is saved; where there is a condition besides, the order in
+    // which the reader looks at things is DataFusion's affair.
     let read = config.projected_schema().ok()?.fields().len();
-    let looks = keys.len().min(KEYS_MAX).min(read.checked_sub(1)?);
-    let table = source.table_schema().table_schema();
-    let may_be_no_number =
-        keys.first()?.data_type(table).is_ok_and(|data_type| data_type.is_floating());
-    let look = |count: usize| -> Arc<dyn PhysicalExpr> {
-        let judges = count == 1 && !may_be_no_number;
-        Arc::new(MayWin::new(Arc::clone(&wins), &keys[..count], judges))
+    let looks = match others.is_empty() {
+        true => columns.len().min(KEYS_MAX).min(read.checked_sub(1)?),
+        false => 0,
     };
-    let predicate = (1..=looks).map(look).reduce(|before, next| {
-        Arc::new(BinaryExpr::new(before, Operator::And, next)) as Arc<dyn PhysicalExpr>
-    })?;
-    let source = source.with_predicate(predicate).with_pushdown_filters(true);
+    let look = |count: usize| -> Arc<dyn PhysicalExpr> {
+        let judges = count == 1 && !may_be_no_number(&columns[0]);
+        Arc::new(MayWin::new(Arc::clone(wins), &columns[..count], judges))
+    };
+    let source = match looks {
+        0 if !keys.iter().any(|key| may_be_no_number(key)) => return None,
+        0 => {
+            let may_win = Arc::new(MayWin::new(Arc::clone(wins), &columns, false));
+            source.with_predicate(conjunction(others.into_iter().chain([may_win as _])))
+        }
+        _ => {
+            let predicate = conjunction((1..=looks).map(look));
+            source.with_predicate(predicate).with_pushdown_filters(true)
+        }
+    };
     let config = FileScanConfigBuilder::from(config.clone()).with_source(Arc::new(source)).build();
     Some(DataSourceExec::from_data_source(config))
 }

@@ -51,14 +51,6 @@ impl Pool {
 pub(crate) fn gave_up(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let said = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-    // A nested-loop join that has run out of memory starts its left side anew to spill it,
-    // which DataFusion 54's repartitioning cannot do.
-    if said == "partition not used yet" {
-        return Error::new(
-            ErrorKind::Exhausted,
-            "the query needs more memory than it may use: a join's side could not be spilled",
-        );
-    }
     Error::new(ErrorKind::Internal, format!("the query gave up: {said}"))
 }
 

@@ -72,9 +72,11 @@ pub(crate) fn session(
         .with_config(config)
         .with_runtime_env(Arc::clone(environment))
         .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(crate::by_runs::AggregateRuns))
-        .with_physical_optimizer_rule(Arc::new(crate::sliding::SlideWindows))
-        .with_physical_optimizer_rule(Arc::new(crate::late::ReadLate))
+        .with_physical_optimizer_rule(Arc::new(crate::by_runs::RULE))
+        .with_physical_optimizer_rule(Arc::new(crate::sliding::RULE))
+        .with_physical_optimizer_rule(Arc::new(crate::moving::RULE))
+        .with_physical_optimizer_rule(Arc::new(crate::late::RULE))
+        .with_physical_optimizer_rule(Arc::new(crate::once::RULE))
         .build();
     for name in FUNCTIONS_REFUSED {
         state.deregister_udf(name).map_err(crate::error::explain)?;

@@ -1,14 +1,14 @@
-//! Sums, means and counts over the rows before each row, in one pass over sorted rows.
+//! Sums, means, extremes, deviations and counts over the rows before each row, in one pass over
+//! sorted rows.
 //!
 //! For every row DataFusion cuts slices out of the columns, hands them to an accumulator and makes
 //! an array of the single values that it answers; and it copies what it keeps from batch to batch.
-//! Here a column of numbers is gone through once, adding what enters the window and taking away
-//! what leaves it, in DataFusion's order: so the answers are the same to the bit, as is what
-//! rounding leaves over where large numbers have passed. (Of what is no number it is not said which
-//! bits it has.) All that is kept are the numbers that are still to leave.
+//! Here a column of numbers is gone through once, and all that is kept are the numbers that are
+//! still to leave. Nothing is ever taken away from a sum (see [`window`]), so a large number or one
+//! that is none leaves no trace when it has left, which it does in DataFusion.
 //!
 //! Done are windows of rows that end at the current row or before it, so that no row waits for
-//! those behind it. All others are left to DataFusion.
+//! those behind it. All others are left to [`crate::moving`].
 
 mod window;
 
@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, make_comparator};
 use arrow::compute::SortOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{DataFusionError, ScalarValue, config::ConfigOptions};
+use arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{WindowFrameBound, WindowFrameUnits};
@@ -31,7 +31,6 @@ use datafusion::physical_expr::window::{
     PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr,
 };
 use datafusion::physical_expr::{Distribution, OrderingRequirements, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::BoundedWindowAggExec;
 use datafusion::physical_plan::{
@@ -41,37 +40,18 @@ use futures::StreamExt;
 
 use self::window::{Measure, Span, Window};
 use crate::by_runs::starts;
+use crate::replace::Replace;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
 /// Puts [`Sliding`] in the place of windows that it knows how to do.
-#[derive(Debug)]
-pub(crate) struct SlideWindows;
-
-impl PhysicalOptimizerRule for SlideWindows {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _options: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let replace = |plan: Arc<dyn ExecutionPlan>| {
-            let found = plan.downcast_ref::<BoundedWindowAggExec>().and_then(Sliding::around);
-            Ok(match found {
-                Some(sliding) => Transformed::yes(Arc::new(sliding) as Arc<dyn ExecutionPlan>),
-                None => Transformed::no(plan),
-            })
-        };
-        plan.transform_up(replace).data()
-    }
-
-    fn name(&self) -> &'static str {
-        "slide_windows"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
+pub(crate) const RULE: Replace = Replace {
+    name: "slide_windows",
+    instead: |plan| {
+        let found = plan.downcast_ref::<BoundedWindowAggExec>().and_then(Sliding::around);
+        Ok(found.map(|sliding| Arc::new(sliding) as Arc<dyn ExecutionPlan>))
+    },
+};
 
 /// Windows over rows that come sorted.
 #[derive(Clone, Debug)]
@@ -86,6 +66,8 @@ struct Sliding {
 #[derive(Clone, Debug)]
 struct Slide {
     measure: Measure,
+    /// The type of what is measured.
+    input: DataType,
     argument: Arc<dyn PhysicalExpr>,
     span: Span,
 }
@@ -131,23 +113,24 @@ fn slide(window: &dyn WindowExpr, plan: &BoundedWindowAggExec) -> Option<Slide> 
     let span = Span::new(from, to)?;
     let input = argument.data_type(&plan.input().schema()).ok()?;
     let measure = Measure::of(of.fun().name(), &input, of.field().data_type())?;
-    Some(Slide { measure, argument: Arc::clone(argument), span })
+    Some(Slide { measure, input, argument: Arc::clone(argument), span })
 }
 
 /// What is kept from batch to batch.
 struct Pass {
     sliding: Sliding,
-    windows: Vec<Window>,
+    windows: Vec<Box<dyn Window>>,
     /// The keys of the last row.
     last: Option<Vec<ArrayRef>>,
     reservation: MemoryReservation,
 }
 
 impl Pass {
-    fn new(sliding: &Sliding, context: &TaskContext) -> Pass {
-        let windows = sliding.slides.iter().map(|slide| Window::new(slide.measure, slide.span));
+    fn new(sliding: &Sliding, context: &TaskContext) -> Result<Pass> {
+        let window = |slide: &Slide| slide.measure.window(&slide.input, slide.span);
+        let windows = sliding.slides.iter().map(window).collect::<Result<_>>()?;
         let reservation = MemoryConsumer::new("Sliding").register(context.memory_pool());
-        Pass { sliding: sliding.clone(), windows: windows.collect(), last: None, reservation }
+        Ok(Pass { sliding: sliding.clone(), windows, last: None, reservation })
     }
 
     /// The batch with the columns of its windows.
@@ -167,10 +150,10 @@ impl Pass {
         let mut columns = batch.columns().to_vec();
         let slides = Arc::clone(&self.sliding.slides);
         for (slide, window) in slides.iter().zip(&mut self.windows) {
-            columns.push(window.slide(&slide.argument.evaluate(batch)?, &starts, rows)?);
+            columns.push(window.slide(&slide.argument.evaluate(batch)?.to_array(rows)?, &starts)?);
         }
         self.last = Some(keys.iter().map(|key| key.slice(rows - 1, 1)).collect());
-        self.reservation.try_resize(self.windows.iter().map(Window::bytes).sum())?;
+        self.reservation.try_resize(self.windows.iter().map(|window| window.bytes()).sum())?;
         Ok(RecordBatch::try_new(self.sliding.whole.schema(), columns)?)
     }
 
@@ -234,7 +217,7 @@ impl ExecutionPlan for Sliding {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let mut pass = Pass::new(self, &context);
+        let mut pass = Pass::new(self, &context)?;
         let input = self.whole.input().execute(partition, context)?;
         let rows = input.map(move |batch| pass.batch(&batch?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.whole.schema(), rows)))

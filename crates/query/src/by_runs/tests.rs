@@ -69,7 +69,7 @@ fn session(batches: &[Vec<RecordBatch>], by_runs: bool) -> SessionContext {
         .with_config(config)
         .with_default_features();
     let state = match by_runs {
-        true => state.with_physical_optimizer_rule(Arc::new(super::AggregateRuns)),
+        true => state.with_physical_optimizer_rule(Arc::new(super::RULE)),
         false => state,
     };
     let session = SessionContext::new_with_state(state.build());

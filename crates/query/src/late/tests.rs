@@ -56,7 +56,7 @@ async fn session(folder: &Path, late: bool) -> SessionContext {
         .with_config(config)
         .with_default_features();
     let state = match late {
-        true => state.with_physical_optimizer_rule(Arc::new(super::ReadLate)),
+        true => state.with_physical_optimizer_rule(Arc::new(super::RULE)),
         false => state,
     };
     let session = SessionContext::new_with_state(state.build());
@@ -122,6 +122,8 @@ proptest! {
         order in order(),
         limit in 1_usize..40,
         group_rows in prop::sample::select(vec![7_usize, 50, 1000]),
+        read in prop::sample::select(vec!["*", "real, id", "real"]),
+        condition in prop::sample::select(vec!["", "", "WHERE small > 0", "WHERE id % 3 > 0"]),
     ) {
         (0..).zip(&mut rows).for_each(|(n, row)| row.3 = row.3 * 1000 + n);
         let folder = tempfile::tempdir().unwrap();
@@ -130,8 +132,7 @@ proptest! {
         // A file from before there were texts.
         write(&folder.path().join("b.parquet"), &rows[third..2 * third], group_rows, false);
         write(&folder.path().join("c.parquet"), &rows[2 * third..], group_rows, true);
-        let sql =
-            format!("SELECT * FROM t ORDER BY {order}, id LIMIT {limit}");
+        let sql = format!("SELECT {read} FROM t {condition} ORDER BY {order}, id LIMIT {limit}");
         runtime().block_on(async {
             let (ours, _, _) = ask(&session(folder.path(), true).await, &sql).await;
             let (theirs, plan, _) = ask(&session(folder.path(), false).await, &sql).await;
@@ -184,6 +185,30 @@ async fn a_key_that_leaves_many_rows_is_let_be() {
     )
     .await;
     assert_eq!(ours, theirs);
+}
+
+#[tokio::test]
+async fn what_is_no_number_is_first_wherever_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    // Statistics say of the second half that nothing in it is above 3.
+    let real = |n: i64| match n {
+        150 => f64::NAN,
+        0..100 => 10.0 + n as f64,
+        _ => (n % 4) as f64,
+    };
+    let rows: Vec<Row> = (0..200).map(|n| (Some(1), Some(real(n)), None, n)).collect();
+    write(&folder.path().join("a.parquet"), &rows, 20, true);
+    let session = session(folder.path(), true).await;
+    for sql in [
+        "SELECT real FROM t ORDER BY real DESC LIMIT 2",
+        "SELECT real, id FROM t ORDER BY real DESC LIMIT 2",
+        "SELECT real FROM t WHERE id >= 0 ORDER BY real DESC LIMIT 2",
+        "SELECT real FROM t WHERE small = 1 ORDER BY small, real DESC LIMIT 2",
+        "SELECT real FROM t WHERE small = 1 ORDER BY real + 0 DESC LIMIT 2",
+    ] {
+        let (shown, plan, _) = ask(&session, sql).await;
+        assert!(shown.contains("NaN") && shown.contains("109"), "{sql}\n{shown}\n{plan}");
+    }
 }
 
 #[tokio::test]

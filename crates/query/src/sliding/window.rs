@@ -1,13 +1,22 @@
-//! A window over a column, and what is added up in it.
+//! A window on its way through a column, and what is folded in it.
+//!
+//! Rows enter at one end and leave at the other. What has entered is folded as it comes; when rows
+//! are to leave, what is in the window is folded once from its last row back, and each fold on the
+//! way kept: with each row that leaves, the next of them is what the rest comes to. So every row is
+//! folded twice, whatever the window's length, and nothing has to be taken out of a fold again,
+//! which a minimum does not allow and rounding spoils for a sum.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array, PrimitiveArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{ArrowNativeTypeOp, DataType, Float64Type, Int64Type};
+use arrow::datatypes::{
+    ArrowNativeTypeOp, DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMillisecondType,
+};
 use datafusion::common::DataFusionError;
-use datafusion::logical_expr::ColumnarValue;
 
 type Result<T, E = DataFusionError> = std::result::Result<T, E>;
 
@@ -17,20 +26,81 @@ pub(super) enum Measure {
     Count,
     Sum,
     Mean,
+    Least,
+    Most,
+    /// Of a sample, or of all there is.
+    Variance {
+        sample: bool,
+    },
+    Deviation {
+        sample: bool,
+    },
 }
 
 impl Measure {
     /// The function of this name, if it is of these types.
     pub(super) fn of(name: &str, input: &DataType, answer: &DataType) -> Option<Measure> {
-        match (name, input, answer) {
-            ("count", _, DataType::Int64) => Some(Measure::Count),
-            ("sum", DataType::Int64 | DataType::Float64, _) if input == answer => {
-                Some(Measure::Sum)
-            }
-            ("avg", DataType::Float64, DataType::Float64) => Some(Measure::Mean),
-            _ => None,
-        }
+        let measure = match name {
+            "count" => Measure::Count,
+            "sum" => Measure::Sum,
+            "avg" => Measure::Mean,
+            "min" => Measure::Least,
+            "max" => Measure::Most,
+            "var" => Measure::Variance { sample: true },
+            "var_pop" => Measure::Variance { sample: false },
+            "stddev" => Measure::Deviation { sample: true },
+            "stddev_pop" => Measure::Deviation { sample: false },
+            _ => return None,
+        };
+        let of_answer = if measure == Measure::Count { &DataType::Int64 } else { input };
+        let known =
+            of_answer == answer && measure.window(input, Span { from: None, to: 0 }).is_ok();
+        known.then_some(measure)
     }
+
+    /// A window on its way through a column of a type.
+    pub(super) fn window(self, input: &DataType, span: Span) -> Result<Box<dyn Window>> {
+        type Times = TimestampMillisecondType;
+        const TIMES: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
+        Ok(match (self, input) {
+            (Measure::Count, _) => Box::new(Counts(Slider::new(span))),
+            (Measure::Sum, DataType::Int64) => answers::<Int64Type, _>(span, sum),
+            (Measure::Sum, DataType::Float64) => answers::<Float64Type, _>(span, sum),
+            (Measure::Mean, DataType::Float64) => answers::<Float64Type, _>(span, mean),
+            (Measure::Least, DataType::Int32) => answers::<Int32Type, _>(span, least),
+            (Measure::Least, DataType::Int64) => answers::<Int64Type, _>(span, least),
+            (Measure::Least, DataType::Float32) => answers::<Float32Type, _>(span, least),
+            (Measure::Least, DataType::Float64) => answers::<Float64Type, _>(span, least),
+            (Measure::Least, &TIMES) => answers::<Times, _>(span, least),
+            (Measure::Most, DataType::Int32) => answers::<Int32Type, _>(span, most),
+            (Measure::Most, DataType::Int64) => answers::<Int64Type, _>(span, most),
+            (Measure::Most, DataType::Float32) => answers::<Float32Type, _>(span, most),
+            (Measure::Most, DataType::Float64) => answers::<Float64Type, _>(span, most),
+            (Measure::Most, &TIMES) => answers::<Times, _>(span, most),
+            (Measure::Variance { sample: true }, DataType::Float64) => {
+                answers::<Float64Type, _>(span, |it: Moments| it.variance(1))
+            }
+            (Measure::Variance { sample: false }, DataType::Float64) => {
+                answers::<Float64Type, _>(span, |it: Moments| it.variance(0))
+            }
+            (Measure::Deviation { sample: true }, DataType::Float64) => {
+                answers::<Float64Type, _>(span, |it: Moments| it.variance(1).map(f64::sqrt))
+            }
+            (Measure::Deviation { sample: false }, DataType::Float64) => {
+                answers::<Float64Type, _>(span, |it: Moments| it.variance(0).map(f64::sqrt))
+            }
+            (measure, other) => {
+                return Err(DataFusionError::Internal(format!("{measure:?} of {other}")));
+            }
+        })
+    }
+}
+
+fn answers<T: ArrowPrimitiveType, F: Fold<T::Native> + 'static>(
+    span: Span,
+    answer: fn(F) -> Option<T::Native>,
+) -> Box<dyn Window> {
+    Box::new(Answers::<T, F> { slider: Slider::new(span), answer })
 }
 
 /// Which rows are in the window of a row.
@@ -57,135 +127,236 @@ impl Span {
 }
 
 /// A window on its way through a column.
-pub(super) enum Window {
-    Count(Sums<Int64Type>),
-    Whole(Sums<Int64Type>),
-    Real(Sums<Float64Type>),
-    Mean(Sums<Float64Type>),
-    /// Of a type that is known with the first batch.
-    Sum(Span),
-}
-
-impl Window {
-    pub(super) fn new(measure: Measure, span: Span) -> Window {
-        match measure {
-            Measure::Count => Window::Count(Sums::new(span)),
-            Measure::Mean => Window::Mean(Sums::new(span)),
-            Measure::Sum => Window::Sum(span),
-        }
-    }
+pub(super) trait Window: Send {
+    /// The answer for each row. At `starts` a partition begins.
+    fn slide(&mut self, values: &ArrayRef, starts: &[u32]) -> Result<ArrayRef>;
 
     /// Bytes that are kept for later batches.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Window::Count(sums) | Window::Whole(sums) => sums.bytes(),
-            Window::Real(sums) | Window::Mean(sums) => sums.bytes(),
-            Window::Sum(_) => 0,
-        }
+    fn bytes(&self) -> usize;
+}
+
+/// What values come to; in which order they are folded makes no difference but for rounding.
+trait Fold<V>: Copy + Send {
+    /// What none come to.
+    const NONE: Self;
+
+    fn with(self, value: V) -> Self;
+
+    fn and(self, other: Self) -> Self;
+}
+
+#[derive(Clone, Copy)]
+struct Count(i64);
+
+impl<V> Fold<V> for Count {
+    const NONE: Self = Count(0);
+
+    fn with(self, _: V) -> Self {
+        Count(self.0 + 1)
     }
 
-    /// The answer for each row. At `starts` a partition begins.
-    pub(super) fn slide(
-        &mut self,
-        argument: &ColumnarValue,
-        starts: &[u32],
-        rows: usize,
-    ) -> Result<ArrayRef> {
-        if let Window::Sum(span) = *self {
-            *self = match argument.data_type() {
-                DataType::Int64 => Window::Whole(Sums::new(span)),
-                DataType::Float64 => Window::Real(Sums::new(span)),
-                other => return Err(DataFusionError::Internal(format!("a sum of {other}"))),
-            };
-        }
-        let values = argument.to_array(rows)?;
-        let column = |nulls| Column { nulls, starts, rows };
-        Ok(match self {
-            Window::Count(sums) => {
-                // What is counted may be of any type: it is the nulls that matter.
-                let column = column(values.logical_nulls());
-                let mut counts = Vec::with_capacity(rows);
-                sums.slide(&vec![0; rows], column, |count, _| counts.push(count as i64));
-                Arc::new(Int64Array::from(counts))
-            }
-            Window::Whole(sums) => Arc::new(sums.answers(&values, &column, |sum, _| sum)),
-            Window::Real(sums) => Arc::new(sums.answers(&values, &column, |sum, _| sum)),
-            Window::Mean(sums) => {
-                Arc::new(sums.answers(&values, &column, |sum, count| sum / count as f64))
-            }
-            Window::Sum(_) => return Err(DataFusionError::Internal("a sum of nothing".into())),
-        })
+    fn and(self, other: Self) -> Self {
+        Count(self.0 + other.0)
     }
 }
 
-/// What there is to know of a column beside its numbers.
-struct Column<'a> {
-    nulls: Option<NullBuffer>,
-    starts: &'a [u32],
-    rows: usize,
-}
-
-/// What the rows in a window come to.
-pub(super) struct Sums<T: ArrowPrimitiveType> {
-    span: Span,
-    sum: T::Native,
+#[derive(Clone, Copy)]
+struct Sum<V> {
     count: u64,
-    /// Rows of the partition in earlier batches.
-    seen: usize,
-    /// The last of them that are asked for again.
-    past: Vec<Option<T::Native>>,
+    sum: V,
 }
 
-impl<T: ArrowPrimitiveType> Sums<T>
-where
-    T::Native: ArrowNativeTypeOp,
-{
-    fn new(span: Span) -> Self {
-        Sums { span, sum: T::Native::ZERO, count: 0, seen: 0, past: Vec::new() }
+impl<V: ArrowNativeTypeOp> Fold<V> for Sum<V> {
+    const NONE: Self = Sum { count: 0, sum: V::ZERO };
+
+    fn with(self, value: V) -> Self {
+        Sum { count: self.count + 1, sum: self.sum.add_wrapping(value) }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Sum { count: self.count + other.count, sum: self.sum.add_wrapping(other.sum) }
+    }
+}
+
+fn sum<V>(it: Sum<V>) -> Option<V> {
+    (it.count > 0).then_some(it.sum)
+}
+
+fn mean(it: Sum<f64>) -> Option<f64> {
+    sum(it).map(|sum| sum / it.count as f64)
+}
+
+/// The least or the greatest; what is no number is greater than all that are, as in a sort.
+#[derive(Clone, Copy)]
+struct Extreme<V, const GREATEST: bool>(Option<V>);
+
+impl<V: ArrowNativeTypeOp, const GREATEST: bool> Fold<V> for Extreme<V, GREATEST> {
+    const NONE: Self = Extreme(None);
+
+    fn with(self, value: V) -> Self {
+        let wins = if GREATEST { Ordering::Less } else { Ordering::Greater };
+        match self.0 {
+            Some(own) if own.compare(value) != wins => self,
+            _ => Extreme(Some(value)),
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        other.0.map_or(self, |value| self.with(value))
+    }
+}
+
+fn least<V>(it: Extreme<V, false>) -> Option<V> {
+    it.0
+}
+
+fn most<V>(it: Extreme<V, true>) -> Option<V> {
+    it.0
+}
+
+/// Mean and squared distances from it, by Welford; two are put together by Chan.
+#[derive(Clone, Copy)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    fn variance(self, less: u8) -> Option<f64> {
+        let count = self.count - f64::from(less);
+        // One value is no way off itself, though it be infinite.
+        let squares = if self.count > 1.0 { self.squares } else { 0.0 };
+        (count > 0.0).then(|| squares / count)
+    }
+}
+
+impl Fold<f64> for Moments {
+    const NONE: Self = Moments { count: 0.0, mean: 0.0, squares: 0.0 };
+
+    fn with(self, value: f64) -> Self {
+        let count = self.count + 1.0;
+        let away = value - self.mean;
+        let mean = self.mean + away / count;
+        Moments { count, mean, squares: self.squares + away * (value - mean) }
+    }
+
+    fn and(self, other: Self) -> Self {
+        if self.count == 0.0 {
+            return other;
+        }
+        if other.count == 0.0 {
+            return self;
+        }
+        let count = self.count + other.count;
+        let away = other.mean - self.mean;
+        let share = other.count / count;
+        Moments {
+            count,
+            mean: self.mean + away * share,
+            squares: self.squares + other.squares + away * away * self.count * share,
+        }
+    }
+}
+
+/// Of what is counted the nulls alone matter, and it may be of any type.
+struct Counts(Slider<(), Count>);
+
+impl Window for Counts {
+    fn slide(&mut self, values: &ArrayRef, starts: &[u32]) -> Result<ArrayRef> {
+        let nulls = values.logical_nulls();
+        let mut counts = Vec::with_capacity(values.len());
+        let value = |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)).then_some(());
+        self.0.slide(value, values.len(), starts, |Count(count)| counts.push(count));
+        Ok(Arc::new(Int64Array::from(counts)))
     }
 
     fn bytes(&self) -> usize {
-        self.past.capacity() * size_of::<Option<T::Native>>()
+        self.0.bytes()
     }
+}
 
-    fn answers<'a>(
-        &mut self,
-        values: &ArrayRef,
-        column: &dyn Fn(Option<NullBuffer>) -> Column<'a>,
-        answer: fn(T::Native, u64) -> T::Native,
-    ) -> PrimitiveArray<T> {
-        let values = values.as_primitive::<T>();
-        let nulls = values.nulls().filter(|nulls| nulls.null_count() > 0).cloned();
+struct Answers<T: ArrowPrimitiveType, F> {
+    slider: Slider<T::Native, F>,
+    answer: fn(F) -> Option<T::Native>,
+}
+
+impl<T: ArrowPrimitiveType, F: Fold<T::Native>> Window for Answers<T, F> {
+    fn slide(&mut self, values: &ArrayRef, starts: &[u32]) -> Result<ArrayRef> {
+        let values = values.as_primitive_opt::<T>().ok_or_else(|| {
+            DataFusionError::Internal(format!(
+                "{} in a window of {}",
+                values.data_type(),
+                T::DATA_TYPE
+            ))
+        })?;
+        let nulls = values.nulls().filter(|nulls| nulls.null_count() > 0);
+        let numbers = values.values();
         let mut answers = Vec::with_capacity(values.len());
         let mut present = Vec::with_capacity(values.len());
-        self.slide(values.values(), column(nulls), |count, sum| {
-            present.push(count > 0);
+        let answer = self.answer;
+        let tell = |fold| {
+            let answer = answer(fold);
+            present.push(answer.is_some());
             // Of nothing there is none; what stands there instead is not seen.
-            answers.push(if count > 0 { answer(sum, count) } else { T::Native::ZERO });
-        });
+            answers.push(answer.unwrap_or_default());
+        };
+        match nulls {
+            None => self.slider.slide(|row| Some(numbers[row]), values.len(), starts, tell),
+            Some(nulls) => {
+                let value = |row| nulls.is_valid(row).then(|| numbers[row]);
+                self.slider.slide(value, values.len(), starts, tell);
+            }
+        }
         let nulls = NullBuffer::from(present);
         let nulls = (nulls.null_count() > 0).then_some(nulls);
-        PrimitiveArray::new(answers.into(), nulls)
+        Ok(Arc::new(PrimitiveArray::<T>::new(answers.into(), nulls)))
     }
 
-    /// Tells of each row how many values are in its window, and what they come to.
+    fn bytes(&self) -> usize {
+        self.slider.bytes()
+    }
+}
+
+/// A window within the rows of a partition.
+struct Slider<V, F> {
+    span: Span,
+    /// What rows come to that have entered since the window was last folded back.
+    entered: F,
+    /// What the window's other rows come to, from each of them on; the first row's is the last.
+    leaving: Vec<F>,
+    /// Rows of the partition in earlier batches.
+    seen: usize,
+    /// The last of them that are asked for again.
+    past: Vec<Option<V>>,
+}
+
+impl<V: Copy, F: Fold<V>> Slider<V, F> {
+    fn new(span: Span) -> Self {
+        Slider { span, entered: F::NONE, leaving: Vec::new(), seen: 0, past: Vec::new() }
+    }
+
+    fn bytes(&self) -> usize {
+        self.past.capacity() * size_of::<Option<V>>() + self.leaving.capacity() * size_of::<F>()
+    }
+
+    /// Tells of each row what its window comes to.
     fn slide(
         &mut self,
-        values: &[T::Native],
-        column: Column<'_>,
-        mut tell: impl FnMut(u64, T::Native),
+        value: impl Fn(usize) -> Option<V>,
+        rows: usize,
+        starts: &[u32],
+        mut tell: impl FnMut(F),
     ) {
-        let Column { nulls, starts, rows } = column;
         let starts = || starts.iter().map(|start| *start as usize);
-        let value = |row: usize| match &nulls {
-            Some(nulls) if nulls.is_null(row) => None,
-            _ => Some(values[row]),
-        };
         // What comes before the first start goes on with the batch before.
         let mut last = 0..starts().next().unwrap_or(rows);
         self.partition(&value, last.clone(), &mut tell);
         for (start, end) in starts().zip(starts().skip(1).chain([rows])) {
-            *self = Sums::new(self.span);
+            self.entered = F::NONE;
+            self.leaving.clear();
+            self.past.clear();
+            self.seen = 0;
             last = start..end;
             self.partition(&value, last.clone(), &mut tell);
         }
@@ -194,38 +365,50 @@ where
 
     fn partition(
         &mut self,
-        value: &impl Fn(usize) -> Option<T::Native>,
+        value: &impl Fn(usize) -> Option<V>,
         rows: Range<usize>,
-        tell: &mut impl FnMut(u64, T::Native),
+        tell: &mut impl FnMut(F),
     ) {
         let (seen, first) = (self.seen, rows.start);
         for at in seen..seen + rows.len() {
             if let Some(entering) = at.checked_sub(self.span.to)
                 && let Some(number) = self.earlier(entering, first, value)
             {
-                self.count += 1;
-                self.sum = self.sum.add_wrapping(number);
+                self.entered = self.entered.with(number);
             }
-            // What enters is added first, as DataFusion does, which rounding makes a difference of.
             if let Some(from) = self.span.from
                 && let Some(leaving) = at.checked_sub(from).and_then(|at| at.checked_sub(1))
-                && let Some(number) = self.earlier(leaving, first, value)
+                && self.leaving.pop().is_none()
             {
-                self.count -= 1;
-                self.sum = self.sum.sub_wrapping(number);
+                self.fold_back(leaving + 1, at - self.span.to, first, value);
             }
-            tell(self.count, self.sum);
+            let rest = self.leaving.last().copied();
+            tell(rest.map_or(self.entered, |rest| rest.and(self.entered)));
         }
+    }
+
+    /// Folds the rows of the window from its last back to its first.
+    #[inline(never)]
+    fn fold_back(
+        &mut self,
+        from: usize,
+        to: usize,
+        first: usize,
+        value: &impl Fn(usize) -> Option<V>,
+    ) {
+        let mut fold = F::NONE;
+        for at in (from..=to).rev() {
+            if let Some(number) = self.earlier(at, first, value) {
+                fold = fold.with(number);
+            }
+            self.leaving.push(fold);
+        }
+        self.entered = F::NONE;
     }
 
     /// The value at a place of the partition, whose row `self.seen` is the batch's row `first`.
     #[inline]
-    fn earlier(
-        &self,
-        at: usize,
-        first: usize,
-        value: &impl Fn(usize) -> Option<T::Native>,
-    ) -> Option<T::Native> {
+    fn earlier(&self, at: usize, first: usize, value: &impl Fn(usize) -> Option<V>) -> Option<V> {
         match at.checked_sub(self.seen) {
             Some(row) => value(first + row),
             None => self.past[self.past.len() - (self.seen - at)],
@@ -233,7 +416,7 @@ where
     }
 
     /// Keeps what later batches ask for of the partition that may go on there.
-    fn keep(&mut self, value: &impl Fn(usize) -> Option<T::Native>, rows: Range<usize>) {
+    fn keep(&mut self, value: &impl Fn(usize) -> Option<V>, rows: Range<usize>) {
         let behind = self.span.behind();
         self.seen += rows.len();
         let new = rows.len().min(behind);
