@@ -285,3 +285,110 @@ async fn a_document_is_read_as_the_records_that_lie_in_it() {
     let refused = world.lake.catalog().create_table(table).unwrap_err();
     assert!(refused.to_string().contains("$..n"), "{refused}");
 }
+
+/// What DuckDB answers. Hours have a gap, values are missing, and some are equal.
+#[tokio::test]
+async fn windows_that_move_are_right_behind_gaps_and_over_nothing() {
+    let world = World::new();
+    world.declare("t", Format::Json, "d string; h int; v double", "");
+    let rows = [
+        ("a", 1, "1.0"),
+        ("a", 2, "10.0"),
+        ("a", 3, "null"),
+        ("a", 20, "1000.0"),
+        ("a", 21, "null"),
+        ("a", 22, "100000.0"),
+        ("b", 1, "7.0"),
+        ("b", 2, "7.0"),
+        ("b", 9, "7.0"),
+    ];
+    let line = |(d, h, v): (&str, i32, &str)| format!("{{\"d\":\"{d}\",\"h\":{h},\"v\":{v}}}\n");
+    world.put("raw/t/x", rows.into_iter().map(line).collect::<String>()).await;
+    for (frame, answers) in [
+        (
+            "RANGE BETWEEN 2 PRECEDING AND 1 PRECEDING",
+            [
+                "a|1|0|-|-|0|-|-|-",
+                "a|2|1|1.0|1.0|0|1.0|1.0|0.0",
+                "a|3|2|11.0|1.0|1|1.0|11.0|20.25",
+                "a|20|0|-|-|0|-|-|-",
+                "a|21|1|1000.0|1000.0|1|1000.0|1000.0|0.0",
+                "a|22|2|1000.0|1000.0|1|1000.0|1000.0|0.0",
+                "b|1|0|-|-|0|-|-|-",
+                "b|2|1|7.0|7.0|1|7.0|7.0|0.0",
+                "b|9|0|-|-|0|-|-|-",
+            ],
+        ),
+        (
+            "RANGE BETWEEN 1 FOLLOWING AND 3 FOLLOWING",
+            [
+                "a|1|2|10.0|10.0|1|-|10.0|0.0",
+                "a|2|1|-|-|0|-|-|-",
+                "a|3|0|-|-|0|-|-|-",
+                "a|20|2|100000.0|100000.0|1|100000.0|100000.0|0.0",
+                "a|21|1|100000.0|100000.0|1|100000.0|100000.0|0.0",
+                "a|22|0|-|-|0|-|-|-",
+                "b|1|1|7.0|7.0|1|-|7.0|0.0",
+                "b|2|0|-|-|0|-|-|-",
+                "b|9|0|-|-|0|-|-|-",
+            ],
+        ),
+        (
+            "ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING",
+            [
+                "a|1|2|11.0|1.0|1|1.0|11.0|20.25",
+                "a|2|3|11.0|1.0|1|1.0|11.0|20.25",
+                "a|3|3|1010.0|10.0|2|1000.0|1010.0|245025.0",
+                "a|20|3|1000.0|1000.0|1|1000.0|1000.0|0.0",
+                "a|21|3|101000.0|1000.0|2|101000.0|101000.0|2450250000.0",
+                "a|22|2|100000.0|100000.0|1|100000.0|100000.0|0.0",
+                "b|1|2|14.0|7.0|2|7.0|7.0|0.0",
+                "b|2|3|21.0|7.0|3|14.0|7.0|0.0",
+                "b|9|2|14.0|7.0|2|7.0|7.0|0.0",
+            ],
+        ),
+        (
+            "GROUPS BETWEEN 2 PRECEDING AND 1 PRECEDING",
+            [
+                "a|1|0|-|-|0|-|-|-",
+                "a|2|1|1.0|1.0|0|1.0|1.0|0.0",
+                "a|3|2|11.0|1.0|1|1.0|11.0|20.25",
+                "a|20|2|10.0|10.0|1|-|10.0|0.0",
+                "a|21|2|1000.0|1000.0|1|1000.0|1000.0|0.0",
+                "a|22|2|1000.0|1000.0|1|1000.0|1000.0|0.0",
+                "b|1|0|-|-|0|-|-|-",
+                "b|2|1|7.0|7.0|1|7.0|7.0|0.0",
+                "b|9|2|14.0|7.0|2|7.0|7.0|0.0",
+            ],
+        ),
+    ] {
+        let over = format!("OVER (PARTITION BY d ORDER BY h {frame})");
+        let sql = format!(
+            "SELECT d, h, count(*) {over}, sum(v) {over}, min(v) {over}, \
+             count(*) FILTER (WHERE v > 5) {over}, sum(v) FILTER (WHERE h <> 2) {over}, \
+             sum(DISTINCT v) {over}, var_pop(v) {over} FROM t ORDER BY d, h"
+        );
+        assert_eq!(world.rows(&sql).await, answers, "{frame}");
+    }
+}
+
+/// A join without equal keys whose left side does not fit: DataFusion would spill it and then tell
+/// of rows without a match once for each partition of the right side.
+#[tokio::test]
+async fn a_left_side_that_does_not_fit_is_an_error_and_no_wrong_answer() {
+    let world = World::with(|options| {
+        options.memory_bytes = 16 * 1024 * 1024;
+        options.partitions = 4;
+    });
+    world.declare("t", Format::Json, "n int; s string", "");
+    for file in 0..4 {
+        let row = |n: u32| format!("{{\"n\":{},\"s\":\"{}\"}}\n", n * 4 + file, "x".repeat(400));
+        world.put(&format!("raw/t/{file}"), (0..10_000).map(row).collect::<String>()).await;
+    }
+    let question = "SELECT count(*) FROM (SELECT a.n, length(a.s) FROM t a \
+                    LEFT JOIN t b ON a.n + 40000 < b.n AND length(a.s) > length(b.s))";
+    match world.sql(question).await {
+        Ok(answer) => assert_eq!(crate::world::shown(&answer.batches), ["40000"]),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}"),
+    }
+}
