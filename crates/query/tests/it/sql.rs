@@ -375,7 +375,7 @@ async fn windows_that_move_are_right_behind_gaps_and_over_nothing() {
 /// A join without equal keys whose left side does not fit: DataFusion would spill it and then tell
 /// of rows without a match once for each partition of the right side.
 #[tokio::test]
-async fn a_left_side_that_does_not_fit_is_an_error_and_no_wrong_answer() {
+async fn a_left_side_that_does_not_fit_is_an_error_and_not_spilled() {
     let world = World::with(|options| {
         options.memory_bytes = 16 * 1024 * 1024;
         options.partitions = 4;
@@ -387,8 +387,6 @@ async fn a_left_side_that_does_not_fit_is_an_error_and_no_wrong_answer() {
     }
     let question = "SELECT count(*) FROM (SELECT a.n, length(a.s) FROM t a \
                     LEFT JOIN t b ON a.n + 40000 < b.n AND length(a.s) > length(b.s))";
-    match world.sql(question).await {
-        Ok(answer) => assert_eq!(crate::world::shown(&answer.batches), ["40000"]),
-        Err(error) => assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}"),
-    }
+    let error = world.sql(question).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
 }
