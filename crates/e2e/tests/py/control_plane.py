@@ -707,6 +707,7 @@ def glue():
     refused("InvalidInputException", c.create_job, "nowhere", Name="control-broken", **{**definition, "CodeGenConfigurationNodes": broken})
     c.delete_job(JobName=job)
     refused("EntityNotFoundException", c.get_job, JobName=job)
+    by_path(job, definition)
 
     columns = [{"Name": "a", "Type": "int"}]
     storage = {"Columns": columns, "Location": f"s3://{BUCKET}/by-hand/",
@@ -731,6 +732,40 @@ def glue():
     c.delete_table(DatabaseName=database, Name="t_crawl")
     c.delete_database(Name=database)
     refused("EntityNotFoundException", c.get_table, DatabaseName=database, Name="t_crawl")
+
+
+def by_path(job, definition):
+    """A graph that knows no catalog: objects by their path, a sample on the way."""
+    c, s3 = aws("glue"), aws("s3")
+    readings = [{"station": f"s{n % 3}", "ozone": n} for n in range(30)]
+    for hour in range(2):
+        body = "\n".join(json.dumps(r) for r in readings[hour * 15:][:15])
+        s3.put_object(Bucket=BUCKET, Key=f"by-path/json/hour={hour}/a.json.gz", Body=gzip.compress(body.encode()))
+    s3.put_object(Bucket=BUCKET, Key="by-path/json/_temporary/a.json", Body=b"no json")
+    s3.put_object(Bucket=BUCKET, Key="by-path/csv/places.csv", Body="id;town\ns0;'Porto'\ns1;'Vila; Nova'\n".encode())
+    nodes = {
+        "json": {"S3JsonSource": {"Name": "json", "Paths": [f"s3://{BUCKET}/by-path/json/"], "CompressionType": "gzip", "Exclusions": ["**/_temporary/**"], "Recurse": True}},
+        "csv": {"S3CsvSource": {"Name": "csv", "Paths": [f"s3://{BUCKET}/by-path/csv/"], "Separator": "semicolon", "QuoteChar": "single_quote", "WithHeader": True}},
+        "join": {"Join": {"Name": "join", "Inputs": ["json", "csv"], "JoinType": "left", "Columns": [
+            {"From": "json", "Keys": [["station"]]}, {"From": "csv", "Keys": [["id"]]}]}},
+        "seen": {"Spigot": {"Name": "seen", "Inputs": ["join"], "Path": f"s3://{BUCKET}/by-path/seen", "Topk": 7}},
+        "target": {"S3GlueParquetTarget": {"Name": "target", "Inputs": ["seen"], "Path": f"s3://{BUCKET}/by-path/out/", "Compression": "snappy"}}}
+    c.create_job(Name=job, **{**definition, "CodeGenConfigurationNodes": nodes})
+    same(c.get_job(JobName=job)["Job"]["CodeGenConfigurationNodes"], nodes)
+    run_job(job)
+    frame = parquet("by-path/out/")
+    same(frame.fillna({"town": "nowhere"}).groupby("town")["ozone"].sum().to_dict(), {"Porto": 135, "Vila; Nova": 145, "nowhere": 155}, "joined by path")
+    def seen():
+        keys = [key for key in keys_below("by-path/seen/") if key.endswith(".jsonl")]
+        return [json.loads(line) for key in keys for line in s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().splitlines()]
+    same((len(seen()), {row["station"] for row in seen()} <= {"s0", "s1", "s2"}), (7, True), "the sample")
+    # The bookmark knows objects by their path, too.
+    s3.put_object(Bucket=BUCKET, Key="by-path/json/hour=2/a.json", Body=b'{"station":"s1","ozone":1000}')
+    run_job(job)
+    same(int(parquet("by-path/out/")["ozone"].sum()), 435 + 1000, "what is new")
+    several = {**nodes, "json": {"S3JsonSource": {**nodes["json"]["S3JsonSource"], "Paths": ["s3://a/b/", "s3://a/c/"]}}}
+    refused("InvalidInputException", c.create_job, "Union", Name="control-several", **{**definition, "CodeGenConfigurationNodes": several})
+    c.delete_job(JobName=job)
 
 
 def run_crawler(name):
