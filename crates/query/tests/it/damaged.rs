@@ -8,6 +8,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use formats::csv::{Dialect, Header};
 use formats::parquet::{Codec, Writer, WriterOptions};
 use lake::{Decision, Format};
+use parquet::file::metadata::{
+    ColumnChunkMetaDataBuilder, ParquetMetaDataReader, ParquetMetaDataWriter,
+};
 
 use crate::world::{World, gzip, job, parse_columns};
 
@@ -296,6 +299,49 @@ async fn e3_torn_parquet_and_footers_that_lie_are_set_aside() {
     assert_eq!(aside.key, "raw/p/k=2/bad.parquet");
     assert!(aside.reason.contains("is not read from row"), "{}", aside.reason);
     assert_eq!(world.rows("SELECT count(*) FROM curated WHERE k = '2' AND v >= 0").await, kept);
+}
+
+/// The file with another footer, whose parts are as `lie` makes them.
+fn with_footer(
+    file: &[u8],
+    lie: impl Fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder,
+    rows: i64,
+) -> Vec<u8> {
+    let end = file.len() - 8;
+    let length = u32::from_le_bytes(file[end..end + 4].try_into().unwrap()) as usize;
+    let bytes = bytes::Bytes::copy_from_slice(file);
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&bytes).unwrap();
+    let groups = metadata.row_groups().iter().map(|group| {
+        let columns = group.columns().iter();
+        let columns = columns.map(|column| lie(column.clone().into_builder()).build().unwrap());
+        group.clone().into_builder().set_column_metadata(columns.collect()).set_num_rows(rows)
+    });
+    let groups = groups.map(|group| group.build().unwrap()).collect();
+    let metadata = metadata.clone().into_builder().set_row_groups(groups).build();
+    let mut lying = file[..end - length].to_vec();
+    ParquetMetaDataWriter::new(&mut lying, &metadata).finish().unwrap();
+    lying
+}
+
+#[tokio::test]
+async fn e3_footers_that_lie_about_their_columns_take_no_memory_and_fail_no_table() {
+    let world = parquet_world().await;
+    let good = parquet(Codec::Zstd);
+    assert!(!ask(&world, with_footer(&good, |column| column, 400), "the same footer").await);
+    for huge in [1 << 31, 1 << 40, 1 << 60] {
+        let lies: [(&str, Vec<u8>); 5] = [
+            ("packed", with_footer(&good, |it| it.set_total_compressed_size(huge), 400)),
+            ("unpacked", with_footer(&good, |it| it.set_total_uncompressed_size(huge), 400)),
+            ("values", with_footer(&good, |it| it.set_num_values(huge), 400)),
+            ("place", with_footer(&good, |it| it.set_data_page_offset(huge), 400)),
+            ("rows", with_footer(&good, |it| it, huge)),
+        ];
+        for (what, bytes) in lies {
+            ask(&world, bytes, &format!("{what}: {huge}")).await;
+            let (run, _) = world.run(&job("p", vec![], "source", &[])).await;
+            assert!(run.set_aside <= 1, "{what}: {huge}");
+        }
+    }
 }
 
 #[tokio::test]
