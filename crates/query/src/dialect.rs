@@ -10,8 +10,13 @@
 //! | `UNNEST(a) WITH ORDINALITY` | a second array that counts |
 //! | `FETCH FIRST n ROWS ONLY` | `LIMIT n` |
 //! | `array(varchar)` as a type | `array<varchar>` ([`types`]) |
+//! | `a OR x NOT IN (SELECT ...)` | questions that know of nulls ([`within`]) |
+//! | `x IS DISTINCT FROM y AND z` | `(x IS DISTINCT FROM y) AND z`, which the parser takes otherwise |
+//! | `FILTER (WHERE c)` | `FILTER (WHERE c IS TRUE)`, or a CASE in a window's argument |
 //!
 //! What cannot be said is refused by name.
+
+mod within;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -199,6 +204,10 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        let added = within::conditions(select);
+        if let Err(error) = added.and_then(|added| self.grow(added, "IN (SELECT ...)")) {
+            return ControlFlow::Break(error);
+        }
         name_columns(select);
         ControlFlow::Continue(())
     }
@@ -320,15 +329,30 @@ fn refuse(what: &str, instead: &str) -> ControlFlow<Error> {
 }
 
 impl Rewrite {
+    fn grow(&mut self, added: usize, what: &str) -> Result<()> {
+        self.grown += added;
+        if self.grown > GROWN_MAX {
+            return Err(Error::new(
+                base::ErrorKind::Exhausted,
+                format!("{what} within itself makes a statement too large to plan"),
+            ));
+        }
+        Ok(())
+    }
+
     fn said_otherwise(&mut self, expr: &Expr) -> Result<Option<Expr>> {
         Ok(match expr {
             Expr::Function(function) => match self.meaning(function)? {
                 Some(Expr::Function(meaning)) => {
-                    Some(of_filtered(&meaning).unwrap_or(Expr::Function(meaning)))
+                    Some(filtered(&meaning).unwrap_or(Expr::Function(meaning)))
                 }
-                None => of_filtered(function),
+                None => filtered(function),
                 other => other,
             },
+            Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
+                let not = matches!(expr, Expr::IsNotDistinctFrom(_, _));
+                distinct_first(left, right, not)
+            }
             Expr::AtTimeZone { timestamp, time_zone } => {
                 Some(call("at_timezone", [(**timestamp).clone(), (**time_zone).clone()]))
             }
@@ -372,13 +396,7 @@ impl Rewrite {
         let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut Fill { args: &args });
         let mut size = Size(0);
         let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut size);
-        self.grown += size.0;
-        if self.grown > GROWN_MAX {
-            return Err(Error::new(
-                base::ErrorKind::Exhausted,
-                format!("{name} within itself makes a statement too large to plan"),
-            ));
-        }
+        self.grow(size.0, &name)?;
         keep_clauses(function, &mut meaning)?;
         // What stood as one must stay one, whatever is around it.
         let stands_alone = matches!(meaning, Expr::Function(_) | Expr::Case { .. });
@@ -597,6 +615,35 @@ fn keep_clauses(function: &Function, meaning: &mut Expr) -> Result<()> {
         (one, other) => one.or(other),
     };
     Ok(())
+}
+
+/// A function whose FILTER is neither null, which DataFusion's `first_value` takes for true, nor
+/// unknown to our windows.
+fn filtered(function: &Function) -> Option<Expr> {
+    if let Some(of_filtered) = of_filtered(function) {
+        return Some(of_filtered);
+    }
+    let mut filtered = function.clone();
+    let condition = Expr::Nested(filtered.filter.take()?);
+    filtered.filter = Some(Box::new(Expr::IsTrue(Box::new(condition))));
+    Some(Expr::Function(filtered))
+}
+
+/// The parser takes all that follows `IS DISTINCT FROM` for its right side. What stands in brackets
+/// is known by them.
+fn distinct_first(left: &Expr, right: &Expr, not: bool) -> Option<Expr> {
+    let Expr::BinaryOp { left: near, op, right: far } = right else { return None };
+    if !matches!(op, BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Xor) {
+        return None;
+    }
+    let first = distinct_first(left, near, not).unwrap_or_else(|| {
+        let (left, near) = (Box::new(left.clone()), near.clone());
+        match not {
+            true => Expr::IsNotDistinctFrom(left, near),
+            false => Expr::IsDistinctFrom(left, near),
+        }
+    });
+    Some(Expr::BinaryOp { left: Box::new(first), op: op.clone(), right: far.clone() })
 }
 
 /// `sum(x) FILTER (WHERE c) OVER w` as `sum(CASE WHEN c THEN x END) OVER w`, of functions that pass

@@ -390,3 +390,49 @@ async fn a_left_side_that_does_not_fit_is_an_error_and_not_spilled() {
     let error = world.sql(question).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
 }
+
+/// What DuckDB answers, of rows with nulls on both sides.
+#[tokio::test]
+async fn what_is_unknown_is_neither_true_nor_false() {
+    let world = World::new();
+    world.declare("t", Format::Json, "id int; k int; f boolean; s string", "");
+    world.declare("u", Format::Json, "k int; s string", "");
+    let t = r#"{"id":1,"k":1,"f":false,"s":"a"}
+               {"id":2,"k":2,"f":false,"s":"b"}
+               {"id":3,"k":null,"f":false,"s":"b"}
+               {"id":4,"k":4,"f":true,"s":"c"}
+               {"id":5,"k":5,"f":null,"s":null}"#;
+    world.put("raw/t/x", t).await;
+    let u = r#"{"k":1,"s":"a"} {"k":2,"s":"a"} {"k":null,"s":"b"} {"k":4,"s":"c"}"#;
+    world.put("raw/u/x", u).await;
+    for (condition, ids) in [
+        ("f OR k NOT IN (SELECT k FROM u WHERE k IS NOT NULL)", "4,5"),
+        ("f OR k NOT IN (SELECT k FROM u)", "4"),
+        ("f OR k NOT IN (SELECT k FROM u WHERE k > 9)", "1,2,3,4,5"),
+        ("NOT (f OR k IN (SELECT max(k) FROM u GROUP BY s))", ""),
+        ("NOT (f OR k IN (SELECT min(k) FROM u WHERE k IS NOT NULL GROUP BY s))", "2"),
+        ("(k IN (SELECT k FROM u)) IS NULL", "3,5"),
+        ("t.k NOT IN (SELECT u.k FROM u WHERE u.s = t.s)", "5"),
+        ("NOT (t.k IN (SELECT u.k FROM u WHERE u.s = t.s)) AND t.id < 5", ""),
+        ("t.f OR t.k NOT IN (SELECT u.k FROM u WHERE u.s = t.s)", "4,5"),
+        ("k IN (SELECT k FROM u) AND NOT f", "1,2"),
+        ("k IS DISTINCT FROM 1 AND s = 'b'", "2,3"),
+        ("f IS NOT DISTINCT FROM f AND k = 2 OR id = 1", "1,2"),
+    ] {
+        let sql = format!(
+            "SELECT listagg(CAST(id AS varchar), ',') WITHIN GROUP (ORDER BY id) \
+                           FROM t WHERE {condition}"
+        );
+        let found = world.rows(&sql).await;
+        assert_eq!(found, [if ids.is_empty() { "-" } else { ids }], "{condition}");
+    }
+    let grouped =
+        "SELECT s, max_by(id, id) FILTER (WHERE k > 1) AS most FROM t GROUP BY s ORDER BY s";
+    assert_eq!(world.rows(grouped).await, ["a|-", "b|2", "c|4", "-|5"]);
+    // An aggregate of the rows around cannot be asked twice.
+    let error = world
+        .sql("SELECT id FROM t WHERE f OR t.k NOT IN (SELECT max(u.k) FROM u WHERE u.s = t.s)")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
