@@ -40,6 +40,7 @@ mod settle;
 mod sliding;
 mod statement;
 mod tables;
+mod zeros;
 
 pub use engine::{Engine, EngineOptions};
 pub use etl::run as run_etl;

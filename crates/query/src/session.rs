@@ -64,6 +64,9 @@ pub(crate) fn session(
     // What a join learns from one side leaves out rows of the other whose key is null, though
     // EXCEPT and INTERSECT take nulls for equal; files of nothing but nulls would go.
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    // A plan knows of some CASE that it is never null, its operator does not, and that is all that
+    // the check would find.
+    options.execution.skip_physical_aggregate_schema_check = true;
     // As Athena has it, whichever way it goes.
     options.sql_parser.default_null_ordering = "nulls_last".into();
     // Half the pool must not be promised to a sort that may never spill.
@@ -72,6 +75,7 @@ pub(crate) fn session(
         .with_config(config)
         .with_runtime_env(Arc::clone(environment))
         .with_default_features()
+        .with_analyzer_rule(Arc::new(crate::zeros::OneZero))
         .with_physical_optimizer_rule(Arc::new(crate::by_runs::RULE))
         .with_physical_optimizer_rule(Arc::new(crate::sliding::RULE))
         .with_physical_optimizer_rule(Arc::new(crate::moving::RULE))
