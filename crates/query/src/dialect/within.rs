@@ -1,9 +1,10 @@
-//! `x IN (SELECT ...)` where more is asked than whether a row stays.
+//! `x IN (SELECT ...)` where null is not as good as false.
 //!
-//! `x IN (S)` is null if `x` is null or a null is among `S`, and nothing there equals `x`. A condition
-//! that is nothing but such a question drops a row for null as for false, and DataFusion knows `NOT IN`
-//! there. Anywhere else, as in `a OR x NOT IN (S)`, DataFusion 54 answers false for null, so that `NOT`
-//! makes it true. There the question is put together of others that have no null:
+//! `x IN (S)` is null if `x` is null or a null is among `S`, and nothing there equals `x`. For a
+//! condition that is as good as false. But where it is negated, by `NOT IN` or from further out,
+//! DataFusion 54 takes null for false, so that it comes out true: always but where `NOT IN` is a
+//! condition by itself, and there, too, once another condition on `x` has taken the nulls out of `S`.
+//! So there the question is put together of others that have no null:
 //!
 //! ```text
 //! CASE WHEN x IN (S) THEN TRUE
@@ -16,8 +17,8 @@ use std::ops::ControlFlow;
 
 use base::{Error, Result};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, GroupByExpr, Ident, ObjectNamePart, Query, Select, SelectItem,
-    SetExpr, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CaseWhen, Expr, GroupByExpr, Ident, LimitClause, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -31,35 +32,12 @@ const FOUND: &str = "__found";
 pub(super) fn conditions(select: &mut Select) -> Result<usize> {
     let mut added = 0;
     for condition in [&mut select.selection, &mut select.having].into_iter().flatten() {
-        conjunct(condition, &mut added)?;
+        positive(condition, &mut added)?;
     }
     Ok(added)
 }
 
-/// A condition that drops a row by itself.
-fn conjunct(expr: &mut Expr, added: &mut usize) -> Result<()> {
-    match expr {
-        Expr::Nested(inner) => conjunct(inner, added),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            conjunct(left, added)?;
-            conjunct(right, added)
-        }
-        Expr::InSubquery { subquery, .. } if !names_others(subquery) => {
-            name(subquery);
-            Ok(())
-        }
-        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => match bare(inner) {
-            Expr::InSubquery { subquery, .. } if !names_others(subquery) => {
-                name(subquery);
-                Ok(())
-            }
-            _ => question(expr, added),
-        },
-        _ => positive(expr, added),
-    }
-}
-
-/// A part of a condition that drops no row that it would not drop if it were false.
+/// A condition, or a part of it, for which null is as good as false.
 fn positive(expr: &mut Expr, added: &mut usize) -> Result<()> {
     match expr {
         Expr::Nested(inner) => positive(inner, added),
@@ -85,13 +63,6 @@ fn question(expr: &mut Expr, added: &mut usize) -> Result<()> {
         }
         ControlFlow::Break(error) => Err(error),
     }
-}
-
-fn bare(mut expr: &mut Expr) -> &mut Expr {
-    while let Expr::Nested(inner) = expr {
-        expr = inner;
-    }
-    expr
 }
 
 struct Questions {
@@ -137,7 +108,15 @@ fn case(question: &Expr) -> Result<Expr> {
     let mut subquery = subquery.clone();
     name(&mut subquery);
     let truth = |truth| Expr::value(Value::Boolean(truth));
-    let exists = |subquery| Expr::Exists { subquery, negated: false };
+    let exists = |mut subquery: Box<Query>| {
+        // One row is enough; of all rows each would be looked at with each of the query's.
+        if subquery.limit_clause.is_none() && subquery.fetch.is_none() {
+            let limit = Some(Expr::value(Value::Number("1".into(), false)));
+            let (offset, limit_by) = (None, Vec::new());
+            subquery.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by });
+        }
+        Expr::Exists { subquery, negated: false }
+    };
     let both =
         |left, op, right| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
     let nothing_to_compare = both(
@@ -236,8 +215,7 @@ fn name(query: &mut Query) {
     }
 }
 
-/// Whether a sub-query speaks of tables that are none of its own, as far as they are named. Of two
-/// columns to compare DataFusion's `NOT IN` knows no nulls and refuses.
+/// Whether a sub-query speaks of tables that are none of its own, as far as they are named.
 fn names_others(query: &Query) -> bool {
     let mut names = Names::default();
     let ControlFlow::Continue(()) = Visit::visit(query, &mut names);

@@ -415,6 +415,8 @@ async fn what_is_unknown_is_neither_true_nor_false() {
         ("t.k NOT IN (SELECT u.k FROM u WHERE u.s = t.s)", "5"),
         ("NOT (t.k IN (SELECT u.k FROM u WHERE u.s = t.s)) AND t.id < 5", ""),
         ("t.f OR t.k NOT IN (SELECT u.k FROM u WHERE u.s = t.s)", "4,5"),
+        ("k >= 1 AND k NOT IN (SELECT k FROM u)", ""),
+        ("k >= 1 AND k NOT IN (SELECT k FROM u WHERE s < 'b')", "4,5"),
         ("k IN (SELECT k FROM u) AND NOT f", "1,2"),
         ("k IS DISTINCT FROM 1 AND s = 'b'", "2,3"),
         ("f IS NOT DISTINCT FROM f AND k = 2 OR id = 1", "1,2"),
