@@ -31,11 +31,23 @@ pub(crate) fn explain(error: DataFusionError) -> Error {
     // Backtraces and hints at DataFusion's issue tracker are for its authors.
     let said = said.split("\n\n").next().unwrap_or_default().trim();
     let message = match kind {
+        ErrorKind::Unsupported if of_a_question(said) => {
+            "IN (SELECT ...) and EXISTS stand in WHERE and HAVING: elsewhere join, or count, as \
+             (SELECT count(*) FROM u WHERE u.k = t.k) > 0"
+                .to_owned()
+        }
         ErrorKind::Exhausted => format!("the query needs more memory than it may use: {said}"),
         ErrorKind::Corrupt => format!("a file cannot be read: {said}"),
         _ => said.to_owned(),
     };
     Error::new(kind, message).with_source(error)
+}
+
+/// Whether a sub-query stands where DataFusion plans none.
+fn of_a_question(said: &str) -> bool {
+    let questions = ["InSubquery(", "Exists("];
+    said.starts_with("Physical plan does not support logical expression")
+        && questions.iter().any(|question| said.contains(question))
 }
 
 fn kind_of(root: &DataFusionError) -> ErrorKind {

@@ -230,6 +230,7 @@ async fn errors_name_what_is_wrong() {
         ("SELEC 1", ErrorKind::Invalid, "SELEC"),
         ("SELECT 1 FROM t WHERE", ErrorKind::Invalid, ""),
         ("SELECT sum(n) FROM (SELECT 1/0 AS n)", ErrorKind::Invalid, "zero"),
+        ("SELECT ozone IN (SELECT ozone FROM t) FROM t", ErrorKind::Unsupported, "elsewhere join"),
     ] {
         let error = world.sql(sql).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{sql}: {error}");
