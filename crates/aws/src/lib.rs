@@ -36,5 +36,5 @@ pub use front::{Addressee, Front};
 pub use rooms::{DATABASE, Rooms, Settings, ensure_database};
 pub use services::{
     CatalogSchemas, InvocationLabels, JobRuns, Queries, RunJob, Trainings, answer_invocation,
-    capture_table, crawl_as_scheduled, start_job_for,
+    capture_table, captured_endpoint, crawl_as_scheduled, start_job_for,
 };

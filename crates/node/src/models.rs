@@ -140,6 +140,16 @@ impl Models {
     /// copied into the data directory first, since nothing lies elsewhere.
     pub(crate) async fn create(&self, create: Create) -> Result<Value> {
         let Create { name, model } = create;
+        if let Some(other) = self.host.endpoint_like(&name)?.filter(|other| other.name != name) {
+            let other = other.name;
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "endpoint {name:?} differs from endpoint {other:?} in letter case only; write \
+                     {other:?} to update that one, or choose another name"
+                ),
+            ));
+        }
         let version = format!("{name}-{}", self.clock.now().millis());
         let target = self.folder.join(format!("{version}.tar.gz"));
         let kept = target.clone();

@@ -227,10 +227,24 @@ impl Host {
     }
 
     /// Creates an endpoint. It is Creating on return; [`Host::settled`] waits for the outcome.
+    /// A name is taken also by one that differs in letter case only, as SageMaker has it; who asks
+    /// an endpoint writes its name as its creator did.
     pub fn create_endpoint(&self, name: &str, config: &str) -> Result<Endpoint> {
         check_name("endpoint", name)?;
         let now = self.core.clock.now();
         let row = self.core.store.transact(|rows| {
+            if let Some(other) = like(rows.list()?, name)
+                && other.name != name
+            {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!(
+                        "endpoint \"{name}\" differs from endpoint \"{}\" in letter case only; \
+                         choose another name, or update that one",
+                        other.name
+                    ),
+                ));
+            }
             let row = Endpoint {
                 name: name.to_owned(),
                 config: config.to_owned(),
@@ -400,6 +414,12 @@ impl Host {
     /// A configuration.
     pub fn config(&self, name: &str) -> Result<EndpointConfig> {
         find(self.core.store.get(name)?, "endpoint configuration", name).map(|seen| seen.row)
+    }
+
+    /// The endpoint that takes a name: the one of that name, or of one that differs in letter case
+    /// only.
+    pub fn endpoint_like(&self, name: &str) -> Result<Option<Endpoint>> {
+        Ok(like(self.core.store.list()?, name))
     }
 
     /// An endpoint.
@@ -685,6 +705,10 @@ fn fits(variant: &LiveVariant, invocation: &Invocation) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+fn like(rows: Vec<(String, metastore::Versioned<Endpoint>)>, name: &str) -> Option<Endpoint> {
+    rows.into_iter().map(|(_, seen)| seen.row).find(|row| row.name.eq_ignore_ascii_case(name))
 }
 
 /// The variants of a configuration with the files of their models.

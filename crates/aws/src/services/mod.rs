@@ -20,7 +20,7 @@ pub use athena::Queries;
 pub(crate) use cloudwatch::ringing;
 pub use firehose::CatalogSchemas;
 pub use glue::{JobRuns, RunJob, crawl_as_scheduled, start_for as start_job_for};
-pub use sagemaker::{Trainings, capture_table};
+pub use sagemaker::{Trainings, capture_table, captured_endpoint};
 pub use sagemaker_runtime::{InvocationLabels, answer_invocation};
 
 /// Every service, in the order of the coverage page. `sagemaker` is two services under one

@@ -125,10 +125,12 @@ impl<'a> Captured<'a> {
         since: Option<Timestamp>,
     ) -> Result<Captured<'a>> {
         let name = aws::capture_table(endpoint);
-        let table = node.lake.lake.catalog().find_table(DATABASE, &name)?.ok_or_else(|| {
+        let table = node.lake.lake.catalog().find_table(DATABASE, &name)?;
+        let own = table.filter(|table| aws::captured_endpoint(table) == Some(endpoint));
+        let table = own.ok_or_else(|| {
             Error::not_found(format!(
                 "nothing was captured of endpoint {endpoint:?} yet (there is no table \
-                 {DATABASE}.{name}); its configuration has to name a DataCaptureConfig that \
+                 {DATABASE}.{name} of it); its configuration has to name a DataCaptureConfig that \
                  captures Input and Output"
             ))
         })?;

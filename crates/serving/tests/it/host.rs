@@ -172,6 +172,23 @@ async fn a_model_that_does_not_load_fails_the_endpoint_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_name_is_taken_by_one_that_differs_in_letter_case() {
+    let world = World::new();
+    let host = world.start();
+    world.config(&host, "c", &[("a", "1", 1.0)]);
+    host.create_endpoint("Air", "c").unwrap();
+    let error = host.create_endpoint("aIR", "c").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("\"Air\" in letter case only"), "{error}");
+    assert_eq!(host.create_endpoint("Air", "c").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    host.settled("Air").await.unwrap();
+    assert_eq!(host.endpoint_like("aIR").unwrap().unwrap().name, "Air");
+    assert_eq!(mean(&host, "aIR").await.unwrap_err().kind(), ErrorKind::NotFound);
+    host.delete_endpoint("Air").unwrap();
+    host.create_endpoint("aIR", "c").unwrap();
+}
+
+#[tokio::test]
 async fn weights_share_traffic_exactly_and_a_target_overrides_them() {
     let world = World::new();
     let host = world.start();

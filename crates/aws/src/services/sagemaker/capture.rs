@@ -383,11 +383,12 @@ impl Writer {
         if self.known.contains(&own) {
             return;
         }
-        let (lake, endpoint) = (self.lake.clone(), file.endpoint.clone());
+        let (lake, host) = (self.lake.clone(), Arc::clone(&self.host));
+        let endpoint = file.endpoint.clone();
         let (bucket, prefix) = (file.bucket.clone(), file.table_prefix.clone());
         let values = file.partition.clone();
         let enlisted = tokio::task::spawn_blocking(move || {
-            enlist(&lake, &endpoint, (&bucket, &prefix), values)
+            enlist(&lake, &host, &endpoint, (&bucket, &prefix), values)
         });
         match enlisted.await {
             Ok(Ok(())) => {
@@ -525,9 +526,15 @@ pub fn capture_table(endpoint: &str) -> String {
     format!("captured_{}", endpoint.to_ascii_lowercase().replace('-', "_"))
 }
 
+/// The endpoint whose capture a table is of, if it is of one's.
+pub fn captured_endpoint(table: &Table) -> Option<&str> {
+    table.parameters.get(OF_ENDPOINT).map(String::as_str)
+}
+
 /// Has the catalog know where an endpoint's captured lines lie.
 fn enlist(
     lake: &Lake,
+    host: &Host,
     endpoint: &str,
     (bucket, prefix): (&str, &str),
     values: Vec<String>,
@@ -547,7 +554,10 @@ fn enlist(
         }
         Some(table) => table,
     };
-    if table.parameters.get(OF_ENDPOINT).is_none_or(|owner| owner != endpoint) {
+    let owner = captured_endpoint(&table);
+    let is_own = owner == Some(endpoint);
+    // Two names that differ in letter case are never there together, but one after the other.
+    if !is_own && owner.is_none_or(|owner| host.endpoint(owner).is_ok()) {
         return Err(base::Error::new(
             ErrorKind::Conflict,
             format!(
@@ -556,9 +566,10 @@ fn enlist(
             ),
         ));
     }
-    if (table.bucket.as_str(), table.prefix.as_str()) != (bucket, prefix) {
+    if !is_own || (table.bucket.as_str(), table.prefix.as_str()) != (bucket, prefix) {
         // The endpoint is captured elsewhere from now on, and its table goes along.
-        let moved = Table { bucket: bucket.to_owned(), prefix: prefix.to_owned(), ..table };
+        let mut moved = Table { bucket: bucket.to_owned(), prefix: prefix.to_owned(), ..table };
+        moved.parameters.insert(OF_ENDPOINT.to_owned(), endpoint.to_owned());
         catalog.update_table(moved)?;
     }
     let view =

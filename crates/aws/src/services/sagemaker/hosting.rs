@@ -732,7 +732,9 @@ pub(super) async fn create_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
         instances(rooms, &input.endpoint_config_name)?,
     )?;
     let arn = endpoint_arn(rooms, call, &input.endpoint_name);
-    if rooms.host.endpoint(&input.endpoint_name).is_ok() {
+    // Letter case makes no other name here, whereas whoever invokes must match it.
+    if let Some(other) = rooms.host.endpoint_like(&input.endpoint_name)? {
+        let arn = endpoint_arn(rooms, call, &other.name);
         return Err(Fault::invalid(format!("Cannot create already existing endpoint \"{arn}\".")));
     }
     let config = input.endpoint_config_name.clone();

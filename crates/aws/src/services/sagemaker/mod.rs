@@ -23,7 +23,7 @@ use crate::fault::Fault;
 use crate::protocol::Protocol;
 use crate::rooms::Rooms;
 
-pub use capture::capture_table;
+pub use capture::{capture_table, captured_endpoint};
 pub use training::Trainings;
 
 pub(crate) static SERVICE: Service = Service {
