@@ -6,7 +6,8 @@
 //! are about, once to score them. Nothing is kept of it, so readings that are late, or said anew,
 //! count the next time.
 //!
-//! A variant is a name and a model: the same name with another model is another one. Each step
+//! A variant is a name and a model: the same name with another model is another one, and so is each
+//! model of a multi-model endpoint. Those are compared where they forecast the same series. Each step
 //! whose reading is there is scored by the levels that the answer holds ([`forecast::compare`]
 //! compares, and says how sure that is). Every captured forecast is met by one series of readings
 //! and counts once.
@@ -269,7 +270,44 @@ type Name = (String, String);
 /// The variant that leads, and how it compares with each of the others.
 type Led = (Name, Vec<(Name, Option<Comparison>)>);
 
+/// The variant as its endpoint has it, and which of its many models it is. The name of a model has
+/// no slash.
+fn parts((variant, model): &Name) -> (Name, Option<&str>) {
+    match model.split_once('/') {
+        Some((model, archive)) => ((variant.clone(), model.to_owned()), Some(archive)),
+        None => ((variant.clone(), model.clone()), None),
+    }
+}
+
 impl Gathered {
+    /// Who is compared with whom: all variants with each other, but the models of a multi-model
+    /// endpoint only with those that forecast a series of theirs. Which series is the easiest to
+    /// forecast is not the question.
+    fn contests(&self) -> Vec<Vec<Name>> {
+        struct Contest {
+            names: Vec<Name>,
+            series: BTreeSet<u32>,
+            is_plain: bool,
+        }
+        let mut contests: Vec<Contest> = Vec::new();
+        for (name, group) in self.groups.iter().filter(|(_, group)| group.tally.points > 0) {
+            let (names, series) = (vec![name.clone()], group.series.clone());
+            let mut own = Contest { names, series, is_plain: parts(name).1.is_none() };
+            let meets = |one: &Contest, own: &Contest| {
+                (one.is_plain && own.is_plain) || !one.series.is_disjoint(&own.series)
+            };
+            let (met, others) = contests.into_iter().partition(|one| meets(one, &own));
+            contests = others;
+            for mut one in <Vec<Contest>>::into_iter(met) {
+                own.names.append(&mut one.names);
+                own.series.append(&mut one.series);
+                own.is_plain |= one.is_plain;
+            }
+            contests.push(own);
+        }
+        contests.into_iter().map(|contest| contest.names).collect()
+    }
+
     /// Compares two variants by what most of their steps were both scored by.
     fn compared(&mut self, one: &Name, other: &Name) -> Option<Comparison> {
         let count = |name: &Name, by: &String| {
@@ -294,12 +332,13 @@ impl Gathered {
         told
     }
 
-    /// The variant that nobody is seen to be better than, with its comparisons.
-    fn leader(&mut self) -> Option<Led> {
-        let scored = self.groups.iter().filter(|(_, group)| group.tally.points > 0);
-        let mut names: Vec<(Name, f64)> = scored
-            .map(|(name, group)| (name.clone(), group.tally.mean_w_quantile_loss()))
-            .collect();
+    /// The one of these variants that nobody is seen to be better than, with its comparisons.
+    fn leader(&mut self, contest: Vec<Name>) -> Option<Led> {
+        let loss = |name: &Name| {
+            self.groups.get(name).map_or(f64::NAN, |group| group.tally.mean_w_quantile_loss())
+        };
+        let mut names: Vec<(Name, f64)> =
+            contest.into_iter().map(|name| (name.clone(), loss(&name))).collect();
         names.sort_by(|a, b| a.1.total_cmp(&b.1));
         let names: Vec<Name> = names.into_iter().map(|(name, _)| name).collect();
         let mut leader = names.first()?.clone();
@@ -334,27 +373,28 @@ impl Gathered {
     }
 
     fn report(mut self, endpoint: &str) -> Value {
-        let leader = self.leader();
-        let count = self.groups.values().filter(|group| group.tally.points > 0).count();
-        let pairs = count * count.saturating_sub(1) / 2;
-        let (variants, comparisons, verdict) = (
-            self.groups.iter().map(|(name, group)| group.shown(name)).collect::<Vec<_>>(),
-            leader.as_ref().map_or(Vec::new(), |(first, told)| {
-                told.iter()
-                    .map(|(other, told)| self.shown(first, other, told.as_ref(), pairs))
-                    .collect()
-            }),
-            self.verdict(leader.as_ref(), pairs),
-        );
-        let decided = leader.as_ref().is_some_and(|(_, told)| {
-            let sure = |told: &Option<Comparison>| {
-                told.as_ref().is_some_and(|told| told.difference < 0.0 && told.is_decided(pairs))
-            };
-            !told.is_empty() && told.iter().all(|(_, told)| sure(told))
-        });
-        let name = leader
-            .as_ref()
-            .map(|((variant, model), _)| json!({"variant": variant, "model": model}));
+        let contests = self.contests();
+        let pairs_of = |contest: &Vec<Name>| contest.len() * (contest.len() - 1) / 2;
+        let pairs: usize = contests.iter().map(pairs_of).sum();
+        let led: Vec<Led> =
+            contests.into_iter().filter_map(|contest| self.leader(contest)).collect();
+        let variants: Vec<Value> =
+            self.groups.iter().map(|(name, group)| group.shown(name)).collect();
+        let told = led.iter().flat_map(|(first, told)| told.iter().map(move |told| (first, told)));
+        let comparisons: Vec<Value> = told
+            .clone()
+            .map(|(first, (other, told))| self.shown(first, other, told.as_ref(), pairs))
+            .collect();
+        let sure = |told: &Option<Comparison>| {
+            told.as_ref().is_some_and(|told| told.difference < 0.0 && told.is_decided(pairs))
+        };
+        let decided = !comparisons.is_empty() && told.clone().all(|(_, (_, told))| sure(told));
+        let verdict = self.verdict(&led, pairs);
+        // Models that have no series in common have no leader.
+        let name = match &led[..] {
+            [((variant, model), _)] => json!({"variant": variant, "model": model}),
+            _none_or_many => Value::Null,
+        };
         json!({
             "endpoint": endpoint,
             "leader": name,
@@ -395,14 +435,29 @@ impl Gathered {
         })
     }
 
-    fn verdict(&self, leader: Option<&Led>, pairs: usize) -> String {
-        let Some((leader, told)) = leader else {
-            return "nothing is scored yet: no captured forecast has met a reading".to_owned();
-        };
-        let first = label(leader, &self.groups);
-        if told.is_empty() {
-            return format!("{first} is the only variant that is scored");
+    fn verdict(&self, led: &[Led], pairs: usize) -> String {
+        match led {
+            [] => "nothing is scored yet: no captured forecast has met a reading".to_owned(),
+            [(only, told)] if told.is_empty() => {
+                format!("{} is the only variant that is scored", label(only, &self.groups))
+            }
+            _several => {
+                let compared = led.iter().filter(|(_, told)| !told.is_empty());
+                let mut lines: Vec<String> =
+                    compared.map(|led| self.verdict_of(led, pairs)).collect();
+                let alone = led.iter().filter(|(_, told)| told.is_empty()).count();
+                if alone > 0 {
+                    lines.push(format!(
+                        "no other model forecasts the series of {alone} of them, so nothing is said of those"
+                    ));
+                }
+                lines.join("\n")
+            }
         }
+    }
+
+    fn verdict_of(&self, (leader, told): &Led, pairs: usize) -> String {
+        let first = label(leader, &self.groups);
         let hours = self.horizon_minutes as f64 / 60.0;
         let line = |(other, told): &(Name, Option<Comparison>)| {
             let other_label = label(other, &self.groups);
@@ -508,17 +563,11 @@ async fn worse(node: &Arc<Node>, compared: &serving::Comparison) -> Result<Optio
     }
     node.flush_captures().await;
     let either: BTreeSet<Name> = only_old.union(&only_new).cloned().collect();
-    let wanted =
-        move |variant: &str, model: &str| either.contains(&(variant.to_owned(), model.to_owned()));
+    let wanted = move |variant: &str, model: &str| {
+        either.contains(&parts(&(variant.to_owned(), model.to_owned())).0)
+    };
     let gathered = gather(node, endpoint, Some(compared.since), wanted).await?;
-    let mut sides: [BTreeMap<String, Vec<StepLoss>>; 2] = [BTreeMap::new(), BTreeMap::new()];
-    for (name, group) in gathered.groups {
-        let side = &mut sides[usize::from(only_new.contains(&name))];
-        for (by, mut steps) in group.steps {
-            side.entry(by).or_default().append(&mut steps);
-        }
-    }
-    let [mut old, mut new] = sides;
+    let [mut old, mut new] = sides(gathered.groups, &only_new);
     let common = |by: &String| new.get(by).map_or(0, Vec::len);
     let Some(by) = old.keys().max_by_key(|by| old[*by].len().min(common(by))).cloned() else {
         return Ok(None);
@@ -535,9 +584,109 @@ async fn worse(node: &Arc<Node>, compared: &serving::Comparison) -> Result<Optio
     }))
 }
 
+/// The steps of the old variants and of the new ones, by what they were scored by. Of many models
+/// one is compared with the one of its own name, so a series that two of them forecast is two.
+fn sides(
+    groups: BTreeMap<Name, Group>,
+    only_new: &BTreeSet<Name>,
+) -> [BTreeMap<String, Vec<StepLoss>>; 2] {
+    let mut sides = [BTreeMap::new(), BTreeMap::new()];
+    let mut items: BTreeMap<(Option<String>, u32), u32> = BTreeMap::new();
+    for (name, group) in groups {
+        let (deployed, archive) = parts(&name);
+        let side: &mut BTreeMap<String, Vec<StepLoss>> =
+            &mut sides[usize::from(only_new.contains(&deployed))];
+        let mut own = BTreeMap::new();
+        for item in group.series {
+            // There are fewer of them than steps, which have a bound.
+            let next = u32::try_from(items.len()).unwrap_or(u32::MAX);
+            own.insert(item, *items.entry((archive.map(str::to_owned), item)).or_insert(next));
+        }
+        for (by, mut steps) in group.steps {
+            for step in &mut steps {
+                step.item = own.get(&step.item).copied().unwrap_or(step.item);
+            }
+            side.entry(by).or_default().append(&mut steps);
+        }
+    }
+    sides
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A variant's forecasts of a series, one an hour, each with the same loss.
+    fn group(item: u32, loss: f32) -> Group {
+        let mut group = Group { series: [item].into(), ..Group::default() };
+        group.tally.points = 48;
+        let steps = (0..48).map(|hour| {
+            let at = DateTime(hour * 60);
+            // A difference that is the same everywhere has no variance to judge it by.
+            let loss = loss + (hour as f32 * loss).sin() * 0.01;
+            StepLoss { item, start: at, at, loss, size: 10.0 }
+        });
+        group.steps.insert("0.5".to_owned(), steps.collect());
+        group
+    }
+
+    fn name(variant: &str, model: &str) -> Name {
+        (variant.to_owned(), model.to_owned())
+    }
+
+    fn gathered(groups: Vec<(Name, Group)>) -> Gathered {
+        Gathered {
+            groups: groups.into_iter().collect(),
+            captured: captured::Counts::default(),
+            readings: readings::Counts::default(),
+            horizon_minutes: 60,
+            left_out: 0,
+        }
+    }
+
+    #[test]
+    fn models_of_one_endpoint_are_compared_where_they_forecast_the_same() {
+        let told = gathered(vec![
+            (name("v", "m/a-old.tar.gz"), group(1, 3.0)),
+            (name("v", "m/a.tar.gz"), group(1, 1.0)),
+            (name("v", "m/b.tar.gz"), group(2, 0.5)),
+        ])
+        .report("e");
+        // The one with the least loss has the easiest series, and leads nobody.
+        assert_eq!(told["leader"], Value::Null);
+        let compared = told["comparisons"].as_array().unwrap();
+        assert_eq!(compared.len(), 1, "{told}");
+        assert_eq!(compared[0]["leader_model"], "m/a.tar.gz");
+        assert_eq!(compared[0]["other_model"], "m/a-old.tar.gz");
+        assert_eq!((&compared[0]["pairs"], &told["decided"]), (&json!(48), &json!(true)), "{told}");
+        let verdict = told["verdict"].as_str().unwrap();
+        assert!(verdict.contains("v (m/a.tar.gz) leads v (m/a-old.tar.gz)"), "{verdict}");
+        assert!(
+            verdict.ends_with("the series of 1 of them, so nothing is said of those"),
+            "{verdict}"
+        );
+        // Variants of one model each are compared whatever their series.
+        let told = gathered(vec![(name("v", "m"), group(1, 1.0)), (name("w", "n"), group(2, 3.0))]);
+        let told = told.report("e");
+        assert_eq!(told["leader"], json!({"variant": "v", "model": "m"}));
+        assert_eq!(told["comparisons"][0]["paired"], false, "{told}");
+    }
+
+    #[test]
+    fn an_updates_models_are_compared_each_with_the_one_of_its_name() {
+        let groups = [
+            (name("v", "m1/a"), group(1, 1.0)),
+            (name("v", "m1/b"), group(1, 5.0)),
+            (name("v", "m2/a"), group(1, 2.0)),
+            (name("v", "m2/b"), group(1, 6.0)),
+        ];
+        let [mut old, mut new] = sides(groups.into(), &[name("v", "m2")].into());
+        let (old, new) = (old.get_mut("0.5").unwrap(), new.get_mut("0.5").unwrap());
+        let told = is_worse(new, old, 60).unwrap();
+        // Each by 1 of 10.
+        assert!((told.difference - 0.1).abs() < 0.01, "{told:?}");
+        assert!(is_worse(&mut old.clone(), &mut new.clone(), 60).is_none());
+    }
 
     #[test]
     fn since_is_a_time_or_how_long_ago() {

@@ -436,6 +436,8 @@ mod tests {
             variant: "new".to_owned(),
             model: "m-1".to_owned(),
             artifact: "ozone-1.tar.gz".to_owned(),
+            target_model: None,
+            freq: forecast::Frequency::HOURLY,
             latency: Duration::ZERO,
         };
         let text = written("e", &[Some("x\n".into())], &answer).unwrap();

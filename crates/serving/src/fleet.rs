@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
-use forecast::{Forecast, Predictor, TimeSeries};
+use forecast::{Forecast, Frequency, Predictor, TimeSeries};
 use tokio::sync::oneshot;
 
 use crate::counters::Counters;
@@ -183,6 +183,8 @@ fn unsound(series: &[TimeSeries], forecasts: &[Forecast]) -> Option<&'static str
 pub(crate) struct Made {
     pub(crate) body: Vec<u8>,
     pub(crate) series: usize,
+    /// The step of the model that made it.
+    pub(crate) freq: Frequency,
     num_samples: usize,
     /// What is wrong with its numbers, if anything is.
     pub(crate) unsound: Option<&'static str>,
@@ -268,6 +270,7 @@ impl LiveVariant {
         Ok(Made {
             body: answer::write(&forecasts, &request.configuration, asked.answer_media)?,
             series: forecasts.len(),
+            freq: shape.freq,
             num_samples: options.num_samples,
             unsound: unsound(&request.series, &forecasts),
             took: Duration::ZERO,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use base::{Clock, Error, ErrorKind, Result};
 use bytes::Bytes;
-use forecast::Predictor;
+use forecast::{Frequency, Predictor};
 use metastore::{Metastore, Row};
 use tokio::sync::oneshot;
 
@@ -96,6 +96,10 @@ pub struct Answer {
     /// The name of the model's file: with [`Answer::model`] it tells a model from a later one of
     /// the same name. Where there are many, the target model.
     pub artifact: String,
+    /// The model that the request named, where there are many.
+    pub target_model: Option<String>,
+    /// The step of its forecasts.
+    pub freq: Frequency,
     /// How long that took, from arrival.
     pub latency: Duration,
 }
@@ -674,6 +678,8 @@ fn answer_of(variant: &LiveVariant, made: Made, asked: &Asked) -> Answer {
         variant: variant.name.clone(),
         model: variant.model.clone(),
         artifact: asked.target_model.as_ref().unwrap_or(&variant.artifact).clone(),
+        target_model: asked.target_model.clone(),
+        freq: made.freq,
         latency: asked.arrived.elapsed(),
     }
 }

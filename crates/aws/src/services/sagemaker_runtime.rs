@@ -102,10 +102,8 @@ impl Capturing {
     fn capture(&self, rooms: &Rooms, body: &Bytes, answer: &serving::Answer) {
         let exchange = capture::Exchange {
             endpoint: &self.endpoint,
-            variant: &answer.variant,
-            model: (&answer.model, &answer.artifact),
             input: (body, &self.content_type),
-            output: (&answer.body, answer.content_type),
+            answer,
             inference_id: self.inference_id.as_deref(),
             custom_attributes: self.custom_attributes.as_deref(),
         };

@@ -103,9 +103,19 @@ impl Place {
 
     /// Sends requests, one a line; the time each took in milliseconds.
     fn invoke(&self, endpoint: &str, requests: &str) -> Vec<f64> {
+        self.invoke_with(endpoint, requests, &[])
+    }
+
+    /// As [`Place::invoke`], of one of many models.
+    fn invoke_model(&self, endpoint: &str, requests: &str, model: &str) {
+        self.invoke_with(endpoint, requests, &["0", model]);
+    }
+
+    fn invoke_with(&self, endpoint: &str, requests: &str, more: &[&str]) -> Vec<f64> {
         std::fs::write(self.user.folder.join("requests.jsonl"), requests).unwrap();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/invocations.py");
-        let said = self.user.python(Sdk::Today, &program, &["requests.jsonl", endpoint]);
+        let args = [&["requests.jsonl", endpoint], more].concat();
+        let said = self.user.python(Sdk::Today, &program, &args);
         let told: Value = serde_json::from_str(&said).unwrap();
         told["took"].as_array().unwrap().iter().map(|took| took.as_f64().unwrap()).collect()
     }
@@ -353,6 +363,43 @@ fn h1_captured_forecasts_say_which_variant_is_better() {
 
     server.forebay(&["endpoint", "actuals", "ab", "--clear"]);
     refused(&["endpoint", "ab", "ab"], "no query of actuals");
+}
+
+#[test]
+fn h1_the_models_of_one_endpoint_are_scored_each() {
+    let Some(place) = Place::new("the models of one endpoint") else { return };
+    // Their archives lie below one prefix.
+    place.model("good", 24);
+    place.model("worse", 7);
+    place.ask(
+        "create-model",
+        &json!({"ModelName": "many", "ExecutionRoleArn": "arn:aws:iam::123456789012:role/r",
+            "PrimaryContainer": {"Image": IMAGE, "Mode": "MultiModel",
+                "ModelDataUrl": "s3://plant/models/"}}),
+    );
+    place.endpoint("air", &[("v", "many")], &[]);
+    std::fs::write(place.user.folder.join("all.json"), readings(0..HOURS)).unwrap();
+    place.user.aws(&["s3", "cp", "all.json", "s3://plant/readings/all.json", "--quiet"]);
+    place.server.forebay(&["lake", "crawl", "plant/readings"]);
+    place.server.forebay(&["endpoint", "actuals", "air", "--sql", ACTUALS]);
+    let asked = requests(HISTORY..HOURS - 24);
+    for model in ["good.tar.gz", "worse.tar.gz"] {
+        place.invoke_model("air", &asked, model);
+    }
+    let told = place.server.forebay(&["endpoint", "ab", "air"]);
+    println!("{}", told["verdict"].as_str().unwrap());
+    assert_eq!(told["captured"]["not_scorable"], json!({}), "{told}");
+    let found: Vec<_> = told["variants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["model"].as_str().unwrap(), one["forecasts"].as_u64().unwrap()))
+        .collect();
+    let count = asked.lines().count() as u64;
+    assert_eq!(found, [("many/good.tar.gz", count), ("many/worse.tar.gz", count)], "{told}");
+    assert_eq!(told["leader"], json!({"variant": "v", "model": "many/good.tar.gz"}), "{told}");
+    assert_eq!(told["decided"], true, "{told}");
+    assert_eq!(told["comparisons"][0]["paired_by"], "the same series and beginning");
 }
 
 /// A figure of each variant.

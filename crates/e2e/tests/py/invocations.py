@@ -1,5 +1,6 @@
 """Sends each line of a file to an endpoint by boto3, one after another: REQUESTS ENDPOINT
-[SECONDS_BETWEEN]. Says how long each took, in milliseconds, and which variant answered."""
+[SECONDS_BETWEEN] [TARGET_MODEL]. Says how long each took, in milliseconds, and which variant
+answered."""
 
 import json
 import sys
@@ -10,6 +11,7 @@ from botocore.config import Config
 
 requests, endpoint = sys.argv[1:3]
 pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+target = {"TargetModel": sys.argv[4]} if len(sys.argv) > 4 else {}
 # No second try: what is refused is to be seen.
 runtime = boto3.client("sagemaker-runtime", config=Config(retries={"total_max_attempts": 1}))
 took, variants = [], []
@@ -21,6 +23,7 @@ with open(requests) as lines:
             ContentType="application/json",
             Body=line.strip(),
             InferenceId=f"request-{number}",
+            **target,
         )
         body = json.loads(answer["Body"].read())
         took.append((time.perf_counter() - began) * 1000)

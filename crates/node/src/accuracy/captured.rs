@@ -28,6 +28,7 @@ type Levels = Vec<(f64, Vec<f32>)>;
 /// One forecast that was answered.
 pub(super) struct Answered<'a> {
     pub(super) variant: &'a str,
+    /// As captured: of many models, `model/archive`.
     pub(super) model: &'a str,
     /// What it was made from.
     pub(super) instance: &'a TimeSeries,

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A line is AWS's; of our own are `modelName`, `modelArtifact` and `timeFreq` in `eventMetadata`:
-//! which model answered, from which file, and the step of its forecasts. They tie a forecast to what made it when the variant's
-//! name has moved on to another model.
+//! which model answered, from which file, and the step of its forecasts. They tie a forecast to what
+//! made it when the variant's name has moved on to another model.
 //!
 //! Invariants
 //! * Nobody waits for it. What went by is handed to one task, which makes the lines and writes
@@ -31,7 +31,7 @@ use lake::{Column, Format, Lake, Partition, Table, View};
 use objects::Buckets;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use serving::Host;
+use serving::{Answer, Host};
 use tokio::sync::{mpsc, oneshot};
 
 use super::s3_place;
@@ -128,12 +128,9 @@ pub(super) fn check(config: &Value) -> Result<(), Fault> {
 /// What went by.
 pub(crate) struct Exchange<'a> {
     pub(crate) endpoint: &'a str,
-    pub(crate) variant: &'a str,
-    /// The model behind the variant, and the name of its file.
-    pub(crate) model: (&'a str, &'a str),
     /// The request and its content type.
     pub(crate) input: (&'a Bytes, &'a str),
-    pub(crate) output: (&'a [u8], &'static str),
+    pub(crate) answer: &'a Answer,
     pub(crate) inference_id: Option<&'a str>,
     pub(crate) custom_attributes: Option<&'a str>,
 }
@@ -175,11 +172,8 @@ struct Captured {
     at: Timestamp,
     config: Value,
     endpoint: String,
-    variant: String,
-    model: String,
-    artifact: String,
     input: (Bytes, String),
-    output: (Vec<u8>, &'static str),
+    answer: Answer,
     inference_id: Option<String>,
     custom_attributes: Option<String>,
 }
@@ -187,7 +181,7 @@ struct Captured {
 impl Captured {
     fn bytes(&self) -> u64 {
         // Beside the texts: names, the configuration and the line's own words.
-        (self.input.0.len() + self.output.0.len() + 1024) as u64
+        (self.input.0.len() + self.answer.body.len() + 1024) as u64
     }
 }
 
@@ -203,11 +197,8 @@ pub(crate) fn capture(rooms: &Rooms, config: &Value, exchange: &Exchange<'_>) {
         at: rooms.clock.now(),
         config: config.clone(),
         endpoint: exchange.endpoint.to_owned(),
-        variant: exchange.variant.to_owned(),
-        model: exchange.model.0.to_owned(),
-        artifact: exchange.model.1.to_owned(),
         input: (exchange.input.0.clone(), exchange.input.1.to_owned()),
-        output: (exchange.output.0.to_vec(), exchange.output.1),
+        answer: exchange.answer.clone(),
         inference_id: exchange.inference_id.map(str::to_owned),
         custom_attributes: exchange.custom_attributes.map(str::to_owned),
     });
@@ -340,8 +331,8 @@ impl Writer {
 
     async fn write(&mut self, gathered: Vec<Captured>) {
         // Making the lines is work, and may be much of it.
-        let (host, counts) = (Arc::clone(&self.host), Arc::clone(&self.counts));
-        let making = tokio::task::spawn_blocking(move || files(&host, &counts, gathered));
+        let counts = Arc::clone(&self.counts);
+        let making = tokio::task::spawn_blocking(move || files(&counts, gathered));
         self.held.extend(making.await.unwrap_or_default());
         let (mut left, mut refusing) = (VecDeque::new(), BTreeSet::new());
         while let Some(file) = self.held.pop_front() {
@@ -408,11 +399,10 @@ impl Writer {
 
 /// The lines of what was gathered: a file for each folder, or more where it would be too large,
 /// oldest first.
-fn files(host: &Host, counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
+fn files(counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     let mut texts: Vec<Vec<u8>> = Vec::new();
     let mut open: BTreeMap<(String, String), usize> = BTreeMap::new();
-    let mut steps: BTreeMap<String, Option<String>> = BTreeMap::new();
     for captured in gathered {
         let bytes = captured.bytes();
         // It was checked when the configuration was made.
@@ -425,17 +415,14 @@ fn files(host: &Host, counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
             counts.drop_some(1, "their configuration is not readable");
             continue;
         };
-        // The model was asked a moment ago, so it is in memory.
-        let step = steps.entry(captured.model.clone()).or_insert_with(|| {
-            host.load(&captured.model).ok().map(|model| model.freq().to_string())
-        });
         let id = uuid::Uuid::new_v4();
         let at = moment(captured.at);
         let prefix = prefix.trim_end_matches('/');
         let slash = if prefix.is_empty() { "" } else { "/" };
         let table_prefix = format!("{prefix}{slash}{}/", captured.endpoint);
-        let folder = format!("{table_prefix}{}/{}", captured.variant, at.format("%Y/%m/%d/%H"));
-        let line = line(&captured, &config, step.as_deref(), &id);
+        let folder =
+            format!("{table_prefix}{}/{}", captured.answer.variant, at.format("%Y/%m/%d/%H"));
+        let line = line(&captured, &config, &id);
         let own = (bucket.clone(), folder.clone());
         let known = open.get(&own).copied().filter(|known| {
             files.get(*known).is_some_and(|file| file.waiting_bytes + bytes <= FILE_BYTES_MAX)
@@ -450,7 +437,7 @@ fn files(host: &Host, counts: &Counts, gathered: Vec<Captured>) -> Vec<File> {
                 waiting_bytes: 0,
                 endpoint: captured.endpoint.clone(),
                 table_prefix,
-                partition: [captured.variant.clone()].into_iter().chain(parts).collect(),
+                partition: [captured.answer.variant.clone()].into_iter().chain(parts).collect(),
             });
             texts.push(Vec::new());
             open.insert(own, files.len() - 1);
@@ -469,7 +456,7 @@ fn moment(at: Timestamp) -> chrono::DateTime<chrono::Utc> {
     chrono::DateTime::from_timestamp_millis(at.millis()).unwrap_or_default()
 }
 
-fn line(captured: &Captured, config: &Config, step: Option<&str>, id: &uuid::Uuid) -> String {
+fn line(captured: &Captured, config: &Config, id: &uuid::Uuid) -> String {
     let none = ContentTypes::default();
     let types = config.capture_content_type_header.as_ref().unwrap_or(&none);
     let mut data = json!({});
@@ -478,18 +465,22 @@ fn line(captured: &Captured, config: &Config, step: Option<&str>, id: &uuid::Uui
         data["endpointInput"] = side("INPUT", (body, content_type), types);
     }
     if config.wants("Output") {
-        let (body, content_type) = &captured.output;
+        let Answer { body, content_type, .. } = &captured.answer;
         data["endpointOutput"] = side("OUTPUT", (body, content_type), types);
     }
+    let Answer { model, artifact, target_model, freq, .. } = &captured.answer;
+    // Of many models each is one of its own; the name of a model has no slash.
+    let model = match target_model {
+        Some(target) => &format!("{model}/{target}"),
+        None => model,
+    };
     let mut meta = json!({
         "eventId": id.to_string(),
         "inferenceTime": moment(captured.at).to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-        "modelName": captured.model,
-        "modelArtifact": captured.artifact,
+        "modelName": model,
+        "modelArtifact": artifact,
+        "timeFreq": freq.to_string(),
     });
-    if let Some(step) = step {
-        meta["timeFreq"] = json!(step);
-    }
     if let Some(inference_id) = &captured.inference_id {
         meta["inferenceId"] = json!(inference_id);
     }
@@ -661,18 +652,24 @@ mod tests {
             at: Timestamp(1_612_522_800_123),
             config: config.clone(),
             endpoint: "e".into(),
-            variant: "v".into(),
-            model: "m".into(),
-            artifact: "m-1.tar.gz".into(),
             input: (Bytes::from_static(b"{\"a\":1}"), "application/json".into()),
-            output: (b"\xff".to_vec(), "application/json"),
+            answer: Answer {
+                body: b"\xff".to_vec(),
+                content_type: "application/json",
+                variant: "v".into(),
+                model: "m".into(),
+                artifact: "m-1.tar.gz".into(),
+                target_model: None,
+                freq: forecast::Frequency::HOURLY,
+                latency: Duration::ZERO,
+            },
             inference_id: Some("i-1".into()),
             custom_attributes: Some("c".into()),
         };
         let id = uuid::Uuid::nil();
         let Ok(read) = read(&config) else { panic!("it is readable") };
         assert_eq!(
-            line(&captured, &read, Some("1H"), &id),
+            line(&captured, &read, &id),
             concat!(
                 r#"{"captureData":{"endpointInput":{"observedContentType":"application/json","mode":"INPUT","data":"{\"a\":1}","encoding":"JSON"},"#,
                 r#""endpointOutput":{"observedContentType":"application/json","mode":"OUTPUT","data":"/w==","encoding":"BASE64"}},"#,

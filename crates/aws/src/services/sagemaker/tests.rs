@@ -93,6 +93,26 @@ async fn invoke(world: &World, name: &str, headers: &[(&str, &str)]) -> (u16, Va
     (status, serde_json::from_slice(&body).unwrap())
 }
 
+/// A configuration that captures all of its requests and answers.
+async fn capturing(world: &World, name: &str, variants: &[Value]) {
+    let input = json!({"EndpointConfigName": name, "ProductionVariants": variants,
+        "DataCaptureConfig": {"EnableCapture": true, "InitialSamplingPercentage": 100,
+            "DestinationS3Uri": "s3://lake/capture/", "CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}});
+    made(world, "CreateEndpointConfig", input).await;
+}
+
+/// The lines below a prefix.
+async fn captured(world: &World, prefix: &str) -> Vec<Value> {
+    world.rooms.trainings.flush_captures().await;
+    let mut lines = Vec::new();
+    for meta in world.rooms.buckets.list("lake", prefix).await.unwrap() {
+        let text = world.rooms.buckets.get("lake", &meta.key).await.unwrap();
+        let text = std::str::from_utf8(&text).unwrap();
+        lines.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    lines
+}
+
 #[tokio::test]
 async fn updates_move_by_steps_while_every_request_is_answered() {
     let world = world().await;
@@ -230,6 +250,59 @@ async fn many_models_stand_behind_one_endpoint() {
         let (status, answer) = invoke(&world, "m", headers).await;
         assert_eq!(status, 400, "{headers:?}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn of_many_models_the_one_that_answered_is_captured_with_its_step() {
+    let world = world().await;
+    let container =
+        json!({"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://lake/model/j/output/"});
+    made(&world, "CreateModel", json!({"ModelName": "m", "PrimaryContainer": container})).await;
+    capturing(&world, "c", &[variant("v", "m", 1.0)]).await;
+    made(&world, "CreateEndpoint", json!({"EndpointName": "e", "EndpointConfigName": "c"})).await;
+    in_service(&world, "e").await;
+    let target = ("x-amzn-sagemaker-target-model", "model.tar.gz");
+    assert_eq!(invoke(&world, "e", &[target]).await.0, 200);
+    let line = &captured(&world, "capture/e/v/").await[0];
+    assert_eq!(line["eventMetadata"]["modelName"], "m/model.tar.gz", "{line}");
+    assert_eq!(line["eventMetadata"]["modelArtifact"], "model.tar.gz");
+    assert_eq!(line["eventMetadata"]["timeFreq"], "1H");
+}
+
+#[tokio::test]
+async fn the_step_captured_is_the_answers_also_when_the_models_name_is_gone() {
+    let world = world().await;
+    model(&world, "m").await;
+    capturing(&world, "c", &[variant("v", "m", 1.0)]).await;
+    made(&world, "CreateEndpoint", json!({"EndpointName": "e", "EndpointConfigName": "c"})).await;
+    in_service(&world, "e").await;
+    made(&world, "DeleteModel", json!({"ModelName": "m"})).await;
+    assert_eq!(invoke(&world, "e", &[]).await.0, 200);
+    assert_eq!(captured(&world, "capture/e/v/").await[0]["eventMetadata"]["timeFreq"], "1H");
+}
+
+#[tokio::test]
+async fn endpoints_whose_names_differ_in_letter_case_are_one() {
+    let world = world().await;
+    model(&world, "m").await;
+    capturing(&world, "c", &[variant("v", "m", 1.0)]).await;
+    let named = |name: &str| json!({"EndpointName": name, "EndpointConfigName": "c"});
+    made(&world, "CreateEndpoint", named("Air")).await;
+    in_service(&world, "Air").await;
+    refused(&world, "CreateEndpoint", named("air"), "endpoint/Air\".").await;
+    refused(&world, "DescribeEndpoint", json!({"EndpointName": "air"}), "Could not find").await;
+    assert_eq!(invoke(&world, "air", &[]).await.0, 400);
+    assert_eq!(invoke(&world, "Air", &[]).await.0, 200);
+    assert_eq!(captured(&world, "capture/Air/").await.len(), 1);
+    // Its name is free again, and the table is the next one's.
+    made(&world, "DeleteEndpoint", json!({"EndpointName": "Air"})).await;
+    made(&world, "CreateEndpoint", named("air")).await;
+    in_service(&world, "air").await;
+    assert_eq!(invoke(&world, "air", &[]).await.0, 200);
+    assert_eq!(captured(&world, "capture/air/").await.len(), 1);
+    let table = world.rooms.lake.catalog().get_table(crate::DATABASE, "captured_air").unwrap();
+    assert_eq!(crate::captured_endpoint(&table), Some("air"));
+    assert_eq!(table.prefix, "capture/air/");
 }
 
 #[tokio::test]
