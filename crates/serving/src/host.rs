@@ -513,17 +513,22 @@ impl Host {
         let found = live.fleet.shadows.iter().find(|one| one.variant.name == shadow);
         let variant = &found.ok_or_else(|| no_variant(name, shadow))?.variant;
         fits(variant, &invocation)?;
-        let made = self.wait_for(variant.send(&self.copies, &asked)?).await?;
+        let made = self.wait_for(variant.send(&self.copies, &asked)?, &asked).await?;
         Ok(answer_of(variant, made, &asked))
     }
 
     async fn ask(&self, variant: &Arc<LiveVariant>, asked: &Asked) -> Result<Made> {
-        self.wait_for(variant.send(&self.invocations, asked)?).await
+        self.wait_for(variant.send(&self.invocations, asked)?, asked).await
     }
 
-    async fn wait_for(&self, answer: oneshot::Receiver<Result<Made>>) -> Result<Made> {
+    /// Waits as long as a request may take, of which others it was asked of may have had a part.
+    async fn wait_for(
+        &self,
+        answer: oneshot::Receiver<Result<Made>>,
+        asked: &Asked,
+    ) -> Result<Made> {
         let timeout = self.core.settings.timeout;
-        match tokio::time::timeout(timeout, answer).await {
+        match tokio::time::timeout_at((asked.arrived + timeout).into(), answer).await {
             Ok(answer) => answered(answer),
             Err(_) => Err(Error::new(
                 ErrorKind::Unavailable,
@@ -543,7 +548,7 @@ impl Host {
         let own = |made| (Arc::clone(variant), made);
         let Some(stand_in) = stand_in else {
             return own(match variant.send(&trial.lane, asked) {
-                Ok(answer) => self.wait_for(answer).await,
+                Ok(answer) => self.wait_for(answer, asked).await,
                 Err(error) => Err(error),
             });
         };
@@ -604,7 +609,7 @@ impl Host {
                     trial.was_late(variant, began.elapsed(), good.took);
                     return (Arc::clone(stand_in), made);
                 }
-                (Arc::clone(variant), self.wait_for(answer).await)
+                (Arc::clone(variant), self.wait_for(answer, asked).await)
             }
         }
     }
