@@ -58,7 +58,8 @@ pub(crate) struct Core {
     pub(crate) watch: OnceLock<Watch>,
     pub(crate) accuracy: OnceLock<Accuracy>,
     live: RwLock<BTreeMap<String, Arc<Live>>>,
-    /// By endpoint, configuration and variant; kept until the endpoint is deleted.
+    /// By endpoint, configuration and variant; kept while the endpoint serves the configuration or
+    /// may go back to it.
     counters: Mutex<BTreeMap<(String, String, String), Arc<Counters>>>,
     /// Held while a row and the memory of an endpoint change together.
     changes: Mutex<()>,
@@ -175,6 +176,15 @@ impl Core {
     fn counters(&self, endpoint: &str, config: &str, variant: &str) -> Arc<Counters> {
         let key = (endpoint.to_owned(), config.to_owned(), variant.to_owned());
         Arc::clone(locked(&self.counters).entry(key).or_default())
+    }
+
+    /// Lets the counts go of configurations that an endpoint neither serves nor may go back to: who
+    /// updates every minute must not gather them for ever.
+    fn forget_counters(&self, row: &Endpoint) {
+        let previous = row.previous.as_ref().map(|previous| &previous.config);
+        locked(&self.counters).retain(|(endpoint, config, _), _| {
+            *endpoint != row.name || *config == row.config || Some(config) == previous
+        });
     }
 
     /// Loads what a row is on its way to, or what it has.
@@ -295,6 +305,7 @@ impl Core {
                 row.status = Status::InService;
                 row.failure_reason = None;
                 self.put_live(name, fleet, trial);
+                self.forget_counters(&row);
             }
             Err(error) => {
                 let old = self.live(name);
