@@ -340,7 +340,7 @@ impl Host {
     pub fn rollback(&self, name: &str, why: &str) -> Result<Endpoint> {
         let row = self.core.row(name)?;
         if row.status != Status::Updating {
-            return self.core.go_back(name, why, true);
+            return self.core.go_back(name, why, None);
         }
         let trial = self.core.live(name).and_then(|live| live.trial.clone());
         let pending = row.pending.as_ref().map(|pending| pending.config.as_str());

@@ -323,10 +323,21 @@ impl Core {
         Ok(())
     }
 
-    /// Goes back to the configuration before the last update: at once where it is still loaded.
-    pub(crate) fn go_back(&self, name: &str, why: &str, by_hand: bool) -> Result<Endpoint> {
+    /// Goes back to the configuration before the last update, at once where it is still loaded: by
+    /// hand, or because of the trial that condemned it. One that a later update took the place of
+    /// has nothing to say any more.
+    pub(crate) fn go_back(
+        &self,
+        name: &str,
+        why: &str,
+        condemned: Option<&Arc<Trial>>,
+    ) -> Result<Endpoint> {
         let changing = self.changing();
-        let mut row = at_rest(&self.row(name)?, "roll back")?.clone();
+        let mut row = self.row(name)?;
+        if condemned.is_some_and(|trial| !self.is_current(name, trial)) {
+            return Ok(row);
+        }
+        at_rest(&row, "roll back")?;
         let Some(previous) = row.previous.take() else {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -346,7 +357,7 @@ impl Core {
         row.failure_reason = Some(format!("update to \"{}\" undone: {why}", left.config));
         (row.config, row.variants) = (previous.config, previous.variants);
         row.previous = Some(left);
-        if by_hand {
+        if condemned.is_none() {
             row.wanted = Some(row.config.clone());
         }
         row.status = Status::InService;
@@ -450,7 +461,7 @@ impl Update {
             Ok(Waited::Ended) => {}
             Err(error) => {
                 tracing::warn!(endpoint = name, %error, "an update is undone");
-                if let Err(error) = core.go_back(name, &error.to_string(), false) {
+                if let Err(error) = core.go_back(name, &error.to_string(), Some(&self.trial)) {
                     tracing::error!(endpoint = name, %error, "an update could not be undone");
                 }
             }

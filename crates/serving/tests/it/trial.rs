@@ -33,10 +33,11 @@ enum Fault {
     FailsOnce,
     Slow,
     NeverEnds,
+    FailsInTheEnd,
     TakesAll,
 }
 
-const FAULTS: [(&str, Fault); 10] = [
+const FAULTS: [(&str, Fault); 11] = [
     ("panics", Fault::Panics),
     ("nan", Fault::NotFinite),
     ("absurd", Fault::Absurd),
@@ -46,6 +47,7 @@ const FAULTS: [(&str, Fault); 10] = [
     ("fails-once", Fault::FailsOnce),
     ("slow", Fault::Slow),
     ("never-ends", Fault::NeverEnds),
+    ("fails-in-the-end", Fault::FailsInTheEnd),
     ("takes-all", Fault::TakesAll),
 ];
 
@@ -72,9 +74,12 @@ impl Predictor for Told {
             Fault::FailsOnce if call == 40 => return Err(Error::internal("told to")),
             Fault::FailsOnce => {}
             Fault::Slow => std::thread::sleep(Duration::from_millis(20)),
-            Fault::NeverEnds => {
+            Fault::NeverEnds | Fault::FailsInTheEnd => {
                 while !self.over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(1));
+                }
+                if self.fault == Fault::FailsInTheEnd {
+                    return Err(Error::internal("told to"));
                 }
             }
             Fault::TakesAll => {
@@ -265,6 +270,73 @@ async fn g3_the_old_variants_go_when_probation_is_over() {
     let row = host.rollback("e", "the new model fails").unwrap();
     assert_eq!((row.config.as_str(), row.status), ("old", Status::InService));
     assert_eq!(mean(&host, "e").await.unwrap(), 1.0);
+}
+
+#[tokio::test]
+async fn a_verdict_that_comes_after_the_next_update_undoes_nothing() {
+    let (world, later, over) = world(Guard { patience: Duration::from_secs(60), ..quick() });
+    let host = served(&world).await;
+    world.config(&host, "bad", &[("all", "2 fails-in-the-end-later", 1.0)]);
+    world.config(&host, "good", &[("all", "3", 1.0)]);
+    host.update_endpoint("e", "bad").unwrap();
+    host.settled("e").await.unwrap();
+    later.store(true, Ordering::SeqCst);
+    let asking = Arc::clone(&host);
+    let asking = tokio::spawn(async move { mean(&asking, "e").await });
+    let taken = || host.counters().iter().any(|one| one.config == "bad" && one.invocations > 0);
+    while !taken() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    host.update_endpoint("e", "good").unwrap();
+    host.settled("e").await.unwrap();
+    // The model that is gone fails now, and an old one answers.
+    over.store(true, Ordering::SeqCst);
+    assert_eq!(asking.await.unwrap().unwrap(), 1.0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(host.endpoint("e").unwrap().config, "good");
+    assert_eq!(mean(&host, "e").await.unwrap(), 3.0);
+}
+
+#[tokio::test]
+async fn a_request_that_two_variants_leave_unanswered_ends_in_time() {
+    let (mut world, later, over) = world(Guard { patience: Duration::from_millis(100), ..quick() });
+    world.settings.timeout = Duration::from_secs(1);
+    let host = world.start();
+    world.config(&host, "old", &[("all", "1 never-ends-later", 1.0)]);
+    world.config(&host, "new", &[("all", "2 never-ends-later", 1.0)]);
+    host.create_endpoint("e", "old").unwrap();
+    host.settled("e").await.unwrap();
+    host.update_endpoint("e", "new").unwrap();
+    host.settled("e").await.unwrap();
+    later.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    assert_eq!(mean(&host, "e").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let took = began.elapsed();
+    over.store(true, Ordering::SeqCst);
+    assert!(took < Duration::from_millis(1800), "{took:?}");
+}
+
+#[tokio::test]
+async fn counts_of_configurations_long_gone_are_let_go() {
+    let (world, _later, _over) = world(quick());
+    let host = served(&world).await;
+    mean(&host, "e").await.unwrap();
+    for (k, config) in ["a", "b"].into_iter().enumerate() {
+        world.config(&host, config, &[("all", "1", 1.0)]);
+        host.update_endpoint("e", config).unwrap();
+        host.settled("e").await.unwrap();
+        // What may come back goes on counting where it was.
+        host.rollback("e", "to see").unwrap();
+        let counts = host.counters();
+        assert_eq!(counts.len(), 1, "{counts:?}");
+        assert_eq!(counts[0].invocations, u64::from(k == 0), "{counts:?}");
+        host.update_endpoint("e", config).unwrap();
+        host.settled("e").await.unwrap();
+    }
+    host.update_endpoint("e", "old").unwrap();
+    host.settled("e").await.unwrap();
+    let old = host.counters().into_iter().find(|one| one.config == "old").unwrap();
+    assert_eq!(old.invocations, 0);
 }
 
 #[tokio::test]
