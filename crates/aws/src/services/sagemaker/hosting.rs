@@ -90,8 +90,18 @@ impl Besides {
     }
 }
 
-fn put_row(rooms: &Rooms, endpoint: &str, row: &EndpointRow) -> base::Result<()> {
-    rooms.metastore.put(endpoint, row)?;
+/// Changes what is kept beside an endpoint. Who is refused afterwards has added to it at most, since
+/// another call may have been first.
+fn change_row(
+    rooms: &Rooms,
+    endpoint: &str,
+    change: impl FnOnce(&mut EndpointRow),
+) -> base::Result<()> {
+    rooms.metastore.transact(|rows| {
+        let mut row = rows.get::<EndpointRow>(endpoint)?.map(|seen| seen.row).unwrap_or_default();
+        change(&mut row);
+        rows.put(endpoint, &row)
+    })?;
     rooms.trainings.besides.forget(endpoint);
     Ok(())
 }
@@ -738,11 +748,11 @@ pub(super) async fn create_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
         return Err(Fault::invalid(format!("Cannot create already existing endpoint \"{arn}\".")));
     }
     let config = input.endpoint_config_name.clone();
-    let row = EndpointRow {
-        configs: BTreeMap::from([(config.clone(), beside_of(rooms, &config)?)]),
-        deployment: input.deployment_config.clone(),
-    };
-    put_row(rooms, &input.endpoint_name, &row)?;
+    let beside = beside_of(rooms, &config)?;
+    change_row(rooms, &input.endpoint_name, |row| {
+        row.configs.insert(config, beside);
+        row.deployment.clone_from(&input.deployment_config);
+    })?;
     rooms
         .host
         .create_endpoint(&input.endpoint_name, &input.endpoint_config_name)
@@ -787,8 +797,8 @@ pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
     if kept.capture {
         next.capture.clone_from(&served.capture);
     }
-    row.configs = BTreeMap::from([(before.config.clone(), served), (config.clone(), next)]);
-    row.deployment = deployment;
+    // Before it serves the first request by it, so that none goes by uncaptured.
+    change_row(rooms, &before.name, |row| drop(row.configs.insert(config.clone(), next)))?;
     let weights: Vec<(String, f64)> = match kept.weights {
         true => before.variants.iter().map(|one| (one.name.clone(), one.weight)).collect(),
         false => Vec::new(),
@@ -797,7 +807,10 @@ pub(super) async fn update_endpoint(rooms: &Arc<Rooms>, call: &Call) -> Outcome 
         .host
         .update_endpoint_by(&before.name, config, rollout, &weights)
         .map_err(in_progress("update", &arn))?;
-    put_row(rooms, &before.name, &row)?;
+    change_row(rooms, &before.name, |row| {
+        row.configs.retain(|name, _| *name == before.config || name == config);
+        row.deployment = deployment;
+    })?;
     Ok(json!({"EndpointArn": arn}).into())
 }
 
