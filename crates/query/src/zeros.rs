@@ -24,8 +24,9 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Aggregate, Cast, ColumnarValue, Distinct, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder,
-    Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    Aggregate, Cast, ColumnarValue, Distinct, Expr, ExprSchemable, GroupingSet, LogicalPlan,
+    LogicalPlanBuilder, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -56,15 +57,8 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     })?;
     let changed = rewritten.transformed;
     let plan = match rewritten.data {
-        LogicalPlan::Aggregate(Aggregate { input, group_expr, aggr_expr, .. })
-            if group_expr.iter().any(|key| may_be_zero(key, &schema)) =>
-        {
-            let key = |key: Expr| {
-                let name = names.save(&key);
-                name.restore(plain(key, &schema))
-            };
-            let keys = group_expr.into_iter().map(key).collect();
-            LogicalPlan::Aggregate(Aggregate::try_new(input, keys, aggr_expr)?)
+        LogicalPlan::Aggregate(aggregate) if groups_by_reals(&aggregate, &schema) => {
+            grouped(aggregate, &schema)?
         }
         LogicalPlan::Distinct(Distinct::All(input))
             if input.schema().fields().iter().any(|field| field.data_type().is_floating()) =>
@@ -91,6 +85,42 @@ fn node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         plan => return Ok(Transformed::no(plan)),
     };
     Ok(Transformed::yes(plan))
+}
+
+fn groups_by_reals(aggregate: &Aggregate, schema: &DFSchema) -> bool {
+    let mut keys = aggregate.group_expr.iter().flat_map(|key| match key {
+        Expr::GroupingSet(set) => set.distinct_expr(),
+        key => vec![key],
+    });
+    keys.any(|key| may_be_zero(key, schema))
+}
+
+/// The same groups, of one zero, under the names that they had.
+fn grouped(aggregate: Aggregate, schema: &DFSchema) -> Result<LogicalPlan> {
+    let Aggregate { input, group_expr, aggr_expr, schema: named, .. } = aggregate;
+    let plain_all = |keys: Vec<Expr>| keys.into_iter().map(|key| plain(key, schema)).collect();
+    let key = |key: Expr| match key {
+        Expr::GroupingSet(GroupingSet::Rollup(keys)) => {
+            Expr::GroupingSet(GroupingSet::Rollup(plain_all(keys)))
+        }
+        Expr::GroupingSet(GroupingSet::Cube(keys)) => {
+            Expr::GroupingSet(GroupingSet::Cube(plain_all(keys)))
+        }
+        Expr::GroupingSet(GroupingSet::GroupingSets(sets)) => {
+            let sets = sets.into_iter().map(plain_all).collect();
+            Expr::GroupingSet(GroupingSet::GroupingSets(sets))
+        }
+        key => plain(key, schema),
+    };
+    let keys: Vec<Expr> = group_expr.into_iter().map(key).collect();
+    let groups = LogicalPlan::Aggregate(Aggregate::try_new(input, keys, aggr_expr)?);
+    let renamed = groups.schema().columns().into_iter().zip(named.iter());
+    let columns: Vec<Expr> = renamed
+        .map(|(column, (relation, field))| {
+            Expr::Column(column).alias_qualified(relation.cloned(), field.name())
+        })
+        .collect();
+    LogicalPlanBuilder::from(groups).project(columns)?.build()
 }
 
 /// The same comparison, of one zero.

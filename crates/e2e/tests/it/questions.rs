@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::Server;
+use e2e::aws::{Sdk, Tools, User};
 use e2e::mqtt::{Ends, Load, Told};
 use serde_json::Value;
 
@@ -110,6 +111,31 @@ fn answers_about_the_real_readings_of_beijing_are_duckdbs() {
         return e2e::skip("questions about the real readings: air_beijing_raw is not there");
     };
     answers_are_duckdbs(&file.to_string_lossy(), Some("420768"));
+}
+
+/// Statements of a random grammar over tables full of nulls, asked of Athena's API over Parquet and
+/// JSON, and of DuckDB.
+fn random_answers_are_duckdbs(seed: u32, statements: u32) {
+    let Some(tools) = Tools::find("random questions") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder.path().join("data"));
+    let user = User::new(&tools, &server, &folder.path().join("user"));
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/py/random_questions.py");
+    let args = [seed.to_string(), statements.to_string()];
+    let said = user.python(Sdk::Today, &program, &[&args[0], &args[1]]);
+    println!("{}", said.trim());
+    assert!(said.contains("ALL ANSWERS ARE DUCKDB'S"), "{said}");
+}
+
+#[test]
+fn answers_to_random_questions_are_duckdbs() {
+    random_answers_are_duckdbs(1, 250);
+}
+
+#[test]
+#[ignore = "long: 10,000 statements"]
+fn answers_to_ten_thousand_random_questions_are_duckdbs() {
+    random_answers_are_duckdbs(2, 10_000);
 }
 
 /// Asks while one device publishes and the stream delivers; at every moment the answer holds

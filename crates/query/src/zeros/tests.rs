@@ -70,6 +70,11 @@ async fn groups_and_joins_know_one_zero() {
     for (sql, answer) in [
         ("SELECT v, count(*) FROM t GROUP BY v ORDER BY v", "-1.0|1 0.0|3 1.0|1"),
         ("SELECT round(v / 4), count(*) FROM t GROUP BY round(v / 4)", "0.0|5"),
+        ("SELECT v, count(*) FROM t GROUP BY ROLLUP (v) ORDER BY v", "-1.0|1 0.0|3 1.0|1 |5"),
+        (
+            "SELECT v / 2, id % 2, count(*) FROM t GROUP BY GROUPING SETS ((v / 2), (id % 2)) ORDER BY 1, 2",
+            "-0.5||1 0.0||3 0.5||1 |0|2 |1|3",
+        ),
         ("SELECT DISTINCT v, w FROM t ORDER BY v", "-1.0|-1.0 0.0|0.0 1.0|1.0"),
         ("SELECT count(DISTINCT v), count(DISTINCT w) FROM t", "3|3"),
         ("SELECT count(*) FROM t a JOIN t b ON a.v = b.v", "11"),
