@@ -17,6 +17,7 @@
 mod as_of;
 mod by_runs;
 mod dialect;
+mod each_once;
 mod engine;
 mod error;
 mod etl;
