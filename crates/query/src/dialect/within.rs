@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! CASE WHEN x IN (S) THEN TRUE
-//!      WHEN x IS NULL AND EXISTS (S) OR EXISTS (S that is null) THEN NULL
+//!      WHEN x IS NULL AND S has rows OR S has nulls THEN NULL
 //!      ELSE FALSE END
 //! ```
 
@@ -17,11 +17,9 @@ use std::ops::ControlFlow;
 
 use base::{Error, Result};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, GroupByExpr, Ident, LimitClause, ObjectNamePart, Query, Select,
-    SelectItem, SetExpr, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CaseWhen, Expr, GroupByExpr, Ident, ObjectNamePart, Query, Select, SelectItem,
+    SetExpr, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 
 /// What the column of a sub-query is called: DataFusion mistakes an aggregate without a name of its
 /// own for the one that it makes of it.
@@ -108,26 +106,17 @@ fn case(question: &Expr) -> Result<Expr> {
     let mut subquery = subquery.clone();
     name(&mut subquery);
     let truth = |truth| Expr::value(Value::Boolean(truth));
-    let exists = |mut subquery: Box<Query>| {
-        // One row is enough; of all rows each would be looked at with each of the query's.
-        if subquery.limit_clause.is_none() && subquery.fetch.is_none() {
-            let limit = Some(Expr::value(Value::Number("1".into(), false)));
-            let (offset, limit_by) = (None, Vec::new());
-            subquery.limit_clause = Some(LimitClause::LimitOffset { limit, offset, limit_by });
-        }
-        Expr::Exists { subquery, negated: false }
-    };
     let both =
         |left, op, right| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
     let nothing_to_compare = both(
         Expr::IsNull(Box::new(Expr::Nested(expr.clone()))),
         BinaryOperator::And,
-        exists(subquery.clone()),
+        there_are(&subquery, false)?,
     );
     let unknown = both(
         Expr::Nested(Box::new(nothing_to_compare)),
         BinaryOperator::Or,
-        exists(Box::new(nulls(&subquery)?)),
+        there_are(&subquery, true)?,
     );
     let found = Expr::InSubquery { expr, subquery, negated: false };
     let mut case = super::template("CASE WHEN found THEN unknown ELSE unknown END")?;
@@ -141,43 +130,49 @@ fn case(question: &Expr) -> Result<Expr> {
     Ok(case)
 }
 
-/// The rows of a sub-query of one column that are null.
-fn nulls(query: &Query) -> Result<Query> {
+/// Whether a sub-query of one column has rows, or such as are null. They are counted: a count is taken
+/// once for all rows around it, or once for each key, where EXISTS without a key would be a join that
+/// holds all of them.
+fn there_are(query: &Query, nulls: bool) -> Result<Expr> {
+    let condition = if nulls { format!(" WHERE {FOUND} IS NULL") } else { String::new() };
+    let text = format!("(SELECT count(*) FROM (SELECT 1) AS {FOUND}({FOUND}){condition}) > 0");
+    let mut there_are = super::template(&text)?;
+    let counting = match &mut there_are {
+        Expr::BinaryOp { left, .. } => match &mut **left {
+            Expr::Subquery(count) => match &mut *count.body {
+                SetExpr::Select(counting) => Some(counting),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    let counting = counting.ok_or_else(|| Error::internal(format!("the meaning {text:?}")))?;
     if let SetExpr::Select(select) = &*query.body
         && let Some(column) = plain_column(query, select)
     {
-        let mut query = query.clone();
         let is_null = Expr::IsNull(Box::new(Expr::Nested(Box::new(column.clone()))));
-        if let SetExpr::Select(select) = &mut *query.body {
-            select.selection = Some(match select.selection.take() {
-                Some(condition) => Expr::BinaryOp {
-                    left: Box::new(Expr::Nested(Box::new(condition))),
-                    op: BinaryOperator::And,
-                    right: Box::new(is_null),
-                },
-                None => is_null,
-            });
-        }
-        return Ok(query);
-    }
-    if names_others(query) {
+        counting.from.clone_from(&select.from);
+        counting.selection = match (select.selection.clone(), nulls) {
+            (Some(condition), true) => Some(Expr::BinaryOp {
+                left: Box::new(Expr::Nested(Box::new(condition))),
+                op: BinaryOperator::And,
+                right: Box::new(is_null),
+            }),
+            (None, true) => Some(is_null),
+            (condition, false) => condition,
+        };
+    } else if names_others(query) {
         return Err(Error::unsupported(
             "NOT IN, or IN within a larger condition, of a sub-query that names a table around it and \
              is more than SELECT column FROM ... WHERE is not supported: use EXISTS or NOT EXISTS",
         ));
-    }
-    let text = format!("SELECT 1 FROM (SELECT 1) AS {FOUND}({FOUND}) WHERE {FOUND} IS NULL");
-    let parsed = Parser::new(&GenericDialect {})
-        .try_with_sql(&text)
-        .and_then(|mut parser| parser.parse_query());
-    let mut around = *parsed.map_err(|cause| Error::internal(format!("{text}: {cause}")))?;
-    if let SetExpr::Select(select) = &mut *around.body
-        && let Some(TableFactor::Derived { subquery, .. }) =
-            select.from.first_mut().map(|from| &mut from.relation)
+    } else if let Some(TableFactor::Derived { subquery, .. }) =
+        counting.from.first_mut().map(|from| &mut from.relation)
     {
         **subquery = query.clone();
     }
-    Ok(around)
+    Ok(there_are)
 }
 
 /// The column of a query whose rows are those of its FROM and WHERE.
