@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::faults;
 
-/// Lines shown of a test program that ended without its account.
+/// Lines shown of a test program that ended without its account, and of what a panic said: a
+/// script that failed in one gives its reason last.
 const LAST_LINES: usize = 20;
 
 /// Says that the tests have ended.
@@ -36,8 +37,10 @@ struct Program {
     name: String,
     /// Whether it has said how many of its tests passed: one that crashes says nothing.
     accounted: bool,
-    /// Panics with what they said. Most are asked for by their tests.
-    panics: Vec<String>,
+    /// Panics with the last lines they said. Most are asked for by their tests.
+    panics: Vec<(String, VecDeque<String>)>,
+    /// Whether the last panic is still speaking.
+    panicking: bool,
     last_lines: VecDeque<String>,
 }
 
@@ -95,19 +98,17 @@ impl Tally {
         }
         let Some(program) = &mut self.running else { return };
         program.accounted |= counts.is_some();
-        let said = program.last_lines.back().filter(|last| is_panic(last));
-        program.panics.extend(said.map(|panic| format!("{panic} {line}")));
-        if program.last_lines.len() == LAST_LINES {
-            program.last_lines.pop_front();
-        }
-        program.last_lines.push_back(line.to_owned());
+        program.hear(line);
+        push(&mut program.last_lines, line);
         // libtest lists its failures by name before the account.
         if let Some(test) = line.strip_prefix("test ").and_then(|it| it.strip_suffix(" ... FAILED"))
         {
             let of_test = format!("thread '{test}'");
             self.trouble.push(format!("FAILED {test}, {}", program.name));
-            let panics = program.panics.iter().filter(|panic| panic.starts_with(&of_test));
-            self.trouble.extend(panics.map(|panic| format!("    {panic}")));
+            for (panic, said) in program.panics.iter().filter(|it| it.0.starts_with(&of_test)) {
+                self.trouble.push(format!("    {panic}"));
+                self.trouble.extend(said.iter().map(|line| format!("    {line}")));
+            }
         }
     }
 
@@ -120,8 +121,30 @@ impl Tally {
     }
 }
 
-fn is_panic(line: &str) -> bool {
-    line.starts_with("thread '") && line.contains(" panicked at ")
+impl Program {
+    /// Keeps a panic and what follows it, up to what the runner says next.
+    fn hear(&mut self, line: &str) {
+        if line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.panics.push((line.to_owned(), VecDeque::new()));
+            self.panicking = true;
+            return;
+        }
+        let of_runner = ["note: run with `RUST_BACKTRACE", "stack backtrace:", "test ", "---- "];
+        self.panicking &= !of_runner.iter().any(|head| line.starts_with(head));
+        if let (true, Some((_, said))) =
+            (self.panicking && !line.is_empty(), self.panics.last_mut())
+        {
+            push(said, line);
+        }
+    }
+}
+
+/// Keeps the last lines.
+fn push(lines: &mut VecDeque<String>, line: &str) {
+    if lines.len() == LAST_LINES {
+        lines.pop_front();
+    }
+    lines.push_back(line.to_owned());
 }
 
 fn number_before(text: &str, word: &str) -> u64 {
@@ -152,7 +175,11 @@ mod tests {
             "as asked",
             "test a::meant ... ok",
             "thread 'a::wrong' (8) panicked at src/a.rs:2:2:",
-            "1 is not 2",
+            "script.py: exit status: 1",
+            "",
+            "AssertionError: 1 is not 2",
+            "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace",
+            "of another test",
             "test a::wrong ... FAILED",
             "test result: FAILED. 1 passed; 1 failed; 0 ignored",
             "     Running tests/it/main.rs (target/release/deps/it-2)",
@@ -169,7 +196,9 @@ mod tests {
             tally.trouble,
             [
                 "FAILED a::wrong, Running tests/it/main.rs (target/release/deps/it-1)",
-                "    thread 'a::wrong' (8) panicked at src/a.rs:2:2: 1 is not 2",
+                "    thread 'a::wrong' (8) panicked at src/a.rs:2:2:",
+                "    script.py: exit status: 1",
+                "    AssertionError: 1 is not 2",
                 "ended without an account: Running tests/it/main.rs (target/release/deps/it-2)",
                 "    running 71 tests",
                 "      process didn't exit successfully: (signal: 11, SIGSEGV)",
