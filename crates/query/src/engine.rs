@@ -517,7 +517,8 @@ impl From<Error> for Failed {
 }
 
 /// Those of the files that cannot be read to their end; none is read if the error cannot come
-/// of it.
+/// of it. Where it must come of one and all can be read, it is what a reader in a hurry looks at,
+/// an index of pages: then it is all of them.
 async fn find_damaged(files: Vec<(TableFile, Picked)>, error: ErrorKind) -> Result<Vec<PathBuf>> {
     // What a file holds may not fit its column, which is like any other value that does not.
     let kinds = [
@@ -535,13 +536,16 @@ async fn find_damaged(files: Vec<(TableFile, Picked)>, error: ErrorKind) -> Resu
     let types_only = error == ErrorKind::Invalid;
     let look = move || {
         let mut damaged = Vec::new();
-        for (file, picked) in files {
-            if let Some(error) = damage(&file, &picked, types_only) {
+        for (file, picked) in &files {
+            if let Some(error) = damage(file, picked, types_only) {
                 tracing::warn!(key = file.key, %error, "a query goes on without a damaged object");
-                damaged.push(file.path);
+                damaged.push(file.path.clone());
             }
         }
-        damaged
+        match damaged.is_empty() && matches!(error, ErrorKind::Corrupt | ErrorKind::Internal) {
+            true => files.into_iter().map(|(file, _)| file.path).collect(),
+            false => damaged,
+        }
     };
     tokio::task::spawn_blocking(look).await.map_err(|cause| {
         Error::internal("looking for damaged files ended early").with_source(cause)

@@ -101,6 +101,10 @@ fn late(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
         }
         _ => {
             let predicate = conjunction((1..=looks).map(look));
+            // Few rows are left: what was decoded to look at is not worth a copy of it.
+            let mut options = source.table_parquet_options().clone();
+            options.global.max_predicate_cache_size = Some(0);
+            let source = source.clone().with_table_parquet_options(options);
             source.with_predicate(predicate).with_pushdown_filters(true)
         }
     };

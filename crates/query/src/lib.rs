@@ -21,6 +21,7 @@ mod each_once;
 mod engine;
 mod error;
 mod etl;
+mod footers;
 mod functions;
 mod information;
 mod keep_first;

@@ -14,7 +14,6 @@ use base::Result;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
-
 use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -31,6 +30,7 @@ use datafusion::physical_plan::union::UnionExec;
 use lake::{Format, Lake, Table, TableFile};
 
 use crate::error::wrap;
+use crate::footers::WithIndex;
 use crate::meter::Meter;
 use crate::parts::Part;
 use crate::reach;
@@ -193,8 +193,8 @@ impl LakeTable {
         let footers = environment.cache_manager.get_file_metadata_cache();
         let mut source = ParquetSource::new(schema)
             .with_table_parquet_options(state.table_options().parquet.clone())
-            .with_parquet_file_reader_factory(Arc::new(CachedParquetFileReaderFactory::new(
-                store, footers,
+            .with_parquet_file_reader_factory(Arc::new(WithIndex(
+                CachedParquetFileReaderFactory::new(store, footers),
             )));
         let on_rows = filters.iter().filter(|filter| !self.is_on_partitions(filter));
         if let Some(condition) = conjunction(on_rows.cloned()) {

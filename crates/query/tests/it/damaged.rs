@@ -215,6 +215,8 @@ fn parquet(codec: Codec) -> Vec<u8> {
 const QUESTION: &str = "SELECT k, count(*), count(n), sum(n), count(DISTINCT device), \
                         max(v) FROM p WHERE k IS NOT NULL GROUP BY k ORDER BY k";
 
+const SOME: &str = "SELECT k, count(*) FROM p WHERE v >= 10 GROUP BY k ORDER BY k";
+
 /// Asks about a sound file and a damaged one, which must never fail nor touch the sound one.
 /// Whether anything was set aside.
 async fn ask(world: &World, bytes: Vec<u8>, what: &str) -> bool {
@@ -222,6 +224,9 @@ async fn ask(world: &World, bytes: Vec<u8>, what: &str) -> bool {
     let answer = world.sql(QUESTION).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let rows = crate::world::shown(&answer.batches);
     assert_eq!(rows[0], "1|1200|960|576000|7|399.6666666666667", "{what}");
+    // A condition has the index of pages looked at.
+    let some = world.sql(SOME).await.unwrap_or_else(|error| panic!("{what}, some: {error}"));
+    assert_eq!(crate::world::shown(&some.batches)[0], "1|1170", "{what}");
     answer.set_aside > 0
 }
 
