@@ -279,16 +279,17 @@ struct Block {
 }
 
 /// The blocks that so many paths are advanced in. A few that are left over cost less in blocks of
-/// their own kind, which fill four lanes.
+/// their own kind, which fill four lanes. The narrowest is the first, which takes the first step
+/// for all.
 fn widths(paths: usize) -> Vec<usize> {
     const FEW: usize = 4;
-    let mut widths = vec![2 * LANES; paths / (2 * LANES)];
-    match paths % (2 * LANES) {
-        1 => widths.push(1),
-        left @ 0..=8 => widths.resize(widths.len() + left.div_ceil(FEW), FEW),
-        left if left <= LANES => widths.push(LANES),
-        _ => widths.push(2 * LANES),
-    }
+    let mut widths = match paths % (2 * LANES) {
+        1 => vec![1],
+        left @ 0..=8 => vec![FEW; left.div_ceil(FEW)],
+        left if left <= LANES => vec![LANES],
+        _ => vec![2 * LANES],
+    };
+    widths.resize(widths.len() + paths / (2 * LANES), 2 * LANES);
     widths
 }
 

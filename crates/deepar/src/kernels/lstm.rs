@@ -255,25 +255,27 @@ impl Zone<'_> {
     }
 }
 
-/// [`forward`] for `L` lanes, few. `T` has the 8 floats of a panel's column, `S` activates.
+/// [`forward`] for `L` lanes, few. `T` has the 8 floats of a panel's column or those of two, `S`
+/// activates.
 ///
 /// # Safety
 ///
 /// The instructions of `S` and `T` are there, `a.check()` holds, and `L` is `a.lanes`.
 #[inline(always)]
 pub(super) unsafe fn forward_few<S: Simd, T: Simd, const L: usize>(a: &mut Forward<'_>) {
-    let panels = a.hidden / 2;
+    let vectors = 4 * a.hidden / T::N;
     for t in 0..a.steps {
-        // SAFETY: the caller's; the panels are a multiple of 4.
+        // SAFETY: the caller's.
         unsafe {
-            let mut panel = 0;
-            while panel < panels {
+            let mut at = 0;
+            while at < vectors {
                 // Eight sums under way cover a multiply-add's latency, twelve fit into registers.
-                panel += match panels - panel {
-                    _ if L > 1 => sum_rows::<T, 2, L>(a, t, panel),
-                    12 | 20.. => sum_rows::<T, 12, L>(a, t, panel),
-                    8.. => sum_rows::<T, 8, L>(a, t, panel),
-                    _ => sum_rows::<T, 4, L>(a, t, panel),
+                at += match vectors - at {
+                    2.. if L > 1 => sum_rows::<T, 2, L>(a, t, at),
+                    12 | 20.. if L == 1 => sum_rows::<T, 12, L>(a, t, at),
+                    8.. if L == 1 => sum_rows::<T, 8, L>(a, t, at),
+                    4.. if L == 1 => sum_rows::<T, 4, L>(a, t, at),
+                    _ => sum_rows::<T, 1, L>(a, t, at),
                 };
             }
             update_units::<S, L>(a, t);
@@ -281,12 +283,12 @@ pub(super) unsafe fn forward_few<S: Simd, T: Simd, const L: usize>(a: &mut Forwa
     }
 }
 
-/// Sums the gates of `P` panels, and returns `P`.
+/// Sums `P` vectors of gates from the one `at`, and returns `P`.
 #[inline(always)]
 unsafe fn sum_rows<T: Simd, const P: usize, const L: usize>(
     a: &mut Forward<'_>,
     t: usize,
-    panel: usize,
+    at: usize,
 ) -> usize {
     let hidden = a.hidden;
     let panel_len = (a.inputs_packed + hidden) * PANEL;
@@ -294,12 +296,12 @@ unsafe fn sum_rows<T: Simd, const P: usize, const L: usize>(
     let (Base::Lanes(base) | Base::Rows(base)) = a.base;
     // SAFETY: offsets stay below the lengths `check` has established, with L lanes.
     unsafe {
-        let weights = a.panels.as_ptr().add(panel * panel_len);
+        let row = at * T::N;
+        let weights = a.panels.as_ptr().add(row / PANEL * panel_len);
         let w_h = weights.add(a.inputs_packed * PANEL);
-        let row = panel * PANEL;
         let x = a.x.as_ptr().add(t * a.inputs * L);
         let h = a.h.as_ptr().add(a.states(t).0);
-        let start = load_tile::<T, P, 1>(base.as_ptr().add(row), PANEL);
+        let start = load_tile::<T, P, 1>(base.as_ptr().add(row), T::N);
         let mut sums = [[T::splat(0.0); L]; P];
         for (sums, [start]) in sums.iter_mut().zip(start) {
             *sums = [start; L];
@@ -309,7 +311,7 @@ unsafe fn sum_rows<T: Simd, const P: usize, const L: usize>(
         let mut gates = a.gates.as_mut_ptr().add(t * 4 * hidden * L + row);
         for lane in 0..L {
             for (p, sums) in sums.iter().enumerate() {
-                T::store(gates.add(p * PANEL), sums[lane]);
+                T::store(gates.add(p * T::N), sums[lane]);
             }
             gates = gates.wrapping_add(4 * hidden);
         }
@@ -317,7 +319,7 @@ unsafe fn sum_rows<T: Simd, const P: usize, const L: usize>(
     P
 }
 
-/// As [`multiply`] for `L` lanes and `P` panels, each `apart` floats after the one before.
+/// As [`multiply`] for `L` lanes and `P` vectors of panels that lie `apart` floats after each other.
 #[inline(always)]
 unsafe fn multiply_rows<T: Simd, const P: usize, const L: usize>(
     sums: &mut [[T::V; L]; P],
@@ -328,7 +330,7 @@ unsafe fn multiply_rows<T: Simd, const P: usize, const L: usize>(
 ) {
     let mut tile = *sums;
     for _ in 0..depth {
-        // SAFETY: the caller vouches for `depth` columns of P panels and L values.
+        // SAFETY: the caller vouches for `depth` columns of the panels and L values.
         unsafe {
             let mut row = [T::splat(0.0); L];
             for (lane, value) in row.iter_mut().enumerate() {
@@ -336,11 +338,11 @@ unsafe fn multiply_rows<T: Simd, const P: usize, const L: usize>(
             }
             let mut column = weights;
             for sums in &mut tile {
-                let weight = T::load(column);
+                let weight = T::load_eights(column, apart);
                 for (sum, value) in sums.iter_mut().zip(row) {
                     *sum = T::fma(weight, value, *sum);
                 }
-                column = column.wrapping_add(apart);
+                column = column.wrapping_add(T::N / PANEL * apart);
             }
             (weights, values) = (weights.add(PANEL), values.add(L));
         }
@@ -360,50 +362,49 @@ unsafe fn update_units<S: Simd, const L: usize>(a: &mut Forward<'_>, t: usize) {
     let (before, after) = a.states(t);
     let gates = &mut a.gates[t * 4 * state..][..4 * state];
     let tanh_c = &mut a.tanh_c[t * state..][..state];
-    // SAFETY: rows are a multiple of 16; units are copied into arrays of 16 and back by their
-    // number.
+    // SAFETY: rows are a multiple of 16; a state has four gates, and as many states as a vector
+    // holds are copied into arrays of 16 and back.
     unsafe {
         for rows in gates.chunks_exact_mut(S::N) {
             let slot = rows.as_mut_ptr();
             let s = logistic::<S>(S::load(slot), S::load(FACTOR.as_ptr()));
             S::store(slot, S::fma(S::load(TWICE.as_ptr()), s, S::load(LESS.as_ptr())));
         }
-        for (lane, gates) in gates.chunks_exact(4 * hidden).enumerate() {
-            for (chunk, gates) in gates.chunks(4 * S::N).enumerate() {
-                let first = chunk * S::N;
-                let at = (first * L + lane..).step_by(L);
-                // Input, forget, cell and output gate, old cell, old output.
-                let mut from = [[0.0f32; 16]; 6];
-                let mut kept = [0];
-                for ((u, at), gates) in at.clone().enumerate().zip(gates.chunks_exact(4)) {
-                    for (from, gate) in from.iter_mut().zip(gates) {
-                        from[u] = *gate;
-                    }
-                    from[4][u] = a.c[before + at];
-                    from[5][u] = a.h[before + at];
-                    if let Zone::Bits(bits) = zone {
-                        kept[0] |= (bits[t * hidden + first + u] >> lane & 1) << u;
-                    }
+        // A vector holds states as they lie, the lanes of a unit side by side.
+        for first in (0..state).step_by(S::N) {
+            let count = S::N.min(state - first);
+            // Input, forget, cell and output gate, old cell, old output.
+            let mut from = [[0.0f32; 16]; 6];
+            let mut kept = [0];
+            for at in 0..count {
+                let (unit, lane) = ((first + at) / L, (first + at) % L);
+                let gate = gates.as_ptr().add(4 * (lane * hidden + unit));
+                for (g, from) in from[..4].iter_mut().enumerate() {
+                    from[at] = *gate.add(g);
                 }
-                let zone = match zone {
-                    Zone::Bits(_) => Zone::Bits(&kept),
-                    other => other,
-                };
-                let (i, f) = (S::load(from[0].as_ptr()), S::load(from[1].as_ptr()));
-                let (g, o) = (S::load(from[2].as_ptr()), S::load(from[3].as_ptr()));
-                let (c_old, h_old) = (S::load(from[4].as_ptr()), S::load(from[5].as_ptr()));
-                let c = S::fma(f, c_old, S::mul(i, g));
-                let tc = tanh::<S>(c);
-                let mut to = [[0.0f32; 16]; 3];
-                S::store(to[0].as_mut_ptr(), hold::<S>(zone, (0, 0), c_old, c));
-                S::store(to[1].as_mut_ptr(), hold::<S>(zone, (0, 0), h_old, S::mul(o, tc)));
-                S::store(to[2].as_mut_ptr(), tc);
-                for ((u, at), _) in at.enumerate().zip(gates.chunks_exact(4)) {
-                    a.c[after + at] = to[0][u];
-                    a.h[after + at] = to[1][u];
-                    tanh_c[at] = to[2][u];
+                if let Zone::Bits(bits) = zone {
+                    kept[0] |= (bits[t * hidden + unit] >> lane & 1) << at;
                 }
             }
+            let zone = match zone {
+                Zone::Bits(_) => Zone::Bits(&kept),
+                other => other,
+            };
+            let [old_at, new_at] = [before + first, after + first];
+            from[4][..count].copy_from_slice(&a.c[old_at..][..count]);
+            from[5][..count].copy_from_slice(&a.h[old_at..][..count]);
+            let (i, f) = (S::load(from[0].as_ptr()), S::load(from[1].as_ptr()));
+            let (g, o) = (S::load(from[2].as_ptr()), S::load(from[3].as_ptr()));
+            let (c_old, h_old) = (S::load(from[4].as_ptr()), S::load(from[5].as_ptr()));
+            let c = S::fma(f, c_old, S::mul(i, g));
+            let tc = tanh::<S>(c);
+            let mut to = [[0.0f32; 16]; 3];
+            S::store(to[0].as_mut_ptr(), hold::<S>(zone, (0, 0), c_old, c));
+            S::store(to[1].as_mut_ptr(), hold::<S>(zone, (0, 0), h_old, S::mul(o, tc)));
+            S::store(to[2].as_mut_ptr(), tc);
+            a.c[new_at..][..count].copy_from_slice(&to[0][..count]);
+            a.h[new_at..][..count].copy_from_slice(&to[1][..count]);
+            tanh_c[first..][..count].copy_from_slice(&to[2][..count]);
         }
     }
 }

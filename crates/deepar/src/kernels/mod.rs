@@ -60,9 +60,9 @@ impl Isa {
         unsafe {
             match (self.0, a.lanes) {
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512, 1) => forward_avx512_few::<1>(a),
+                (Kind::Avx512, 1) => forward_avx512_1(a),
                 #[cfg(target_arch = "x86_64")]
-                (Kind::Avx512, 4) => forward_avx512_few::<4>(a),
+                (Kind::Avx512, 4) => forward_avx512_4(a),
                 #[cfg(target_arch = "x86_64")]
                 (Kind::Avx512, 16) => forward_avx512_16(a),
                 #[cfg(target_arch = "x86_64")]
@@ -179,12 +179,21 @@ unsafe fn forward_avx512_16(a: &mut Forward<'_>) {
     unsafe { lstm::forward::<simd::Avx512, 8, 1>(a) }
 }
 
-/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for L lanes.
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for one lane.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-unsafe fn forward_avx512_few<const L: usize>(a: &mut Forward<'_>) {
+unsafe fn forward_avx512_1(a: &mut Forward<'_>) {
+    // More sums under way than wide vectors leave.
     // SAFETY: the function's own contract.
-    unsafe { lstm::forward_few::<simd::Avx512, simd::Avx2, L>(a) }
+    unsafe { lstm::forward_few::<simd::Avx512, simd::Avx2, 1>(a) }
+}
+
+/// # Safety: AVX-512 F and DQ, and `a.check()` has passed, for four lanes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+unsafe fn forward_avx512_4(a: &mut Forward<'_>) {
+    // SAFETY: the function's own contract.
+    unsafe { lstm::forward_few::<simd::Avx512, simd::Avx512, 4>(a) }
 }
 
 /// # Safety: AVX2 and FMA, and `a.check()` has passed, for L lanes.

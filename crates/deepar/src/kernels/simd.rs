@@ -21,6 +21,13 @@ pub(super) trait Simd {
     const N: usize;
 
     unsafe fn load(from: *const f32) -> Self::V;
+    /// Eights of floats, each `apart` after the one before.
+    #[inline(always)]
+    unsafe fn load_eights(from: *const f32, _apart: usize) -> Self::V {
+        const { assert!(Self::N == 8) };
+        // SAFETY: the caller's.
+        unsafe { Self::load(from) }
+    }
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -295,6 +302,14 @@ mod x86 {
         unsafe fn load(from: *const f32) -> __m512 {
             // SAFETY: see the impl.
             unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_eights(from: *const f32, apart: usize) -> __m512 {
+            // SAFETY: see the impl; eight floats lie at either place.
+            unsafe {
+                let low = _mm512_castps256_ps512(_mm256_loadu_ps(from));
+                _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(from.add(apart)))
+            }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m512) {
