@@ -94,6 +94,24 @@ impl Dialect {
     }
 }
 
+/// What the start of a file says of all of its lines.
+#[derive(Clone, Debug, Default)]
+pub struct FileStart {
+    /// For each field of a line the column it is.
+    places: Vec<Option<usize>>,
+    /// Columns that the file does not have.
+    absent: Vec<usize>,
+    /// Where the lines begin that are records.
+    bytes: u64,
+}
+
+impl FileStart {
+    /// Bytes before the first record.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Reads delimited text as record batches.
 ///
 /// What fits where: see [the module](self).
@@ -105,12 +123,9 @@ pub struct Scan<R> {
     schema: SchemaRef,
     projection: Option<Vec<usize>>,
     columns: Vec<Column>,
-    /// Whether the file's start was read.
+    /// Whether the file's start was read, or need not be.
     started: bool,
-    /// For each field of a line the column it is.
-    places: Vec<Option<usize>>,
-    /// Columns that the file does not have.
-    absent: Vec<usize>,
+    start: FileStart,
     options: ScanOptions,
     count: usize,
     bytes_recent: usize,
@@ -169,8 +184,7 @@ impl<R: Read> Scan<R> {
             projection: projection.map(<[usize]>::to_vec),
             columns,
             started: false,
-            places: Vec::new(),
-            absent: Vec::new(),
+            start: FileStart::default(),
             options,
             count: 0,
             bytes_recent: 0,
@@ -178,6 +192,26 @@ impl<R: Read> Scan<R> {
             bad: 0,
             failed: None,
         })
+    }
+
+    /// Tells that the input begins within a file of which `start` is known, with any of its lines
+    /// but those before its records.
+    pub fn go_on(&mut self, start: FileStart) {
+        (self.started, self.start) = (true, start);
+    }
+
+    /// What the file's start says, or `None` of a file without lines.
+    ///
+    /// # Errors
+    /// Those of [`Scan::next_batch`] at the start of a file.
+    pub fn file_start(&mut self) -> Result<Option<FileStart>> {
+        if !self.started {
+            self.started = true;
+            if !self.start()? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.start.clone()))
     }
 
     /// The schema of the batches.
@@ -260,6 +294,7 @@ impl<R: Read> Scan<R> {
             },
             Header::None | Header::Skip(_) => None,
         };
+        let bytes = self.lines.bytes();
         let usual = usual_width(self.lines.ahead()?, &mut self.fields);
         let width = match (header.as_ref().map(Vec::len), usual) {
             (Some(named), Some(usual)) if named != usual => {
@@ -271,7 +306,7 @@ impl<R: Read> Scan<R> {
             // No line, or none that is sound, says how many there should be.
             (named, usual) => named.or(usual).unwrap_or(self.columns.len()),
         };
-        self.places = match header {
+        let places = match header {
             None => (0..width).map(|at| (at < self.columns.len()).then_some(at)).collect(),
             Some(names) => {
                 let mut free: Vec<bool> = vec![true; self.names.len()];
@@ -292,8 +327,8 @@ impl<R: Read> Scan<R> {
                 places
             }
         };
-        self.absent =
-            (0..self.columns.len()).filter(|at| !self.places.contains(&Some(*at))).collect();
+        let absent = (0..self.columns.len()).filter(|at| !places.contains(&Some(*at))).collect();
+        self.start = FileStart { places, absent, bytes };
         Ok(true)
     }
 
@@ -312,13 +347,13 @@ impl<R: Read> Scan<R> {
             ));
         }
         let fields = self.fields.split(self.lines.text(line))?;
-        let (found, usual) = (fields.len(), self.places.len());
+        let (found, usual) = (fields.len(), self.start.places.len());
         if found != usual {
             return Err(format!("the line has {found} fields, its file has {usual}"));
         }
         let null = self.dialect.null.as_deref().map(str::as_bytes);
         let mut refused = None;
-        for ((text, quoted), place) in fields.iter().zip(&self.places) {
+        for ((text, quoted), place) in fields.iter().zip(&self.start.places) {
             let Some(place) = *place else {
                 // Whatever is asked of a file, the same lines of it are good.
                 if std::str::from_utf8(text).is_err() {
@@ -336,7 +371,7 @@ impl<R: Read> Scan<R> {
         }
         match refused {
             None => {
-                for at in &self.absent {
+                for at in &self.start.absent {
                     self.columns[*at].push_null();
                 }
                 Ok(())

@@ -15,7 +15,7 @@ use arrow::record_batch::RecordBatchOptions;
 use arrow::util::display::FormatOptions;
 use base::{Error, ErrorKind, Result};
 use datafusion::common::ScalarValue;
-use formats::csv::Dialect;
+use formats::csv::{Dialect, FileStart};
 use formats::json::{BadRecord, ScanOptions};
 use formats::parquet::Reader;
 use formats::{csv, json};
@@ -70,16 +70,26 @@ impl Layout {
         input: R,
         options: ScanOptions,
     ) -> Result<TextScan<R>> {
-        Ok(match &self.csv {
-            Some(dialect) => {
-                let scan = csv::Scan::new(&self.data, projection, input, dialect, options)?;
-                TextScan::Csv(Box::new(scan))
-            }
-            None => {
+        Ok(match self.format {
+            Format::Csv => TextScan::Csv(Box::new(self.csv_scan(projection, input, options)?)),
+            _ => {
                 let scan = json::Scan::new(&self.data, projection, input, options)?;
                 TextScan::Json(Box::new(scan))
             }
         })
+    }
+
+    /// A scan of delimited text.
+    pub(crate) fn csv_scan<R: Read>(
+        &self,
+        projection: Option<&[usize]>,
+        input: R,
+        options: ScanOptions,
+    ) -> Result<csv::Scan<R>> {
+        let dialect = self.csv.as_ref();
+        let dialect =
+            dialect.ok_or_else(|| Error::internal("delimited by nothing that is known"))?;
+        csv::Scan::new(&self.data, projection, input, dialect, options)
     }
 
     /// The same with texts as views, which DataFusion's reader of Parquet makes of a dictionary
@@ -254,21 +264,30 @@ fn read_text(
     hand_out: Sink<'_>,
 ) -> Result<(), Damage> {
     let mut counted = Counted { inner: open(&part.file)?, meter, at: 0, counted: 0 };
+    let mut from = part.begin();
     let mut input: Box<dyn Read + Send + '_> = match &part.range {
         None => formats::decode_object(counted, &part.file.key)?,
         Some(range) => {
+            // A header is passed over by the first part, which it belongs to.
+            let header = part.start.as_ref().map_or(0, |start| start.bytes());
+            if from < header {
+                meter.bytes(header - from);
+                from = header;
+            }
             let failed = |cause| Error::io("reading on within an object", cause);
-            counted.seek(SeekFrom::Start(range.start)).map_err(failed)?;
-            Box::new(counted.take(range.end - range.start))
+            counted.seek(SeekFrom::Start(from)).map_err(failed)?;
+            Box::new(counted.take(range.end - from))
         }
     };
     if let Some(path) = &picked.layout.records {
         input = Box::new(json::Items::new(input, path));
     }
-    let from = part.begin();
     let data = picked.data_columns();
     let options = ScanOptions { batch_rows: BATCH_ROWS, ..ScanOptions::default() };
     let mut scan = picked.layout.scan(Some(&data), input, options)?;
+    if let (TextScan::Csv(scan), Some(start)) = (&mut scan, &part.start) {
+        scan.go_on(FileStart::clone(start));
+    }
     let mut unkept = Ok(());
     loop {
         let next = scan.next_batch(&mut |bad| {

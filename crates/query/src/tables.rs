@@ -159,11 +159,7 @@ impl LakeTable {
         let groups = match self.reading {
             Reading::InOrder => vec![files.into_iter().map(Part::whole).collect()],
             Reading::Query => {
-                let parts = files.into_iter().flat_map(|file| match self.layout.format {
-                    // What lies within one document has no place to cut at.
-                    Format::Json if self.layout.records.is_none() => Part::of(file),
-                    _ => vec![Part::whole(file)],
-                });
+                let parts = files.into_iter().flat_map(|file| Part::of(file, &self.layout));
                 balance(parts.collect(), partitions, |part| (part.bytes(), &part.file.key))
             }
         };
@@ -345,8 +341,7 @@ impl PartitionStream for FilesStream {
                     && let Some(file) =
                         lake.as_ref().and_then(|lake| reach::located(lake, &part.file))
                 {
-                    let range = part.range.clone();
-                    read = read_file(&Part { file, range }, &picked, &meter, &mut send);
+                    read = read_file(&Part { file, ..part.clone() }, &picked, &meter, &mut send);
                 }
                 if !read.map_err(wrap)? {
                     break;

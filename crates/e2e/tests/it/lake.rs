@@ -251,9 +251,7 @@ fn faults(
 
 /// Takes everything into the table; then it has what was sent, and no run finds anything new.
 fn settled(server: &Server, ledgers: &[Ledger]) -> account::Account {
-    for step in WORK {
-        server.forebay(step);
-    }
+    let said = WORK.map(|step| server.forebay(step));
     let run = server.forebay(&pipeline::RUN);
     assert_eq!(run["inputs"], 0, "the bookmark has forgotten something: {run}");
     let account = account::audit(server, "readings", ledgers);
@@ -264,7 +262,7 @@ fn settled(server: &Server, ledgers: &[Ledger]) -> account::Account {
     assert_eq!(raw["rows"][0][1].as_u64(), Some(account.rows), "the raw objects");
     // Compaction has done its work: each device's partition is one file.
     let files = server.forebay(&["lake", "sql", "SELECT count(*) FROM \"readings$files\""]);
-    assert!(files["rows"][0][0].as_u64() <= Some(2), "{files}");
+    assert!(files["rows"][0][0].as_u64() <= Some(2), "{files}, where {said:?} was done");
     account
 }
 
