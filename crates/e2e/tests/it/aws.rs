@@ -93,6 +93,7 @@ fn the_articles_own_code_runs_against_one_server() {
         scope.spawn(|| {
             the_lakes_readers(&place);
             control_plane(&place);
+            clients_of_databases(&place);
         });
         scope.spawn(|| {
             the_page(&place, "article.md");
@@ -240,6 +241,13 @@ fn the_lakes_readers(place: &Place) {
     let where_it_is = ["--bucket", BUCKET, "--database", "air", "--table", "raw"];
     let args = [&where_it_is[..], &["--parquet", "output/"]].concat();
     ends_with(&user.python(Sdk::Today, &example("lake/wrangler.py"), &args), "WRANGLER OK");
+}
+
+/// PyAthena and SQLAlchemy.
+fn clients_of_databases(place: &Place) {
+    let program = repository().join("crates/e2e/tests/py/athena_clients.py");
+    let said = place.user("databases").python(Sdk::Today, &program, &[]);
+    ends_with(&said, "ATHENA CLIENTS OK");
 }
 
 /// What the answers of the control plane mean.

@@ -19,6 +19,9 @@ use crate::pipeline;
 
 /// Readings that each of two devices sends in a round.
 const READINGS: u64 = 150;
+/// The first block of numbers: beyond those that fit an `int`, for the column to have one type all
+/// along. Files of different types are not put together.
+const FIRST: u64 = 300;
 /// Server and what it may take beside its log's buffers; the work itself is done by children.
 const BOUND_MIB: u64 = 448;
 
@@ -95,7 +98,7 @@ impl Drop for Watcher {
 
 fn prepare(server: &Server) {
     pipeline::prepare(server);
-    let ledger = publish(server, 0, 1);
+    let ledger = publish(server, FIRST, 1);
     assert_eq!(ledger.acknowledged.len(), 1);
     server.forebay(&pipeline::FLUSH);
     server.forebay(&pipeline::CRAWL);
@@ -150,9 +153,10 @@ fn faults(
     prepare(&server);
     let mut watcher = Watcher::start(&server);
     let best = AtomicU64::new(0);
-    let first = Ledger { sent: vec![0], acknowledged: vec![0] };
+    let one = vec![FIRST * BLOCK];
+    let first = Ledger { sent: one.clone(), acknowledged: one };
     let (mut ledgers, mut hits, mut peak_kib) = (vec![first], 0, 0);
-    let (mut slowest, mut block) = (Duration::ZERO, 2);
+    let (mut slowest, mut block) = (Duration::ZERO, FIRST + 2);
     let mut cut_off = std::collections::BTreeMap::<String, u64>::new();
     let mut done = 0;
     // A step whose disk was cut may still answer from memory; one whose server was killed cannot.

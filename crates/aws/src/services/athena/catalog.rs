@@ -27,10 +27,18 @@ pub(super) fn check_catalog(name: &str) -> Result<(), Fault> {
     }
 }
 
-/// Athena's word for what the catalog refuses.
+/// Athena's word for what the catalog refuses. Clients look for the catalog's own word behind it to
+/// tell what is not there from what went wrong.
 fn metadata(error: Error) -> Fault {
     match error.kind() {
-        ErrorKind::NotFound => Fault::named("MetadataException", 400, error.to_string()),
+        ErrorKind::NotFound => Fault::named(
+            "MetadataException",
+            400,
+            format!(
+                "{error} (Service: AmazonDataCatalog; Status Code: 400; Error Code: \
+                 EntityNotFoundException; Proxy: null)"
+            ),
+        ),
         _ => error.into(),
     }
 }

@@ -799,7 +799,9 @@ async fn the_catalog_is_shown_as_athena_does() {
         json!({"TableMetadataList": []})
     );
     input["TableName"] = json!("nothing");
-    assert_eq!(refused(&world, "GetTableMetadata", input).await.0, "MetadataException");
+    let (word, why) = refused(&world, "GetTableMetadata", input).await;
+    assert_eq!(word, "MetadataException");
+    assert!(why.contains("\"nothing\"") && why.contains("Code: EntityNotFoundException;"), "{why}");
     let other = json!({"CatalogName": "other"});
     assert_eq!(refused(&world, "ListDatabases", other).await.0, "InvalidRequestException");
 }
