@@ -161,7 +161,33 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// A page of 1,000 parts with their checksums is far below this.
 const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Adds to an error what it was about and the request's id.
+/// What an error is that the protocol crate leaves without a word.
+fn meaning(code: &str) -> &'static str {
+    match code {
+        "IncompleteBody" => {
+            "You did not provide the number of bytes specified by the Content-Length header."
+        }
+        "InternalError" => "We encountered an internal error. Please try again.",
+        "InvalidAccessKeyId" => "The access key ID you provided does not exist in our records.",
+        "InvalidBucketName" => {
+            "The specified bucket is not valid: a name has 3 to 63 lower-case letters, digits, '.' \
+             and '-', and begins and ends with a letter or digit."
+        }
+        "InvalidURI" => "Couldn't parse the specified URI.",
+        "KeyTooLongError" => "Your key is too long.",
+        "MethodNotAllowed" => "The specified method is not allowed against this resource.",
+        "NotImplemented" => {
+            "A header or parameter you provided implies functionality that is not implemented."
+        }
+        "SignatureDoesNotMatch" => {
+            "The request signature we calculated does not match the signature you provided. Check \
+             your key and signing method."
+        }
+        _ => "The request is refused.",
+    }
+}
+
+/// Adds to an error what it was about and the request's id, and what it means if it does not say.
 async fn with_resource(response: Response<Body>, resource: &str, id: &str) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, ERROR_BYTES_MAX).await.unwrap_or_default();
@@ -170,6 +196,13 @@ async fn with_resource(response: Response<Body>, resource: &str, id: &str) -> Re
     if text.contains("<Code>InvalidPolicyDocument</Code>") && !text.contains("failed to parse") {
         parts.status = StatusCode::FORBIDDEN;
         text = text.replace("InvalidPolicyDocument", "AccessDenied").into();
+    }
+    if let Some((before, rest)) = text.split_once("<Code>")
+        && let Some((code, after)) = rest.split_once("</Code>")
+        && !after.contains("<Message>")
+    {
+        let message = meaning(code);
+        text = format!("{before}<Code>{code}</Code><Message>{message}</Message>{after}").into();
     }
     let told = match text.strip_suffix("</Error>") {
         Some(before) => format!(

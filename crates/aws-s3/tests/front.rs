@@ -42,6 +42,8 @@ impl Answer {
         assert_eq!(self.status.as_u16(), status, "{told}");
         assert!(self.body.contains(&format!("<Code>{code}</Code>")), "{told}");
         assert!(self.body.contains("<RequestId>"), "{told}");
+        let message = self.body.split("<Message>").nth(1).and_then(|it| it.split('<').next());
+        assert!(message.is_some_and(|message| message.len() > 10), "{told}");
         assert!(!self.body.contains("/tmp"), "{told}");
     }
 
@@ -173,6 +175,10 @@ async fn objects_keep_what_they_were_given() {
     shop.ask(("PUT", "/lake/n"), &class, b"1").await.refused(400, "InvalidStorageClass");
     shop.ask(("GET", "/lake/n"), &[], b"").await.refused(404, "NoSuchKey");
     shop.ask(("GET", "/none/n"), &[], b"").await.refused(404, "NoSuchBucket");
+    shop.ask(("GET", "/no/n"), &[], b"").await.refused(400, "InvalidBucketName");
+    let long = format!("/lake/{}", "k".repeat(1025));
+    shop.ask(("GET", &long), &[], b"").await.refused(400, "KeyTooLongError");
+    shop.ask(("GET", "/lake?analytics"), &[], b"").await.refused(501, "NotImplemented");
     // An object beneath another is one by itself.
     shop.ask(("PUT", "/lake/d/k/sub"), &[], b"beneath").await.fine();
     assert_eq!(shop.ask(("GET", "/lake/d/k/sub"), &[], b"").await.fine().body, "beneath");

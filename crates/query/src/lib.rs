@@ -15,6 +15,8 @@
 //! * Dropping the future of a query stops it.
 
 mod as_of;
+#[cfg(test)]
+mod asked;
 mod by_runs;
 mod dialect;
 mod each_once;

@@ -6,10 +6,9 @@ use arrow::array::{
     ArrayRef, Float64Array, Int16Array, Int64Array, RecordBatch, StringArray, StringViewArray,
     TimestampMillisecondArray,
 };
-use arrow::util::pretty::pretty_format_batches;
-use datafusion::datasource::MemTable;
-use datafusion::physical_plan::displayable;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
+
+use crate::asked::{ask, session};
 
 /// Rows of a batch; a run of `length` rows of a key, then the next, then from the first again.
 fn batch(seed: usize, rows: usize, length: usize) -> RecordBatch {
@@ -59,31 +58,13 @@ fn batch(seed: usize, rows: usize, length: usize) -> RecordBatch {
             ),
         ),
     ];
-    let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
-    RecordBatch::try_from_iter_with_nullable(nullable).unwrap()
+    crate::asked::batch(columns)
 }
 
-fn session(batches: &[Vec<RecordBatch>], by_runs: bool) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(2);
-    let state = datafusion::execution::session_state::SessionStateBuilder::new()
-        .with_config(config)
-        .with_default_features();
-    let state = match by_runs {
-        true => state.with_physical_optimizer_rule(Arc::new(super::RULE)),
-        false => state,
-    };
-    let session = SessionContext::new_with_state(state.build());
-    let table = MemTable::try_new(batches[0][0].schema(), batches.to_vec()).unwrap();
-    session.register_table("t", Arc::new(table)).unwrap();
-    session
-}
-
-async fn ask(session: &SessionContext, sql: &str) -> (String, String) {
-    let frame = session.sql(sql).await.unwrap();
-    let plan = frame.clone().create_physical_plan().await.unwrap();
-    let batches = frame.collect().await.unwrap();
-    let plan = displayable(plan.as_ref()).indent(false).to_string();
-    (pretty_format_batches(&batches).unwrap().to_string(), plan)
+fn by_runs(batches: &[Vec<RecordBatch>]) -> SessionContext {
+    session(batches.to_vec(), 8192, |state| {
+        state.with_physical_optimizer_rule(Arc::new(super::RULE))
+    })
 }
 
 #[tokio::test]
@@ -103,7 +84,7 @@ async fn runs_come_to_what_rows_come_to() {
         let batches: Vec<Vec<RecordBatch>> = (0..2)
             .map(|part| (0..8).map(|n| batch(n * 100 + part, 4000 + n, of[n % of.len()])).collect())
             .collect();
-        let (ours, theirs) = (session(&batches, true), session(&batches, false));
+        let (ours, theirs) = (by_runs(&batches), session(batches.to_vec(), 8192, |state| state));
         for sql in &questions {
             let (answer, plan) = ask(&ours, sql).await;
             assert!(plan.contains("ByRuns"), "{sql}\n{plan}");
@@ -114,7 +95,7 @@ async fn runs_come_to_what_rows_come_to() {
 
 #[tokio::test]
 async fn what_is_not_known_is_left_alone() {
-    let session = session(&[vec![batch(0, 100, 10)], vec![batch(1, 100, 10)]], true);
+    let session = by_runs(&[vec![batch(0, 100, 10)], vec![batch(1, 100, 10)]]);
     for measure in [
         "count(DISTINCT small)",
         "median(small)",

@@ -2,45 +2,22 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Float64Array, Int64Array, RecordBatch};
-use arrow::util::display::array_value_to_string;
-use datafusion::datasource::MemTable;
-use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use arrow::array::{Float64Array, Int64Array};
+use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
+
+use crate::asked::{self, ask};
 
 /// Hours, in order and with gaps, and what was measured then.
 type Rows = Vec<(i64, Option<f64>)>;
 
 fn session(rows: &Rows, batch_rows: usize) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(2).with_batch_size(batch_rows);
-    let state = SessionStateBuilder::new()
-        .with_config(config)
-        .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(super::RULE));
-    let session = SessionContext::new_with_state(state.build());
     let hours: Int64Array = rows.iter().map(|row| Some(row.0)).collect();
     let reals: Float64Array = rows.iter().map(|row| row.1).collect();
-    let batch = RecordBatch::try_from_iter_with_nullable([
-        ("h", Arc::new(hours) as _, true),
-        ("v", Arc::new(reals) as _, true),
-    ]);
-    let batch = batch.unwrap();
-    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
-    session.register_table("t", Arc::new(table)).unwrap();
-    session
-}
-
-async fn ask(session: &SessionContext, sql: &str) -> Vec<String> {
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
-    let rows = batches.iter().flat_map(|batch| {
-        (0..batch.num_rows()).map(|row| {
-            let cell =
-                |column: &arrow::array::ArrayRef| array_value_to_string(column, row).unwrap();
-            batch.columns().iter().map(cell).collect::<Vec<_>>().join("|")
-        })
-    });
-    rows.collect()
+    let batch = asked::batch([("h", Arc::new(hours) as _), ("v", Arc::new(reals) as _)]);
+    asked::session(vec![vec![batch]], batch_rows, |state| {
+        state.with_physical_optimizer_rule(Arc::new(super::RULE))
+    })
 }
 
 /// What the window from `from` to `to` hours away comes to, for each row.
@@ -99,7 +76,7 @@ proptest! {
              bool_and(v > 2) {over} FROM t ORDER BY h"
         );
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let found = runtime.block_on(ask(&session(&rows, batch_rows), &sql));
+        let (found, _) = runtime.block_on(ask(&session(&rows, batch_rows), &sql));
         assert_eq!(found, by_hand(&rows, from, from + width), "{sql}");
     }
 }
@@ -113,7 +90,7 @@ async fn what_cannot_take_away_is_done_all_the_same() {
          string_agg(CAST(h AS text), '+') {over}, array_agg(h) {over} FROM t ORDER BY h"
     );
     assert_eq!(
-        ask(&session(&rows, 8192), &sql).await,
+        ask(&session(&rows, 8192), &sql).await.0,
         [
             "0||0.0|1|0|[0]",
             "1|1.0|0.5|2|0+1|[0, 1]",

@@ -2,23 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray};
-use datafusion::datasource::MemTable;
-use datafusion::physical_plan::displayable;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray};
+use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
+
+use crate::asked::{self, ask};
 
 /// A row: its partition, its place in it, and values.
 type Row = (Option<u8>, i64, Option<i64>, Option<f64>);
 
 fn session(rows: &[Row], batch_rows: usize, sliding: bool) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(2).with_batch_size(batch_rows);
-    let state = datafusion::execution::session_state::SessionStateBuilder::new()
-        .with_config(config)
-        .with_default_features();
-    let rule = if sliding { super::RULE } else { crate::moving::RULE };
-    let state = state.with_physical_optimizer_rule(Arc::new(rule));
-    let session = SessionContext::new_with_state(state.build());
     let name = |row: &Row| row.0.map(|key| format!("device number {key:04}"));
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("device", Arc::new(rows.iter().map(name).collect::<StringViewArray>())),
@@ -28,27 +21,10 @@ fn session(rows: &[Row], batch_rows: usize, sliding: bool) -> SessionContext {
         ("whole", Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>())),
         ("real", Arc::new(rows.iter().map(|row| row.3).collect::<Float64Array>())),
     ];
-    let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
-    let batch = RecordBatch::try_from_iter_with_nullable(nullable).unwrap();
-    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
-    session.register_table("t", Arc::new(table)).unwrap();
-    session
-}
-
-/// The answer, and the plan.
-async fn ask(session: &SessionContext, sql: &str) -> (Vec<String>, String) {
-    let frame = session.sql(sql).await.unwrap();
-    let plan = frame.clone().create_physical_plan().await.unwrap();
-    let batches = frame.collect().await.unwrap();
-    let rows = batches.iter().flat_map(|batch| {
-        (0..batch.num_rows()).map(move |row| {
-            let cell = |column: &ArrayRef| {
-                arrow::util::display::array_value_to_string(column, row).unwrap()
-            };
-            batch.columns().iter().map(cell).collect::<Vec<_>>().join("|")
-        })
-    });
-    (rows.collect(), displayable(plan.as_ref()).indent(false).to_string())
+    let rule = if sliding { super::RULE } else { crate::moving::RULE };
+    asked::session(vec![vec![asked::batch(columns)]], batch_rows, |state| {
+        state.with_physical_optimizer_rule(Arc::new(rule))
+    })
 }
 
 const FRAMES: &[&str] = &[

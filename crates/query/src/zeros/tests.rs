@@ -2,35 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Float32Array, Float64Array, Int64Array, RecordBatch};
-use arrow::util::display::array_value_to_string;
-use datafusion::datasource::MemTable;
-use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::prelude::SessionContext;
+use arrow::array::{Float32Array, Float64Array, Int64Array};
+
+use crate::asked;
 
 async fn ask(sql: &str) -> String {
-    let state = SessionStateBuilder::new()
-        .with_default_features()
-        .with_analyzer_rule(Arc::new(super::OneZero))
-        .build();
-    let session = SessionContext::new_with_state(state);
-    let batch = RecordBatch::try_from_iter([
+    let batch = asked::batch([
         ("id", Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5])) as _),
         ("v", Arc::new(Float64Array::from(vec![-1.0, -0.0, 0.0, 1.0, -0.0])) as _),
         ("w", Arc::new(Float32Array::from(vec![-1.0, 0.0, -0.0, 1.0, -0.0])) as _),
     ]);
-    let batch = batch.unwrap();
-    let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap();
-    session.register_table("t", Arc::new(table)).unwrap();
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
-    let rows = batches.iter().flat_map(|batch| {
-        (0..batch.num_rows()).map(|row| {
-            let cell =
-                |column: &arrow::array::ArrayRef| array_value_to_string(column, row).unwrap();
-            batch.columns().iter().map(cell).collect::<Vec<_>>().join("|")
-        })
+    let session = asked::session(vec![vec![batch]], 8192, |state| {
+        state.with_analyzer_rule(Arc::new(super::OneZero))
     });
-    rows.collect::<Vec<_>>().join(" ")
+    asked::ask(&session, sql).await.0.join(" ")
 }
 
 #[tokio::test]
