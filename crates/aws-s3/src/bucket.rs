@@ -112,7 +112,7 @@ pub(crate) async fn create(
             Err(s3_error!(BucketAlreadyOwnedByYou, "{taken}").into())
         }
         Err(error) if error.kind() == base::ErrorKind::Invalid => {
-            Err(s3_error!(InvalidBucketName, "The specified bucket is not valid.").into())
+            Err(s3_error!(InvalidBucketName).into())
         }
         other => other.map_err(Fail::from),
     })

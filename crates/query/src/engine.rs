@@ -517,8 +517,8 @@ impl From<Error> for Failed {
 }
 
 /// Those of the files that cannot be read to their end; none is read if the error cannot come
-/// of it. Where it must come of one and all can be read, it is what a reader in a hurry looks at,
-/// an index of pages: then it is all of them.
+/// of it. Where all can be read and the error may still be of one, the damage may lie in what only
+/// DataFusion's reader looks at, the index of pages: then it is all of them.
 async fn find_damaged(files: Vec<(TableFile, Picked)>, error: ErrorKind) -> Result<Vec<PathBuf>> {
     // What a file holds may not fit its column, which is like any other value that does not.
     let kinds = [

@@ -256,26 +256,27 @@ impl Zone<'_> {
 }
 
 /// [`forward`] for `L` lanes, few. `T` has the 8 floats of a panel's column or those of two, `S`
-/// activates.
+/// activates; of one lane `T` is of 8.
 ///
 /// # Safety
 ///
 /// The instructions of `S` and `T` are there, `a.check()` holds, and `L` is `a.lanes`.
 #[inline(always)]
 pub(super) unsafe fn forward_few<S: Simd, T: Simd, const L: usize>(a: &mut Forward<'_>) {
+    const { assert!(L > 1 || T::N == PANEL) };
     let vectors = 4 * a.hidden / T::N;
     for t in 0..a.steps {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's; units are a multiple of 8, so that vectors are even in number, and
+        // those of 8 a multiple of 4.
         unsafe {
             let mut at = 0;
             while at < vectors {
                 // Eight sums under way cover a multiply-add's latency, twelve fit into registers.
                 at += match vectors - at {
-                    2.. if L > 1 => sum_rows::<T, 2, L>(a, t, at),
-                    12 | 20.. if L == 1 => sum_rows::<T, 12, L>(a, t, at),
-                    8.. if L == 1 => sum_rows::<T, 8, L>(a, t, at),
-                    4.. if L == 1 => sum_rows::<T, 4, L>(a, t, at),
-                    _ => sum_rows::<T, 1, L>(a, t, at),
+                    _ if L > 1 => sum_rows::<T, 2, L>(a, t, at),
+                    12 | 20.. => sum_rows::<T, 12, L>(a, t, at),
+                    8.. => sum_rows::<T, 8, L>(a, t, at),
+                    _ => sum_rows::<T, 4, L>(a, t, at),
                 };
             }
             update_units::<S, L>(a, t);

@@ -183,7 +183,7 @@ unsafe fn forward_avx512_16(a: &mut Forward<'_>) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 unsafe fn forward_avx512_1(a: &mut Forward<'_>) {
-    // More sums under way than wide vectors leave.
+    // Of one lane, vectors of eight leave enough sums to be under way at once; wider ones do not.
     // SAFETY: the function's own contract.
     unsafe { lstm::forward_few::<simd::Avx512, simd::Avx2, 1>(a) }
 }
