@@ -16,6 +16,7 @@ use forecast::EpochReport;
 use sha2::{Digest, Sha256};
 
 use crate::hyper::Hyperparameters;
+use crate::model::ARITHMETIC;
 use crate::train::TrainOptions;
 
 const MAGIC: &[u8] = b"forebay-deepar-checkpoint 1\n";
@@ -68,7 +69,7 @@ pub(crate) fn log(io: &mut dyn Fields, log: &mut Vec<EpochReport>) {
 /// Names one training: only its own checkpoints carry this.
 pub(crate) fn tag(hyper: &Hyperparameters, options: &TrainOptions, data_sha256: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let named = format!("{version} {data_sha256} {options:?} {hyper:?}");
+    let named = format!("{version} {ARITHMETIC} {data_sha256} {options:?} {hyper:?}");
     Sha256::digest(named).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

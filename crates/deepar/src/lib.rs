@@ -80,5 +80,5 @@ pub use hyper::{
 };
 pub use kernels::{Isa, limit};
 pub use likelihood::Likelihood;
-pub use model::{Model, Provenance};
+pub use model::{ARITHMETIC, Model, Provenance};
 pub use train::{DeepAr, OBSERVATIONS_MIN, TrainOptions, data_sha256, train};

@@ -10,6 +10,11 @@ use crate::hyper::Hyperparameters;
 use crate::kernels::Isa;
 use crate::network::{Layout, Packed, Shape};
 
+/// What a training comes to with the same data, settings, seed, threads and instructions. Raised
+/// with every change of draws, kernels or formulas that gives other bytes, also between two
+/// versions: models say it, and a checkpoint of another is not gone on from.
+pub const ARITHMETIC: u32 = 1;
+
 /// How the model came about; travels with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -23,6 +28,9 @@ pub struct Provenance {
     pub data_sha256: String,
     /// The version of this crate.
     pub code_version: String,
+    /// [`ARITHMETIC`] of the program; 0 if it is from before that was said.
+    #[serde(default)]
+    pub arithmetic: u32,
     /// Series learnt from, and those left out as shorter than the horizon.
     pub series: usize,
     /// See `series`.
@@ -81,7 +89,7 @@ impl Model {
             return Err(Error::invalid("the model has weights that are not finite numbers"));
         }
         let member = |params: Vec<f32>| Member {
-            packed: Packed::new(&parts.shape, &layout, &params, false),
+            packed: Packed::new(isa, &parts.shape, &layout, &params),
             params,
         };
         let members = parts.params.into_iter().map(member).collect();

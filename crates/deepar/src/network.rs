@@ -17,7 +17,9 @@ use base::{Error, Result};
 
 use crate::features::{Frame, Item, Lane, Plan};
 use crate::hyper::Hyperparameters;
-use crate::kernels::{Backward, BackwardScratch, Base, Forward, Isa, Loops, PANEL, Zone};
+use crate::kernels::{
+    Backward, BackwardScratch, Base, Forward, Isa, LANES, Loops, PANEL, Rows, Zone,
+};
 use crate::likelihood::Likelihood;
 use crate::rng::{Stream, Threshold, purpose};
 
@@ -191,39 +193,8 @@ pub(crate) fn init(shape: &Shape, seed: u64) -> Vec<f32> {
     params
 }
 
-/// `[rows / 8][columns][8]` from `[rows][stride]`: see `kernels::lstm`.
-pub(crate) fn pack(weights: &[f32], stride: usize, rows: usize, columns: usize) -> Vec<f32> {
-    let mut panels = vec![0.0; rows * columns];
-    for (panel, out) in panels.chunks_exact_mut(columns * PANEL).enumerate() {
-        for r in 0..PANEL {
-            let row = &weights[(panel * PANEL + r) * stride..][..columns];
-            for (slot, value) in out[r..].iter_mut().step_by(PANEL).zip(row) {
-                *slot = *value;
-            }
-        }
-    }
-    panels
-}
-
-/// `[count / 8][rows][8]`: columns `from..from + count` as rows.
-pub(crate) fn pack_transposed(
-    weights: &[f32],
-    stride: usize,
-    rows: usize,
-    from: usize,
-    count: usize,
-) -> Vec<f32> {
-    let mut panels = vec![0.0; rows * count];
-    for (panel, out) in panels.chunks_exact_mut(rows * PANEL).enumerate() {
-        for (row, out) in out.chunks_exact_mut(PANEL).enumerate() {
-            out.copy_from_slice(&weights[row * stride + from + panel * PANEL..][..PANEL]);
-        }
-    }
-    panels
-}
-
 /// The weights as the kernels read them; made once a step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Packed {
     forward: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,
@@ -236,30 +207,36 @@ impl Packed {
         [&self.forward, &self.hidden, &self.inputs].into_iter().flatten().map(Vec::len).sum()
     }
 
-    /// `backward` adds what only training needs.
-    pub(crate) fn new(shape: &Shape, layout: &Layout, params: &[f32], backward: bool) -> Packed {
-        let gates = shape.gates();
-        let of = |l: usize| {
-            (&params[layout.layers[l].0.clone()], shape.columns(l), shape.layer_inputs(l))
-        };
-        let layers = || 0..shape.layers;
-        let transposed = |l: usize, hidden: bool| {
-            let (weights, columns, inputs) = of(l);
-            let from = if hidden { inputs } else { 0 };
-            pack_transposed(weights, columns, gates, from, shape.hidden())
-        };
-        Packed {
-            forward: layers()
-                .map(|l| {
-                    let (weights, columns, inputs) = of(l);
-                    pack(weights, columns, gates, inputs + shape.hidden())
-                })
-                .collect(),
-            hidden: layers().filter(|_| backward).map(|l| transposed(l, true)).collect(),
-            inputs: layers()
-                .filter(|_| backward)
-                .map(|l| if l == 0 { Vec::new() } else { transposed(l, false) })
-                .collect(),
+    /// For forecasting alone.
+    pub(crate) fn new(isa: Isa, shape: &Shape, layout: &Layout, params: &[f32]) -> Packed {
+        let mut packed = Packed::default();
+        packed.pack(isa, shape, layout, params, false);
+        packed
+    }
+
+    /// Packs other parameters of the same network; `backward` adds what only training needs.
+    pub(crate) fn pack(
+        &mut self,
+        isa: Isa,
+        shape: &Shape,
+        layout: &Layout,
+        params: &[f32],
+        backward: bool,
+    ) {
+        for weights in [&mut self.forward, &mut self.hidden, &mut self.inputs] {
+            weights.resize_with(shape.layers, Vec::new);
+        }
+        for l in 0..shape.layers {
+            let from = &params[layout.layers[l].0.clone()];
+            let (stride, inputs, hidden) =
+                (shape.columns(l), shape.layer_inputs(l), shape.hidden());
+            let rows = Rows { from, stride, rows: shape.gates() };
+            isa.pack(rows, inputs + hidden, &mut self.forward[l]);
+            if backward {
+                rows.pack_transposed(inputs..inputs + hidden, &mut self.hidden[l]);
+                let wanted = if l == 0 { 0 } else { inputs };
+                rows.pack_transposed(0..wanted, &mut self.inputs[l]);
+            }
         }
     }
 
@@ -388,7 +365,7 @@ impl Net<'_> {
             reset(&mut layer.tanh_c, steps * state);
             reset(&mut layer.base, 4 * state);
             self.base(l, &work.statics, lanes, &mut layer.base);
-            draw_zone(&mut layer.zone, zone, l, steps * self.shape.hidden());
+            draw_zone(self.isa, &mut layer.zone, zone, l, steps * self.shape.hidden(), lanes);
             let x = match below.last() {
                 Some(below) => &below.h[state..],
                 None => &work.x[..],
@@ -668,23 +645,42 @@ fn zone_of(zone: Zoneout, bits: &[u32]) -> Zone<'_> {
     }
 }
 
-fn draw_zone(bits: &mut Vec<u32>, zone: Zoneout, layer: usize, len: usize) {
+fn draw_zone(isa: Isa, bits: &mut Vec<u32>, zone: Zoneout, layer: usize, len: usize, lanes: usize) {
     let Zoneout::Random(Chance { rate, seed, step, first }) = zone else { return };
     if rate <= 0.0 {
         return;
     }
     bits.clear();
-    bits.reserve(len + 1);
-    let threshold = Threshold::new(rate);
+    bits.resize(len, 0);
     let key = Stream::new(seed, purpose::ZONEOUT, step).next_u64();
-    let mut random = Stream::new(key, layer as u64, first as u64 / 32);
-    // A block of 16 may be the upper half of 32 windows.
-    let shift = first % 32;
-    while bits.len() < len {
-        let pair = random.bits(threshold);
-        bits.extend([pair as u32 >> shift, (pair >> 32) as u32 >> shift]);
+    for block in (0..lanes).step_by(LANES) {
+        let random = Stream::new(key, layer as u64, ((first + block) / LANES) as u64);
+        isa.run(DrawBits { bits, random, chance: Threshold::new(rate), lane: block });
     }
-    bits.truncate(len);
+}
+
+/// Draws for [`LANES`] lanes from `lane` on, a block of them from a stream of its own.
+struct DrawBits<'a> {
+    bits: &'a mut [u32],
+    random: Stream,
+    chance: Threshold,
+    lane: usize,
+}
+
+impl Loops for DrawBits<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        for bits in self.bits.chunks_mut(512 / LANES) {
+            let words = self.random.bits(self.chance);
+            for (quarter, bits) in bits.chunks_mut(8).enumerate() {
+                for (slot, word) in bits.iter_mut().zip(words) {
+                    *slot |= u32::from((word >> (LANES * quarter)) as u16) << self.lane;
+                }
+            }
+        }
+    }
 }
 
 /// `out += sum of weights[k] rows[k]`
@@ -909,7 +905,8 @@ mod tests {
 
         fn pass(&self, isa: Isa, params: &[f32], zone: Zoneout, grad: Option<&mut [f32]>) -> Loss {
             let layout = self.shape.layout();
-            let packed = Packed::new(&self.shape, &layout, params, true);
+            let mut packed = Packed::default();
+            packed.pack(isa, &self.shape, &layout, params, true);
             let net = Net {
                 shape: &self.shape,
                 layout: &layout,
@@ -1023,6 +1020,30 @@ mod tests {
                 assert!(!padded || *value == 0.0, "row {row}, column {column}: {value}");
             }
         }
+    }
+
+    /// Which thread takes a window, and in how wide a block, decides nothing.
+    #[test]
+    fn units_stand_still_alike_in_blocks_of_either_width_on_every_path() {
+        let draw = |isa, first, lanes, len| {
+            let chance = Chance { rate: 0.3, seed: 3, step: 7, first };
+            let mut bits = vec![u32::MAX; 5];
+            draw_zone(isa, &mut bits, Zoneout::Random(chance), 1, len, lanes);
+            bits
+        };
+        for len in [1, 8, 33, 200] {
+            let whole = draw(Isa::detect(), 32, 32, len);
+            for isa in Isa::available() {
+                assert_eq!(draw(isa, 32, 32, len), whole);
+                let halves = [draw(isa, 32, 16, len), draw(isa, 48, 16, len)];
+                let joined = halves[0].iter().zip(&halves[1]).map(|(low, high)| low | high << 16);
+                assert_eq!(joined.collect::<Vec<u32>>(), whole, "{len}");
+            }
+        }
+        let whole = draw(Isa::detect(), 32, 32, 200);
+        let set: u32 = whole.iter().map(|bits| bits.count_ones()).sum();
+        assert!((f64::from(set) / 6400.0 - 0.3).abs() < 0.03, "{set} of 6400");
+        assert_ne!(whole, draw(Isa::detect(), 0, 32, 200));
     }
 
     #[test]

@@ -114,19 +114,28 @@ impl Stream {
         }
     }
 
-    /// 64 independent bits, each set with `probability`: compares 64 uniform numbers with it
+    /// The next `N` numbers, side by side so that compilers make vectors of them.
+    #[inline(always)]
+    fn next_words<const N: usize>(&mut self) -> [u64; N] {
+        let words = std::array::from_fn(|k| {
+            mix(self.0.wrapping_add(GAMMA.wrapping_mul((k as u64).wrapping_add(1))))
+        });
+        self.0 = self.0.wrapping_add(GAMMA.wrapping_mul(N as u64));
+        words
+    }
+
+    /// 512 independent bits, each set with `probability`: compares 512 uniform numbers with it
     /// bit by bit from the highest, until each is decided.
     #[inline(always)]
-    pub(crate) fn bits(&mut self, probability: Threshold) -> u64 {
-        let (mut below, mut undecided) = (0, u64::MAX);
+    pub(crate) fn bits(&mut self, probability: Threshold) -> [u64; 8] {
+        let (mut below, mut undecided) = ([0; 8], [u64::MAX; 8]);
         let mut digits = probability.0;
-        while undecided != 0 && digits != 0 {
-            let random = self.next_u64();
-            if digits >> 31 == 1 {
-                below |= undecided & !random;
-                undecided &= random;
-            } else {
-                undecided &= !random;
+        while digits != 0 && undecided.iter().fold(0, |all, word| all | word) != 0 {
+            let random = self.next_words::<8>();
+            let set = digits >> 31 == 1;
+            for ((below, undecided), random) in below.iter_mut().zip(&mut undecided).zip(random) {
+                *below |= if set { *undecided & !random } else { 0 };
+                *undecided &= if set { random } else { !random };
             }
             digits <<= 1;
         }
@@ -182,9 +191,23 @@ mod tests {
         for p in [0.0, 0.05, 0.1, 0.5, 0.75] {
             let mut stream = Stream::new(4, 4, 4);
             let threshold = Threshold::new(p);
-            let set: u32 = (0..4000).map(|_| stream.bits(threshold).count_ones()).sum();
-            let share = f64::from(set) / 256_000.0;
+            let words: Vec<u64> = (0..500).flat_map(|_| stream.bits(threshold)).collect();
+            let share_of = |bits: &mut dyn Iterator<Item = u64>| {
+                let (set, of) =
+                    bits.fold((0, 0), |(set, of), word| (set + word.count_ones(), of + 64));
+                f64::from(set) / f64::from(of)
+            };
+            let share = share_of(&mut words.iter().copied());
             assert!((share - p).abs() < 0.005, "{share} for {p}");
+            // Neighbours in one word, in words side by side and in calls after each other know
+            // nothing of each other.
+            for apart in [1, 8] {
+                let pairs = words.iter().zip(&words[apart..]).map(|(a, b)| a & b);
+                let both = share_of(&mut pairs.into_iter());
+                assert!((both - p * p).abs() < 0.007, "{both} for {p}, {apart} apart");
+            }
+            let both = share_of(&mut words.iter().map(|word| word & word.rotate_left(1)));
+            assert!((both - p * p).abs() < 0.007, "{both} for {p}");
         }
     }
 

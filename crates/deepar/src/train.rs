@@ -24,7 +24,7 @@ use crate::crew::{Crew, Task};
 use crate::features::{Framing, Item, Plan, Scaling};
 use crate::hyper::{Cardinality, DynamicFeat, Hyperparameters, Recipe, Schedule};
 use crate::kernels::{Isa, LANES, Loops};
-use crate::model::{Model, Parts, Provenance};
+use crate::model::{ARITHMETIC, Model, Parts, Provenance};
 use crate::network::{Chance, Layout, Loss, Net, Packed, Shape, Window, Workspace, Zoneout, init};
 use crate::rng::{Stream, purpose};
 
@@ -161,6 +161,7 @@ pub fn train(
             instructions: options.isa.to_string(),
             data_sha256,
             code_version: env!("CARGO_PKG_VERSION").to_owned(),
+            arithmetic: ARITHMETIC,
             series: prepared.items.len(),
             series_skipped: data.series.len() - prepared.items.len(),
             observations: data.series.iter().map(TimeSeries::observed).sum(),
@@ -437,6 +438,8 @@ struct Run<'a> {
     options: &'a TrainOptions,
     layout: &'a Layout,
     params: Vec<f32>,
+    /// The parameters of the step under way, as the kernels read them.
+    packed: Packed,
     adam: Adam,
     workers: Vec<Worker>,
     best: Best,
@@ -497,6 +500,7 @@ impl<'a> Run<'a> {
             held: data.held_windows(hyper.prediction_length),
             layout,
             params,
+            packed: Packed::default(),
             step: 0,
             seen: 0,
             report: TrainReport::default(),
@@ -682,9 +686,10 @@ impl<'a> Run<'a> {
     fn train_step(&mut self, crew: &mut Crew<Share<'a>>, learning_rate: f64) -> Loss {
         let batch = self.hyper.mini_batch_size;
         let windows = self.draw_windows(batch);
-        let packed = Packed::new(&self.data.shape, self.layout, &self.params, true);
+        self.packed.pack(self.options.isa, &self.data.shape, self.layout, &self.params, true);
         // Lent to the threads for this batch.
-        let weights = Arc::new((std::mem::take(&mut self.params), packed));
+        let weights =
+            Arc::new((std::mem::take(&mut self.params), std::mem::take(&mut self.packed)));
         let shares = share_out(batch, self.workers.len());
         let seed = self.seed();
         let share = |(worker, share): (&mut Worker, std::ops::Range<usize>)| Share {
@@ -707,7 +712,7 @@ impl<'a> Run<'a> {
             self.workers = done.into_iter().map(|share| share.worker).collect();
         }
         let weights = Arc::into_inner(weights).expect("every share has given them back");
-        self.params = weights.0;
+        (self.params, self.packed) = weights;
         let loss = self.reduce();
         self.step += 1;
         // The mean over observed points, whatever was missing in this batch.
@@ -755,7 +760,7 @@ impl<'a> Run<'a> {
     }
 
     fn held_loss(&mut self) -> f64 {
-        let packed = Packed::new(&self.data.shape, self.layout, &self.params, false);
+        let packed = Packed::new(self.options.isa, &self.data.shape, self.layout, &self.params);
         let net = Net {
             shape: &self.data.shape,
             layout: self.layout,

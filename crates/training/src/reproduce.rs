@@ -127,6 +127,11 @@ pub fn reproduce(
 fn hindrances(made: &Made, train: &Path) -> Result<Vec<Change>> {
     let Some((provenance, has_instructions)) = &made.deepar else { return Ok(Vec::new()) };
     let mut changes = Vec::new();
+    if provenance.arithmetic != deepar::ARITHMETIC {
+        let was = provenance.arithmetic.to_string();
+        let now = format!("{}; what a training comes to has changed since", deepar::ARITHMETIC);
+        changes.push(Change::new("the program's arithmetic", was, now));
+    }
     let data = channel::read(train, made.engine.time_freq)
         .map_err(|error| error.context("channel train"))?;
     let found = deepar::data_sha256(&data);
@@ -251,6 +256,9 @@ mod tests {
             named("\"learning_rate\": 0.001", "\"learning_rate\": 0.002")
                 .contains("training: log[0]: loss")
         );
+        let arithmetic = format!("\"arithmetic\": {}", deepar::ARITHMETIC);
+        assert_eq!(named(&arithmetic, "\"arithmetic\": 9"), "the program's arithmetic");
+        assert_eq!(named(&format!("{arithmetic},"), ""), "the program's arithmetic");
         let isa = deepar::Isa::detect().to_string();
         let instructions = format!("\"instructions\": \"{isa}\"");
         assert_eq!(named(&instructions, "\"instructions\": \"sve9\""), "vector instructions");

@@ -25,10 +25,62 @@
 
 #![expect(unsafe_code, reason = "the inner loops; slices are checked once a sequence")]
 
+use std::ops::Range;
+
 use super::simd::{SIGMOID, Simd, TANH, logistic, sigmoid, tanh};
 
 /// Rows of a weight panel.
 pub(crate) const PANEL: usize = 8;
+
+/// Weights as they are trained, `[rows][stride]`, to be laid out as panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) from: &'a [f32],
+    pub(crate) stride: usize,
+    /// A multiple of 8.
+    pub(crate) rows: usize,
+}
+
+impl Rows<'_> {
+    /// Their columns `columns`, a multiple of 8 of them, as rows: `[columns / 8][rows][8]`.
+    pub(crate) fn pack_transposed(self, columns: Range<usize>, to: &mut Vec<f32>) {
+        to.resize(self.rows * columns.len(), 0.0);
+        let panels = to.chunks_exact_mut(self.rows * PANEL).zip(columns.step_by(PANEL));
+        for (out, column) in panels {
+            for (out, row) in out.chunks_exact_mut(PANEL).zip(self.from.chunks_exact(self.stride)) {
+                out.copy_from_slice(&row[column..column + PANEL]);
+            }
+        }
+    }
+}
+
+/// The first `columns` of the rows as panels: `[rows / 8][columns][8]`.
+///
+/// # Safety
+///
+/// The instructions of `S` are there.
+#[inline(always)]
+pub(super) unsafe fn pack<S: Simd>(rows: Rows<'_>, columns: usize, to: &mut Vec<f32>) {
+    assert!(rows.from.len() == rows.rows * rows.stride && rows.rows.is_multiple_of(PANEL));
+    to.resize(rows.rows * columns, 0.0);
+    let whole = columns / 8 * 8;
+    let from = rows.from.chunks_exact(PANEL * rows.stride);
+    for (out, from) in to.chunks_exact_mut(PANEL * columns).zip(from) {
+        for column in (0..whole).step_by(8) {
+            let (from, out) = (&from[column..], &mut out[column * PANEL..][..8 * PANEL]);
+            assert!(from.len() >= 7 * rows.stride + 8);
+            // SAFETY: eight rows, `stride` apart, have eight columns from here on, and so many
+            // floats are written.
+            unsafe { S::transpose8(from.as_ptr(), rows.stride, out.as_mut_ptr(), PANEL) };
+        }
+        for column in whole..columns {
+            for (r, slot) in out[column * PANEL..][..PANEL].iter_mut().enumerate() {
+                *slot = from[r * rows.stride + column];
+            }
+        }
+    }
+}
+
 /// Steps whose weight gradient is summed in one go: their transposed inputs stay in cache, and
 /// a tile of sums is loaded and stored once for so many rows of them.
 fn steps_per_outer(lanes: usize) -> usize {
@@ -131,6 +183,27 @@ pub(super) unsafe fn forward<S: Simd, const R: usize, const C: usize>(a: &mut Fo
 /// `gates[t] = base + w [x[t]; h[t]]`
 #[inline(always)]
 unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>, t: usize) {
+    let panels = a.hidden / 2;
+    let mut panel = 0;
+    while panel < panels {
+        // SAFETY: the caller's; so many panels are left.
+        panel += unsafe {
+            match at_once::<S, R, C>(panels - panel) {
+                3 => sum_panels::<S, R, C, 3>(a, t, panel),
+                2 => sum_panels::<S, R, C, 2>(a, t, panel),
+                _ => sum_panels::<S, R, C, 1>(a, t, panel),
+            }
+        };
+    }
+}
+
+/// Sums the gates of `P` panels from the one at `panel`, and returns `P`.
+#[inline(always)]
+unsafe fn sum_panels<S: Simd, const R: usize, const C: usize, const P: usize>(
+    a: &mut Forward<'_>,
+    t: usize,
+    panel: usize,
+) -> usize {
     let (w, hidden) = (a.lanes, a.hidden);
     let panel_len = (a.inputs_packed + hidden) * PANEL;
     // SAFETY: offsets stay below the lengths `check` has established.
@@ -138,48 +211,29 @@ unsafe fn sum_gates<S: Simd, const R: usize, const C: usize>(a: &mut Forward<'_>
         let x = a.x.as_ptr().add(t * a.inputs * w);
         let h = a.h.as_ptr().add(a.states(t).0);
         let gates = a.gates.as_mut_ptr().add(t * 4 * hidden * w);
-        let mut panel = 0;
-        while panel < hidden / 2 {
-            let weights = a.panels.as_ptr().add(panel * panel_len);
-            if pairs::<S, R, C>() && panel + 1 < hidden / 2 {
-                let w_h = weights.add(a.inputs_packed * PANEL);
-                for lane in (0..w).step_by(S::N) {
-                    let at = panel * PANEL * w + lane;
-                    let mut sums = [
-                        start_tile::<S, R, C>(a.base, panel * PANEL, lane, w),
-                        start_tile::<S, R, C>(a.base, (panel + 1) * PANEL, lane, w),
-                    ];
-                    let (x, h) = (x.add(lane), h.add(lane));
-                    multiply_pair::<S, R, C>(&mut sums, weights, panel_len, x, w, a.inputs);
-                    multiply_pair::<S, R, C>(&mut sums, w_h, panel_len, h, w, hidden);
-                    store_pair::<S, R, C>(&sums, gates.add(at), w);
-                }
-                panel += 2;
-                continue;
+        for part in 0..PANEL / R {
+            let row = panel * PANEL + part * R;
+            let w_x = a.panels.as_ptr().add(panel * panel_len + part * R);
+            let w_h = w_x.add(a.inputs_packed * PANEL);
+            let mut lane = 0;
+            while lane < w {
+                let mut sums = start_tiles::<S, R, C, P>(a.base, row, lane, w);
+                multiply::<S, R, C, P>(&mut sums, w_x, panel_len, x.add(lane), w, a.inputs);
+                multiply::<S, R, C, P>(&mut sums, w_h, panel_len, h.add(lane), w, hidden);
+                store_tiles::<S, R, C, P>(&sums, gates.add(row * w + lane), w);
+                lane += C * S::N;
             }
-            for part in 0..PANEL / R {
-                let row = panel * PANEL + part * R;
-                let w_x = weights.add(part * R);
-                let w_h = w_x.add(a.inputs_packed * PANEL);
-                let mut lane = 0;
-                while lane < w {
-                    let mut sums = start_tile::<S, R, C>(a.base, row, lane, w);
-                    multiply::<S, R, C>(&mut sums, w_x, x.add(lane), w, a.inputs);
-                    multiply::<S, R, C>(&mut sums, w_h, h.add(lane), w, hidden);
-                    store_tile::<S, R, C>(&sums, gates.add(row * w + lane), w);
-                    lane += C * S::N;
-                }
-            }
-            panel += 1;
         }
     }
+    P
 }
 
-/// Whether two panels are taken at once: where a block is one vector wide, the 8 sums of one
-/// panel would just cover a multiply-add's latency, and nothing the loads'.
+/// How many of `left` panels are taken at once. Where a block is one vector wide, the 8 sums of one
+/// panel would just cover a multiply-add's latency, and each takes a load: so up to three, which
+/// share the loads of the block. Five go as three and two.
 #[inline(always)]
-fn pairs<S: Simd, const R: usize, const C: usize>() -> bool {
-    S::N == 16 && R == PANEL && C == 1
+fn at_once<S: Simd, const R: usize, const C: usize>(left: usize) -> usize {
+    if S::N == 16 && R == PANEL && C == 1 { left.div_ceil(left.div_ceil(3)) } else { 1 }
 }
 
 /// Activates the gates of step `t` and moves the states on: first all cells, then all outputs,
@@ -664,137 +718,134 @@ unsafe fn carry_back<S: Simd, const R: usize, const C: usize>(a: &mut Backward<'
         let gates = a.gates.as_ptr().add(t * 4 * state);
         let kept = a.scratch.dh_kept.as_ptr();
         let dh_next = a.scratch.dh_next.as_mut_ptr();
-        product::<S, R, C>(a.panels_h, hidden, 4 * hidden, gates, w, Some(kept), dh_next);
+        let (rows, depth) = (hidden, 4 * hidden);
+        let of = Product {
+            panels: a.panels_h,
+            rows,
+            depth,
+            b: gates,
+            w,
+            init: Some(kept),
+            out: dh_next,
+        };
+        product::<S, R, C>(&of);
         if !a.panels_x.is_empty() {
             let dx = a.dh.as_mut_ptr().add(t * state);
-            product::<S, R, C>(a.panels_x, hidden, 4 * hidden, gates, w, None, dx);
+            product::<S, R, C>(&Product { panels: a.panels_x, init: None, out: dx, ..of });
         }
     }
 }
 
-/// `out[rows][W] = init + panels . b[depth][W]`, `rows` a multiple of 8.
-#[inline(always)]
-unsafe fn product<S: Simd, const R: usize, const C: usize>(
-    panels: &[f32],
+/// What [`product`] works on.
+struct Product<'a> {
+    /// `rows / 8` of them, `[depth][8]` each.
+    panels: &'a [f32],
     rows: usize,
     depth: usize,
+    /// `[depth][W]`
     b: *const f32,
     w: usize,
+    /// `[rows][W]` both.
     init: Option<*const f32>,
     out: *mut f32,
-) {
+}
+
+/// `out = init + panels . b`, `rows` a multiple of 8.
+#[inline(always)]
+unsafe fn product<S: Simd, const R: usize, const C: usize>(a: &Product<'_>) {
+    let panels = a.rows / PANEL;
     let mut panel = 0;
-    while panel < rows / PANEL {
-        // SAFETY: `panels` holds rows / 8 panels of depth x 8, `b` depth x W floats, `init` and
-        // `out` rows x W; C vectors from `lane` stay inside a row.
-        unsafe {
-            let weights = panels.as_ptr().add(panel * depth * PANEL);
-            if pairs::<S, R, C>() && panel + 1 < rows / PANEL {
-                for lane in (0..w).step_by(S::N) {
-                    let at = panel * PANEL * w + lane;
-                    let mut sums = match init {
-                        Some(init) => load_pair::<S, R, C>(init.add(at), w),
-                        None => [[[S::splat(0.0); C]; R]; 2],
-                    };
-                    let b = b.add(lane);
-                    multiply_pair::<S, R, C>(&mut sums, weights, depth * PANEL, b, w, depth);
-                    store_pair::<S, R, C>(&sums, out.add(at), w);
-                }
-                panel += 2;
-                continue;
+    while panel < panels {
+        // SAFETY: the caller's; so many panels are left.
+        panel += unsafe {
+            match at_once::<S, R, C>(panels - panel) {
+                3 => product_of::<S, R, C, 3>(a, panel),
+                2 => product_of::<S, R, C, 2>(a, panel),
+                _ => product_of::<S, R, C, 1>(a, panel),
             }
-            for part in 0..PANEL / R {
-                let row = panel * PANEL + part * R;
-                let mut lane = 0;
-                while lane < w {
-                    let mut sums = match init {
-                        Some(init) => load_tile::<S, R, C>(init.add(row * w + lane), w),
-                        None => [[S::splat(0.0); C]; R],
-                    };
-                    let weights = weights.add(part * R);
-                    multiply::<S, R, C>(&mut sums, weights, b.add(lane), w, depth);
-                    store_tile::<S, R, C>(&sums, out.add(row * w + lane), w);
-                    lane += C * S::N;
-                }
-            }
-        }
-        panel += 1;
+        };
     }
 }
 
+/// That of `P` panels from the one at `panel`; returns `P`.
 #[inline(always)]
-unsafe fn load_pair<S: Simd, const R: usize, const C: usize>(
-    from: *const f32,
-    stride: usize,
-) -> [[[S::V; C]; R]; 2] {
-    // SAFETY: the caller vouches for 2 R rows of C vectors.
-    unsafe {
-        [load_tile::<S, R, C>(from, stride), load_tile::<S, R, C>(from.add(R * stride), stride)]
-    }
-}
-
-#[inline(always)]
-unsafe fn store_pair<S: Simd, const R: usize, const C: usize>(
-    tiles: &[[[S::V; C]; R]; 2],
-    to: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the caller vouches for 2 R rows of C vectors.
-    unsafe {
-        store_tile::<S, R, C>(&tiles[0], to, stride);
-        store_tile::<S, R, C>(&tiles[1], to.add(R * stride), stride);
-    }
-}
-
-/// As [`multiply`] for two panels, the second `apart` floats after the first.
-#[inline(always)]
-unsafe fn multiply_pair<S: Simd, const R: usize, const C: usize>(
-    sums: &mut [[[S::V; C]; R]; 2],
-    mut weights: *const f32,
-    apart: usize,
-    mut b: *const f32,
-    stride: usize,
-    depth: usize,
-) {
-    let [mut first, mut second] = *sums;
-    for _ in 0..depth {
-        // SAFETY: the caller vouches for `depth` columns of both panels and rows of `b`.
-        unsafe {
-            for v in 0..C {
-                let value = S::load(b.add(v * S::N));
-                for r in 0..R {
-                    first[r][v] = S::fma(S::splat(*weights.add(r)), value, first[r][v]);
-                    let weight = S::splat(*weights.add(apart + r));
-                    second[r][v] = S::fma(weight, value, second[r][v]);
-                }
+unsafe fn product_of<S: Simd, const R: usize, const C: usize, const P: usize>(
+    a: &Product<'_>,
+    panel: usize,
+) -> usize {
+    let (w, panel_len) = (a.w, a.depth * PANEL);
+    for part in 0..PANEL / R {
+        let row = panel * PANEL + part * R;
+        let mut lane = 0;
+        while lane < w {
+            // SAFETY: the caller vouches for the shapes; C vectors from `lane` stay inside a row.
+            unsafe {
+                let at = row * w + lane;
+                let mut sums = match a.init {
+                    Some(init) => load_tiles::<S, R, C, P>(init.add(at), w),
+                    None => [[[S::splat(0.0); C]; R]; P],
+                };
+                let weights = a.panels.as_ptr().add(panel * panel_len + part * R);
+                let b = a.b.add(lane);
+                multiply::<S, R, C, P>(&mut sums, weights, panel_len, b, w, a.depth);
+                store_tiles::<S, R, C, P>(&sums, a.out.add(at), w);
             }
-            weights = weights.add(PANEL);
-            b = b.add(stride);
+            lane += C * S::N;
         }
     }
-    *sums = [first, second];
+    P
 }
 
-/// The sums of rows `row..row + R` before anything is added.
+/// Tiles of consecutive panels.
 #[inline(always)]
-unsafe fn start_tile<S: Simd, const R: usize, const C: usize>(
+unsafe fn load_tiles<S: Simd, const R: usize, const C: usize, const P: usize>(
+    mut from: *const f32,
+    stride: usize,
+) -> [[[S::V; C]; R]; P] {
+    // SAFETY: the caller vouches for P times R rows of C vectors.
+    unsafe {
+        let mut tiles = [[[S::splat(0.0); C]; R]; P];
+        for tile in &mut tiles {
+            *tile = load_tile::<S, R, C>(from, stride);
+            from = from.wrapping_add(R * stride);
+        }
+        tiles
+    }
+}
+
+#[inline(always)]
+unsafe fn store_tiles<S: Simd, const R: usize, const C: usize, const P: usize>(
+    tiles: &[[[S::V; C]; R]; P],
+    mut to: *mut f32,
+    stride: usize,
+) {
+    for tile in tiles {
+        // SAFETY: the caller vouches for P times R rows of C vectors.
+        unsafe { store_tile::<S, R, C>(tile, to, stride) };
+        to = to.wrapping_add(R * stride);
+    }
+}
+
+/// The sums of the rows of `P` panels from `row` on before anything is added.
+#[inline(always)]
+unsafe fn start_tiles<S: Simd, const R: usize, const C: usize, const P: usize>(
     base: Base<'_>,
     row: usize,
     lane: usize,
     w: usize,
-) -> [[S::V; C]; R] {
-    // SAFETY: the caller vouches for R rows of C vectors.
+) -> [[[S::V; C]; R]; P] {
+    // SAFETY: the caller vouches for P times R rows of C vectors.
     unsafe {
         match base {
-            Base::Lanes(base) => load_tile::<S, R, C>(base.as_ptr().add(row * w + lane), w),
+            Base::Lanes(base) => load_tiles::<S, R, C, P>(base.as_ptr().add(row * w + lane), w),
             Base::Rows(base) => {
-                let mut tile = [[S::splat(0.0); C]; R];
+                let mut tiles = [[[S::splat(0.0); C]; R]; P];
                 let mut from = base.as_ptr().add(row);
-                for line in &mut tile {
+                for line in tiles.iter_mut().flatten() {
                     *line = [S::splat(*from); C];
-                    from = from.add(1);
+                    from = from.wrapping_add(1);
                 }
-                tile
+                tiles
             }
         }
     }
@@ -835,35 +886,41 @@ unsafe fn store_tile<S: Simd, const R: usize, const C: usize>(
     }
 }
 
-/// `sums[R][C] += weights[.., R] . b[depth][C]`; a column of weights every PANEL floats.
+/// `sums[R][C] += weights[.., R] . b[depth][C]` for each of `P` panels, `apart` floats after each
+/// other; a column of weights every PANEL floats.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const R: usize, const C: usize>(
-    sums: &mut [[S::V; C]; R],
+unsafe fn multiply<S: Simd, const R: usize, const C: usize, const P: usize>(
+    sums: &mut [[[S::V; C]; R]; P],
     mut weights: *const f32,
+    apart: usize,
     mut b: *const f32,
     stride: usize,
     depth: usize,
 ) {
     // A copy, so that the sums live in registers.
-    let mut tile = *sums;
+    let mut tiles = *sums;
     for _ in 0..depth {
-        // SAFETY: the caller vouches for `depth` columns of weights and rows of `b`.
+        // SAFETY: the caller vouches for `depth` columns of the panels and rows of `b`.
         unsafe {
             let mut row = [S::splat(0.0); C];
             for (v, value) in row.iter_mut().enumerate() {
                 *value = S::load(b.add(v * S::N));
             }
-            for (r, line) in tile.iter_mut().enumerate() {
-                let weight = S::splat(*weights.add(r));
-                for (sum, value) in line.iter_mut().zip(row) {
-                    *sum = S::fma(weight, value, *sum);
+            let mut column = weights;
+            for tile in &mut tiles {
+                for (r, line) in tile.iter_mut().enumerate() {
+                    let weight = S::splat(*column.add(r));
+                    for (sum, value) in line.iter_mut().zip(row) {
+                        *sum = S::fma(weight, value, *sum);
+                    }
                 }
+                column = column.wrapping_add(apart);
             }
             weights = weights.add(PANEL);
             b = b.add(stride);
         }
     }
-    *sums = tile;
+    *sums = tiles;
 }
 
 /// Writes `[x; h]` of step `t` as `[W][columns]` into slot `slot` of the scratch.

@@ -12,7 +12,7 @@ mod simd;
 
 use std::fmt;
 
-pub(crate) use lstm::{Backward, BackwardScratch, Base, Forward, PANEL, Project, Zone};
+pub(crate) use lstm::{Backward, BackwardScratch, Base, Forward, PANEL, Project, Rows, Zone};
 
 /// Lanes come in blocks of this many: one AVX-512 vector.
 pub(crate) const LANES: usize = 16;
@@ -76,6 +76,18 @@ impl Isa {
                 (Kind::Portable, 1) => lstm::forward_few::<simd::Portable, simd::Portable, 1>(a),
                 (Kind::Portable, 4) => lstm::forward_few::<simd::Portable, simd::Portable, 4>(a),
                 (Kind::Portable, _) => lstm::forward::<simd::Portable, 4, 1>(a),
+            }
+        }
+    }
+
+    /// Lays the first `columns` of some weights out as panels.
+    pub(crate) fn pack(self, rows: Rows<'_>, columns: usize, to: &mut Vec<f32>) {
+        // SAFETY: as `forward`; it checks the lengths itself.
+        unsafe {
+            match self.0 {
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512 | Kind::Avx2 => pack_avx2(rows, columns, to),
+                Kind::Portable => lstm::pack::<simd::Portable>(rows, columns, to),
             }
         }
     }
@@ -210,6 +222,14 @@ unsafe fn forward_avx2_few<const L: usize>(a: &mut Forward<'_>) {
 unsafe fn forward_avx2(a: &mut Forward<'_>) {
     // SAFETY: the function's own contract.
     unsafe { lstm::forward::<simd::Avx2, 4, 2>(a) }
+}
+
+/// # Safety: AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn pack_avx2(rows: Rows<'_>, columns: usize, to: &mut Vec<f32>) {
+    // SAFETY: the function's own contract.
+    unsafe { lstm::pack::<simd::Avx2>(rows, columns, to) }
 }
 
 /// # Safety: AVX2 and FMA, and `a.check()` has passed.
