@@ -49,7 +49,7 @@ pub(crate) fn of_room(error: base::Error) -> S3Error {
         }
         _ => {
             tracing::error!(%error, "an S3 request failed");
-            s3_error!(InternalError, "We encountered an internal error. Please try again.")
+            s3_error!(InternalError)
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Where a large object of text may be cut, so that more than one thread reads it.
 //!
 //! Delimited text is cut at any line, as no record of it spans two; what its first lines say of all
-//! goes along with each part. A cut of JSON lies at the first byte of a line that begins with `{`, where the line before ended with
-//! `}` (blanks and empty lines aside). There every scan begins a record, whatever came before: no
-//! valid object holds a `}` and a `{` with only white space between, a line end within a string is
-//! not JSON, and a record that makes no sense ends with its line. So the parts together have the
-//! rows of the whole, and the same records set aside at the same places.
+//! goes along with each part. A cut of JSON lies at the first byte of a line that begins with `{`,
+//! where the line before ended with `}` (blanks and empty lines aside). There every scan begins a
+//! record, whatever came before: no valid object holds a `}` and a `{` with only white space
+//! between, a line end within a string is not JSON, and a record that makes no sense ends with its
+//! line. So the parts together have the rows of the whole, and the same records set aside at the
+//! same places.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -63,7 +64,7 @@ impl Part {
             Format::Json if layout.records.is_none() => None,
             _ => return None,
         };
-        let ranges = cut(&file.path, step, start.as_deref()).ok()??;
+        let ranges = ranges(&file.path, step, start.as_deref()).ok()??;
         let part = |range| Part { file: file.clone(), range: Some(range), start: start.clone() };
         Some(ranges.into_iter().map(part).collect())
     }
@@ -91,7 +92,7 @@ fn file_start(file: &TableFile, layout: &Layout) -> Option<FileStart> {
 
 /// The parts of a file that is not packed, of about `step` bytes; of lines, if `start` is what the
 /// first of them say, and of JSON else.
-fn cut(
+fn ranges(
     path: &Path,
     step: u64,
     start: Option<&FileStart>,
@@ -308,17 +309,18 @@ mod tests {
             ] {
                 dialect.header = header;
                 let layout = layout(Format::Csv, Some(dialect.clone()));
-                let mut text = format!("{first}{}", csv(seed));
-                if header == Header::Names {
-                    let turn = |line: &str| match line.split_once(",") {
-                        Some((device, value)) if value.parse::<u64>().is_ok() => {
-                            format!("{value},{device}\n")
-                        }
-                        _ => format!("{line}\n"),
-                    };
-                    let lines = csv(seed);
-                    text = format!("{first}{}", lines.lines().map(turn).collect::<String>());
-                }
+                // The header has the columns the other way round.
+                let turn = |line: &str| match line.split_once(",") {
+                    Some((device, value)) if value.parse::<u64>().is_ok() => {
+                        format!("{value},{device}\n")
+                    }
+                    _ => format!("{line}\n"),
+                };
+                let lines = match header {
+                    Header::Names => csv(seed).lines().map(turn).collect(),
+                    _ => csv(seed),
+                };
+                let text = format!("{first}{lines}");
                 parts_are_the_whole(&text, &layout, &format!("seed {seed} of {header:?}"));
             }
         }
@@ -330,9 +332,9 @@ mod tests {
         let path = folder.path().join("object.json");
         std::fs::write(&path, "{\"value\":1}".repeat(1000)).unwrap();
         let whole: Vec<_> = std::iter::once(0..11_000).collect();
-        assert_eq!(cut(&path, 100, None).unwrap(), Some(whole));
+        assert_eq!(ranges(&path, 100, None).unwrap(), Some(whole));
         std::fs::write(&path, zstd::encode_all(&b"{}\n{}\n"[..], 1).unwrap()).unwrap();
-        assert_eq!(cut(&path, 1, None).unwrap(), None);
+        assert_eq!(ranges(&path, 1, None).unwrap(), None);
         // A header that is not that of its lines is said once.
         let layout =
             layout(Format::Csv, Some(Dialect { header: Header::Names, ..Dialect::new(b',') }));
