@@ -9,13 +9,15 @@
 //! | `CAST(json_extract(...) AS varchar)` | the JSON's value, not its text |
 //! | `UNNEST(a) WITH ORDINALITY` | a second array that counts |
 //! | `FETCH FIRST n ROWS ONLY` | `LIMIT n` |
-//! | `array(varchar)` as a type | `array<varchar>` ([`types`]) |
+//! | `array(varchar)` as a type | `array<varchar>` ([`spelled`]) |
 //! | `a OR x NOT IN (SELECT ...)` | questions that know of nulls ([`within`]) |
 //! | `x IS DISTINCT FROM y AND z` | `(x IS DISTINCT FROM y) AND z`, which the parser takes otherwise |
+//! | `SELECT *, "$path" FROM t` | `SELECT * EXCEPT ("$path"), "$path"` of a table that has it ([`hidden`]) |
 //! | `FILTER (WHERE c)` | `FILTER (WHERE c IS TRUE)`, or a CASE in a window's argument |
 //!
 //! What cannot be said is refused by name.
 
+pub(crate) mod hidden;
 mod within;
 
 use std::collections::BTreeSet;
@@ -31,6 +33,7 @@ use datafusion::sql::sqlparser::ast::{
     UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -811,8 +814,9 @@ impl VisitorMut for Try {
 
 /// Writes `array(type)` as `array<type>`, which the parser knows: where Athena has brackets
 /// after `array`, it always means the type. Brackets go around what stands behind `->`, so that
-/// it is read whole: the parser takes the arrow for an operator that binds more tightly.
-pub(crate) fn types(sql: &str) -> Option<String> {
+/// it is read whole: the parser takes the arrow for an operator that binds more tightly. And they go
+/// around each row of `VALUES 1, 2`.
+pub(crate) fn spelled(sql: &str) -> Option<String> {
     let dialect = GenericDialect {};
     let mut tokens = Tokenizer::new(&dialect, sql).tokenize().ok()?;
     let is_array = |token: &Token| match token {
@@ -858,5 +862,89 @@ pub(crate) fn types(sql: &str) -> Option<String> {
         tokens.insert(at + 1, Token::LParen);
         changed = true;
     }
+    changed |= bracket_rows(&mut tokens);
     changed.then(|| tokens.iter().map(ToString::to_string).collect())
+}
+
+/// How many `VALUES 1, 2` a statement may have; with more they stay as they are.
+const BARE_VALUES_MAX: usize = 50;
+
+/// Where VALUES is followed by what begins a value, which no name is, brackets go around each.
+fn bracket_rows(tokens: &mut Vec<Token>) -> bool {
+    let word = |token: &Token| match token {
+        Token::Word(word) if word.quote_style.is_none() => word.keyword,
+        _ => Keyword::NoKeyword,
+    };
+    let begins_value = |token: &Token| match token {
+        Token::Number(..) | Token::SingleQuotedString(_) => true,
+        token => matches!(
+            word(token),
+            Keyword::NULL
+                | Keyword::TRUE
+                | Keyword::FALSE
+                | Keyword::DATE
+                | Keyword::TIMESTAMP
+                | Keyword::CAST
+                | Keyword::ARRAY
+                | Keyword::MAP
+        ),
+    };
+    let is_blank = |token: &&Token| matches!(token, Token::Whitespace(_));
+    let first_after = |at: usize| at + 1 + tokens[at + 1..].iter().take_while(is_blank).count();
+    let bare: Vec<usize> = (0..tokens.len())
+        .filter(|at| word(&tokens[*at]) == Keyword::VALUES)
+        .map(first_after)
+        .filter(|first| tokens.get(*first).is_some_and(begins_value))
+        .take(BARE_VALUES_MAX + 1)
+        .collect();
+    if bare.is_empty() || bare.len() > BARE_VALUES_MAX {
+        return false;
+    }
+    let mut brackets = Vec::new();
+    for first in bare {
+        let (mut depth, mut begin, mut end) = (0_usize, first, tokens.len());
+        for (at, token) in tokens.iter().enumerate().skip(first) {
+            match token {
+                Token::LParen | Token::LBracket => depth += 1,
+                Token::RParen | Token::RBracket if depth > 0 => depth -= 1,
+                Token::Comma if depth == 0 => {
+                    brackets.extend([(begin, Token::LParen), (at, Token::RParen)]);
+                    begin = at + 1;
+                }
+                Token::RParen | Token::SemiColon | Token::EOF => end = at,
+                token if depth == 0 => {
+                    let ends = [
+                        Keyword::ORDER,
+                        Keyword::LIMIT,
+                        Keyword::OFFSET,
+                        Keyword::FETCH,
+                        Keyword::UNION,
+                        Keyword::EXCEPT,
+                        Keyword::INTERSECT,
+                        Keyword::VALUES,
+                    ];
+                    if ends.contains(&word(token)) {
+                        end = at;
+                    }
+                }
+                _ => {}
+            }
+            if end <= at {
+                break;
+            }
+        }
+        brackets.extend([(begin, Token::LParen), (end, Token::RParen)]);
+    }
+    brackets.sort_by_key(|(at, _)| *at);
+    let mut brackets = brackets.into_iter().peekable();
+    let mut bracketed = Vec::with_capacity(tokens.len() + brackets.len());
+    for (at, token) in tokens.drain(..).enumerate() {
+        while let Some((_, bracket)) = brackets.next_if(|(place, _)| *place <= at) {
+            bracketed.push(bracket);
+        }
+        bracketed.push(token);
+    }
+    bracketed.extend(brackets.map(|(_, bracket)| bracket));
+    *tokens = bracketed;
+    true
 }

@@ -60,7 +60,10 @@ fn distinct(join: &Join) -> Result<Option<Join>> {
     if keys.is_empty() {
         return Ok(None);
     }
-    let right = LogicalPlanBuilder::from(Arc::clone(&join.right)).project(keys)?.distinct()?;
+    // Grouped, not `distinct`: the rule that makes a group of that comes before this one, and the
+    // last time this one finds something may be after the last time that one looks.
+    let none = Vec::<Expr>::new();
+    let right = LogicalPlanBuilder::from(Arc::clone(&join.right)).aggregate(keys, none)?;
     let once = Join::try_new(
         Arc::clone(&join.left),
         Arc::new(right.build()?),

@@ -23,13 +23,13 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use lake::{
-    AsOf, BytesCutoff, Column, EtlResult, EtlSpec, LIVE, Lake, QueryEngine, QueryResult, RowSink,
-    Scanned, SqlOptions, Table, TableFile, Tail, UNNAMED, View,
+    AsOf, BytesCutoff, Column, EtlResult, EtlSpec, LIVE, Lake, NULL_PARTITION, QueryEngine,
+    QueryResult, RowSink, Scanned, SqlOptions, Table, TableFile, Tail, UNNAMED, View,
 };
 use tokio::sync::Semaphore;
 
 use crate::as_of::{self, Part};
-use crate::dialect::Unnamed;
+use crate::dialect::{Unnamed, hidden};
 use crate::error::explain;
 use crate::functions::{Stop, StopOnDrop};
 use crate::information::{self, INFORMATION_SCHEMA};
@@ -290,6 +290,12 @@ impl Inner {
         database: &str,
         loading: &mut Loading<'_>,
     ) -> Result<LogicalPlan> {
+        let mut has_paths = |name: &_| self.has_paths(statement::object_name(name)?, database);
+        let shown = match hidden::show(&mut statement, &mut has_paths)? {
+            true => Some(statement::tables(&statement)?),
+            false => None,
+        };
+        let tables = shown.as_deref().unwrap_or(tables);
         let spelling = Box::pin(self.load(session, tables, database, loading)).await?;
         spelling.apply(&mut statement);
         let mut state = session.state();
@@ -303,6 +309,16 @@ impl Inner {
             .verify_plan(&plan)
             .map_err(explain)?;
         lateral::unnested(plan).map_err(explain)
+    }
+
+    /// Whether a table's rows lie in objects of their own, and not in those of what it stands on.
+    fn has_paths(&self, name: TableName, database: &str) -> Result<bool> {
+        let within = name.database.as_deref().unwrap_or(database);
+        if within == INFORMATION_SCHEMA || self.lake.find_view(within, &name.name)?.is_some() {
+            return Ok(false);
+        }
+        let (_, part) = as_of::part(&name.name)?;
+        Ok(matches!(part, Part::Now | Part::Live | Part::Version(_) | Part::Moment(_)))
     }
 
     /// Gives the session the tables named, and tells the spellings of their columns.
@@ -326,18 +342,22 @@ impl Inner {
                 spelling.add_schema(&name.name, &known.schema());
                 continue;
             }
+            let (shown, own) = match name.name.strip_suffix(hidden::SHOWN) {
+                Some(own) => (true, own),
+                None => (false, name.name.as_str()),
+            };
             if within == INFORMATION_SCHEMA {
-                let provider = information::table(&self.lake, &name.name)?;
+                let provider = information::table(&self.lake, own)?;
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
-            if let Some(view) = self.lake.find_view(within, &name.name)? {
+            if let Some(view) = self.lake.find_view(within, own)? {
                 let provider = self.view(session, &view, loading).await?;
                 spelling.add_schema(&name.name, &provider.schema());
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
-            let (own, part) = as_of::part(&name.name)?;
+            let (own, part) = as_of::part(own)?;
             let table = self.lake.catalog().get_table(within, own)?;
             if matches!(part, Part::History | Part::Snapshots | Part::Files | Part::Partitions) {
                 let provider = as_of::known(&self.lake, &table, part).await?;
@@ -345,7 +365,10 @@ impl Inner {
                 register(&*catalog, within, &name.name, provider)?;
                 continue;
             }
-            let (table, files) = self.files(session, table, part, loading).await?;
+            let (mut table, mut files) = self.files(session, table, part, loading).await?;
+            if shown {
+                show_paths(&mut table, &mut files);
+            }
             loading.file_count += files.len();
             if loading.file_count > self.options.files_max {
                 return Err(Error::new(
@@ -626,6 +649,16 @@ impl RowSink for Held {
         }
         self.batches.push(batch);
         Ok(())
+    }
+}
+
+/// Gives a table the column that tells of each row's object, as one more that its files decide.
+fn show_paths(table: &mut Table, files: &mut [TableFile]) {
+    let keys = table.partition_keys.len();
+    table.partition_keys.push(Column::new(hidden::PATH, "string"));
+    for file in files {
+        file.partition_values.resize(keys, NULL_PARTITION.to_owned());
+        file.partition_values.push(format!("s3://{}/{}", file.bucket, file.key));
     }
 }
 

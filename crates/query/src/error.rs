@@ -29,25 +29,34 @@ pub(crate) fn explain(error: DataFusionError) -> Error {
         other => other.to_string(),
     };
     // Backtraces and hints at DataFusion's issue tracker are for its authors.
-    let said = said.split("\n\n").next().unwrap_or_default().trim();
+    let ends = ["\n\n", "\nThis issue was likely caused by a bug in DataFusion", "\nbacktrace:"];
+    let said = ends.iter().fold(said.as_str(), |said, end| said.split(end).next().unwrap_or(said));
+    let said = said.trim();
     let message = match kind {
-        ErrorKind::Unsupported if of_a_question(said) => {
+        ErrorKind::Unsupported if of(said, &["InSubquery(", "Exists("]) => {
             "IN (SELECT ...) and EXISTS stand in WHERE and HAVING: elsewhere join, or count, as \
-             (SELECT count(*) FROM u WHERE u.k = t.k) > 0"
+             (SELECT count(*) FROM u WHERE u.k = t.k) > 0. There, a sub-query that names a table around \
+             it has no UNION, and with IN no LIMIT"
+                .to_owned()
+        }
+        ErrorKind::Unsupported if of(said, &["ScalarSubquery("]) => {
+            "a sub-query that stands for a value and names a table around it is tied to it by = \
+             (u.k = t.k) and has no UNION, LIMIT or window: otherwise join"
                 .to_owned()
         }
         ErrorKind::Exhausted => format!("the query needs more memory than it may use: {said}"),
         ErrorKind::Corrupt => format!("a file cannot be read: {said}"),
         _ => said.to_owned(),
     };
-    Error::new(kind, message).with_source(error)
+    // Not as its source: what that says is said already.
+    tracing::debug!(%error, "DataFusion");
+    Error::new(kind, message)
 }
 
-/// Whether a sub-query stands where DataFusion plans none.
-fn of_a_question(said: &str) -> bool {
-    let questions = ["InSubquery(", "Exists("];
+/// Whether one of these sub-queries stands where DataFusion plans none.
+fn of(said: &str, subqueries: &[&str]) -> bool {
     said.starts_with("Physical plan does not support logical expression")
-        && questions.iter().any(|question| said.contains(question))
+        && subqueries.iter().any(|subquery| said.contains(subquery))
 }
 
 fn kind_of(root: &DataFusionError) -> ErrorKind {

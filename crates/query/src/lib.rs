@@ -32,6 +32,7 @@ mod lateral;
 mod meter;
 mod moving;
 mod once;
+mod one_group;
 mod operator;
 mod parts;
 mod pool;

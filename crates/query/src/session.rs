@@ -76,6 +76,7 @@ pub(crate) fn session(
         .with_runtime_env(Arc::clone(environment))
         .with_default_features()
         .with_analyzer_rule(Arc::new(crate::zeros::OneZero))
+        .with_analyzer_rule(Arc::new(crate::one_group::OneGroup))
         .with_optimizer_rule(Arc::new(crate::each_once::EachOnce))
         .with_physical_optimizer_rule(Arc::new(crate::by_runs::RULE))
         .with_physical_optimizer_rule(Arc::new(crate::sliding::RULE))

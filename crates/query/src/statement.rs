@@ -98,8 +98,8 @@ pub(crate) fn parse_within(sql: &str, moments_before: usize) -> Result<Request> 
     }
     let (sql, moments) = crate::as_of::rewrite(sql, moments_before)?;
     let dialect = GenericDialect {};
-    let typed = dialect::types(&sql);
-    let mut statements = DFParserBuilder::new(typed.as_deref().unwrap_or(&sql))
+    let spelled = dialect::spelled(&sql);
+    let mut statements = DFParserBuilder::new(spelled.as_deref().unwrap_or(&sql))
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()
@@ -116,8 +116,14 @@ pub(crate) fn parse_within(sql: &str, moments_before: usize) -> Result<Request> 
     check_reads_only(&mut statement)?;
     let unnamed = dialect::Unnamed::of(&statement);
     dialect::rewrite(&mut statement)?;
+    let tables = tables(&statement)?;
+    Ok(Request::Query { statement: Box::new(statement), tables, unnamed, moments })
+}
+
+/// The tables that a statement reads.
+pub(crate) fn tables(statement: &Parsed) -> Result<Vec<TableName>> {
     let (references, _ctes) =
-        resolve_table_references(&statement, true).map_err(crate::error::explain)?;
+        resolve_table_references(statement, true).map_err(crate::error::explain)?;
     let tables: Result<BTreeSet<TableName>> = references
         .iter()
         .map(|reference| {
@@ -125,8 +131,7 @@ pub(crate) fn parse_within(sql: &str, moments_before: usize) -> Result<Request> 
             table_name(parts.into_iter().flatten().map(str::to_owned).collect())
         })
         .collect();
-    let tables = tables?.into_iter().collect();
-    Ok(Request::Query { statement: Box::new(statement), tables, unnamed, moments })
+    Ok(tables?.into_iter().collect())
 }
 
 fn refused(what: &str) -> Error {
@@ -334,7 +339,7 @@ fn table_name(mut parts: Vec<String>) -> Result<TableName> {
     }
 }
 
-fn object_name(name: &ObjectName) -> Result<TableName> {
+pub(crate) fn object_name(name: &ObjectName) -> Result<TableName> {
     let part = |part: &ObjectNamePart| match part.as_ident() {
         Some(ident) if ident.quote_style.is_some() => Ok(ident.value.clone()),
         Some(ident) => Ok(ident.value.to_lowercase()),

@@ -574,11 +574,25 @@ async fn aggregates_and_clauses_are_athenas() {
         ("SELECT v FROM UNNEST(ARRAY[3, 1]) AS u(v) ORDER BY v", "1 3"),
         ("SELECT v FROM UNNEST(sequence(1, 3)) AS u(v)", "1 2 3"),
         ("SELECT a, b FROM (VALUES (1, 'x'), (2, 'y')) AS v(a, b) ORDER BY a", "1|x 2|y"),
+        ("SELECT v FROM (VALUES 1, 2 , 1 + 2) AS v(v) ORDER BY v", "1 2 3"),
+        ("VALUES 'a', upper('b') ORDER BY 1 DESC", "a B"),
+        ("VALUES NULL, CAST(5 AS bigint) UNION ALL VALUES (6), (7) ORDER BY 1", "5 6 7 -"),
+        (
+            "SELECT v FROM (VALUES 1, 2) AS v(v) WHERE v IN (SELECT x FROM (VALUES 2, 3) AS w(x))",
+            "2",
+        ),
+        ("SELECT \"values\" FROM (VALUES ARRAY[1, 2]) v(\"values\")", "[1, 2]"),
         ("SELECT n FROM t WHERE n IN (SELECT max(n) FROM t GROUP BY k) ORDER BY n", "6 7"),
         ("SELECT count(*) FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE b.n = a.n + 1)", "7"),
         ("SELECT n FROM t EXCEPT SELECT n FROM t WHERE n > 0", "0"),
         ("SELECT count(*) FROM t LEFT JOIN (SELECT n AS m FROM t WHERE n > 5) ON n = m", "8"),
         ("SELECT N, K AS Kk FROM T WHERE N = 1", "1|k1"),
+        (
+            "SELECT count(*) FROM t WHERE EXISTS (SELECT 1 FROM t b WHERE b.k = t.k GROUP BY b.k HAVING count(*) > 3)",
+            "8",
+        ),
+        ("SELECT n FROM t WHERE n - 1 IN (SELECT count(x) FROM t b WHERE b.n = t.n)", "2"),
+        ("SELECT count(*) FROM t WHERE EXISTS (SELECT sum(n) FROM t b WHERE b.n = t.n + 9)", "8"),
     ] {
         let found = match world.sql(sql).await {
             Ok(answer) => crate::world::shown(&answer.batches).join(" "),
@@ -592,6 +606,99 @@ async fn aggregates_and_clauses_are_athenas() {
 }
 
 #[tokio::test]
+async fn the_object_of_a_row_is_a_hidden_column() {
+    let world = World::new();
+    world.declare("t", Format::Json, "n int", "day string");
+    for (key, rows) in [("day=a/x", 0..2), ("day=a/y", 2..3), ("day=b/x", 3..6)] {
+        let text: String = rows.map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        world.put(&format!("raw/t/{key}.json"), text).await;
+    }
+    let (_, result) = world.run(&crate::world::job("t", vec![], "source", &["day"])).await;
+    assert_eq!(result.unwrap().rows_out, 6);
+    let view = |name: &str, sql: &str| lake::View {
+        database: "air".into(),
+        name: name.into(),
+        sql: sql.into(),
+    };
+    world.lake.put_view(&view("plain", "SELECT * FROM t"), true).unwrap();
+    let from = view("told", r#"SELECT *, "$path" AS object FROM t"#);
+    world.lake.put_view(&from, true).unwrap();
+    let mut wrong = Vec::new();
+    for (sql, expect) in [
+        (r#"SELECT n, "$path" FROM t WHERE n = 3"#, "3|s3://bkt/raw/t/day=b/x.json"),
+        (r#"SELECT * FROM t WHERE "$path" LIKE '%/y.json'"#, "2|a"),
+        (r#"SELECT *, "$path" FROM t WHERE n = 2"#, "2|a|s3://bkt/raw/t/day=a/y.json"),
+        (r#"SELECT t.*, T."$path" IS NULL FROM air.t WHERE n = 5"#, "5|b|false"),
+        (r#"SELECT count(*), count(DISTINCT "$path"), max(n) FROM t"#, "6|3|5"),
+        (
+            r#"SELECT "$path", count(*) FROM t GROUP BY 1 HAVING count(*) = 1"#,
+            "s3://bkt/raw/t/day=a/y.json|1",
+        ),
+        (
+            r#"SELECT * FROM t a JOIN t b ON a."$path" = b."$path" WHERE a.n = 0 AND b.n = 1"#,
+            "0|a|1|a",
+        ),
+        (
+            r#"SELECT a.*, b.n FROM t a, t b WHERE a."$path" = b."$path" AND a.n = 0 AND b.n = 1"#,
+            "0|a|1",
+        ),
+        (
+            r#"SELECT * FROM (SELECT n, "$path" AS p FROM t) WHERE p LIKE '%day=b%' AND n > 4"#,
+            "5|s3://bkt/raw/t/day=b/x.json",
+        ),
+        (
+            r#"WITH t AS (SELECT n, "$path" FROM air.t) SELECT * FROM t WHERE n = 2"#,
+            "2|s3://bkt/raw/t/day=a/y.json",
+        ),
+        (
+            r#"SELECT * FROM t CROSS JOIN UNNEST(ARRAY[7]) AS u(v) WHERE "$path" LIKE '%y.json'"#,
+            "2|a|7",
+        ),
+        // Who does not ask does not meet it, beside who does.
+        ("SELECT * FROM plain WHERE n = 2", "2|a"),
+        (
+            r#"SELECT p.*, t."$path" FROM plain p JOIN t ON p.n = t.n WHERE t.n = 2"#,
+            "2|a|s3://bkt/raw/t/day=a/y.json",
+        ),
+        (
+            "SELECT told.*, t.* FROM told JOIN t ON told.n = t.n WHERE t.n = 2",
+            "2|a|s3://bkt/raw/t/day=a/y.json|2|a",
+        ),
+        // Of Parquet, whose objects are named by the job.
+        (
+            r#"SELECT count(DISTINCT "$path"), count(*) FROM curated WHERE "$path" LIKE 's3://bkt/curated/day=_/%.parquet'"#,
+            "2|6",
+        ),
+        (r#"SELECT * FROM curated WHERE n = 4 AND "$path" > 's3'"#, "4|b"),
+        (
+            r#"SELECT n FROM curated WHERE "$path" = (SELECT max("$path") FROM curated) ORDER BY n DESC LIMIT 1"#,
+            "5",
+        ),
+    ] {
+        let found = match world.sql(sql).await {
+            Ok(answer) => crate::world::shown(&answer.batches).join(" "),
+            Err(error) => format!("{:?}: {error}", error.kind()),
+        };
+        if found != expect {
+            wrong.push(format!("{sql}\n    is {found}\n    not {expect}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    // Objects that a condition on it rules out are not read.
+    let one = world.sql(r#"SELECT sum(n) FROM t WHERE "$path" LIKE '%/y.json'"#).await.unwrap();
+    assert_eq!(one.bytes_scanned, "{\"n\":2}\n".len() as u64);
+    for sql in [
+        r#"SELECT * FROM t JOIN plain USING (n) WHERE "$path" IS NULL"#,
+        r#"SELECT * FROM t, (SELECT 1) WHERE "$path" IS NULL"#,
+    ] {
+        let error = world.sql(sql).await.unwrap_err().to_string();
+        assert!(error.contains("name the columns instead of *"), "{sql}: {error}");
+    }
+    let error = world.sql(r#"SELECT "$path" FROM plain"#).await.unwrap_err().to_string();
+    assert!(error.contains("$path"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_absent_is_refused_by_name() {
     let world = numbers().await;
     for (sql, part) in [
@@ -599,6 +706,12 @@ async fn what_is_absent_is_refused_by_name() {
         ("SELECT approx_most_frequent(2, n, 9) FROM t", "use count(*) with GROUP BY"),
         ("SELECT n FROM t FETCH FIRST 2 ROWS WITH TIES", "FETCH with TIES"),
         ("SELECT max_by(DISTINCT k, n) FROM t", "within max_by"),
+        ("SELECT (SELECT max(n) FROM t b WHERE b.n < t.n) FROM t", "tied to it by ="),
+        (
+            "SELECT n FROM t WHERE n IN (SELECT count(*) FROM t b WHERE b.n > t.n)",
+            "tied to it by =",
+        ),
+        ("SELECT n FROM t WHERE EXISTS (SELECT 1 FROM t b WHERE b.n = t.n OFFSET 1)", "OFFSET"),
         ("SELECT n FROM t MATCH_RECOGNIZE (PATTERN (A) DEFINE A AS true)", ""),
     ] {
         let error = world.sql(sql).await.unwrap_err();
