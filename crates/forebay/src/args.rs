@@ -781,7 +781,7 @@ pub(crate) struct BenchTrain {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) epochs: u32,
     /// Trainings by which speed is measured, on one thread and on two in turn; the best counts.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// Rolling windows at the end of each test series that are scored.
     #[arg(long, default_value_t = 28, value_parser = clap::value_parser!(u64).range(1..=1000))]

@@ -499,10 +499,12 @@ fn table(figures: &Value) -> String {
     }
     let core = &figures["core"];
     let limit = format!(
-        "one core: {:.0} GFLOP/s of multiply-adds (the limit), {:.0} in our products alone, {:.0} in training",
+        "one core: {:.0} GFLOP/s of multiply-adds (the limit), {:.0} in our products alone, {:.0} in training; \
+         two cores do {:.2} times the multiply-adds of one",
         number(&core["fma_gflops"]),
         number(&core["gemm_gflops"]),
         number(&figures["training"]["forebay"]["gflops"]),
+        number(&core["two_threads_fma"]),
     );
     let inference = infer::table(&figures["inference"]);
     let bars = Bars::table(&figures["bars"]);
