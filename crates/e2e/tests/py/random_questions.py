@@ -138,6 +138,8 @@ class Grammar:
             (1, lambda: f"{t}.k {self.negation()}IN (SELECT max({u}.k) {rows()} GROUP BY {u}.s)"),
             (1, lambda: f"{t}.k {self.negation()}IN (SELECT {u}.k FROM {table} {u} WHERE {u}.s = {t}.s)"),
             (2, lambda: f"{self.negation()}EXISTS (SELECT 1 {rows()} AND {u}.k = {t}.k)"),
+            (1, lambda: f"{self.negation()}EXISTS (SELECT {self.one(['count(*)', f'sum({u}.v)'])} {rows()} AND {u}.k = {t}.k)"),
+            (1, lambda: f"{self.negation()}EXISTS (SELECT {u}.k {rows()} AND {u}.k = {t}.k GROUP BY {u}.k HAVING count(*) > {self.int(0, 4)})"),
             (1, lambda: f"{t}.v {self.one('<>')} (SELECT {self.one(['avg', 'max'])}({u}.v) FROM {table} {u} WHERE {u}.k = {t}.k)"),
             (1, lambda: f"{t}.id = (SELECT count(*) FROM {table} {u} WHERE {u}.k = {t}.k)"))
 
