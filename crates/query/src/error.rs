@@ -40,8 +40,8 @@ pub(crate) fn explain(error: DataFusionError) -> Error {
                 .to_owned()
         }
         ErrorKind::Unsupported if of(said, &["ScalarSubquery("]) => {
-            "a sub-query that stands for a value and names a table around it is tied to it by = \
-             (u.k = t.k) and has no UNION, LIMIT or window: otherwise join"
+            "a sub-query that stands for a value and names a table around it is tied to it by columns \
+             that are equal (u.k = t.k), and has no UNION, LIMIT or window: otherwise join"
                 .to_owned()
         }
         ErrorKind::Exhausted => format!("the query needs more memory than it may use: {said}"),

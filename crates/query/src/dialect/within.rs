@@ -21,8 +21,9 @@ use datafusion::sql::sqlparser::ast::{
     SetExpr, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
-/// What the column of a sub-query is called: DataFusion mistakes an aggregate without a name of its
-/// own for the one that it makes of it.
+/// What the column of a sub-query is called. DataFusion mistakes an aggregate without a name of its
+/// own for the one that it makes of it, and a column that is cast to be compared for the same column
+/// where that ties the sub-query to the rows around it.
 const FOUND: &str = "__found";
 
 /// Rewrites the conditions of a statement's WHERE and HAVING; answers how many expressions more
@@ -203,7 +204,8 @@ fn name(query: &mut Query) {
     if let SetExpr::Select(select) = &mut *query.body
         && let [item] = &mut select.projection[..]
         && let SelectItem::UnnamedExpr(expr) = item
-        && !super::is_named(expr)
+        // What rows are ordered by may have to be what is selected, by its name.
+        && !(query.order_by.is_some() && super::is_named(expr))
     {
         let expr = std::mem::replace(expr, Expr::value(Value::Null));
         *item = SelectItem::ExprWithAlias { expr, alias: Ident::new(FOUND) };

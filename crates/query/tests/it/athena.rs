@@ -584,6 +584,16 @@ async fn aggregates_and_clauses_are_athenas() {
         ("SELECT \"values\" FROM (VALUES ARRAY[1, 2]) v(\"values\")", "[1, 2]"),
         ("SELECT n FROM t WHERE n IN (SELECT max(n) FROM t GROUP BY k) ORDER BY n", "6 7"),
         ("SELECT count(*) FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE b.n = a.n + 1)", "7"),
+        // What is compared is cast, and the same column ties the rows to those around them.
+        ("SELECT count(*) FROM t WHERE x IN (SELECT b.n FROM t b WHERE b.n = t.n)", "0"),
+        (
+            "SELECT n FROM t WHERE n > 6 OR CAST(n AS bigint) NOT IN (SELECT b.n FROM t b WHERE b.n = t.n AND n > 1) ORDER BY n",
+            "0 1 7",
+        ),
+        (
+            "SELECT n FROM t WHERE n IN (SELECT DISTINCT n FROM t ORDER BY n DESC LIMIT 2) ORDER BY n",
+            "6 7",
+        ),
         ("SELECT n FROM t EXCEPT SELECT n FROM t WHERE n > 0", "0"),
         ("SELECT count(*) FROM t LEFT JOIN (SELECT n AS m FROM t WHERE n > 5) ON n = m", "8"),
         ("SELECT N, K AS Kk FROM T WHERE N = 1", "1|k1"),
@@ -706,10 +716,13 @@ async fn what_is_absent_is_refused_by_name() {
         ("SELECT approx_most_frequent(2, n, 9) FROM t", "use count(*) with GROUP BY"),
         ("SELECT n FROM t FETCH FIRST 2 ROWS WITH TIES", "FETCH with TIES"),
         ("SELECT max_by(DISTINCT k, n) FROM t", "within max_by"),
-        ("SELECT (SELECT max(n) FROM t b WHERE b.n < t.n) FROM t", "tied to it by ="),
+        (
+            "SELECT (SELECT max(n) FROM t b WHERE b.n < t.n) FROM t",
+            "tied to it by columns that are equal",
+        ),
         (
             "SELECT n FROM t WHERE n IN (SELECT count(*) FROM t b WHERE b.n > t.n)",
-            "tied to it by =",
+            "tied to it by columns that are equal",
         ),
         ("SELECT n FROM t WHERE EXISTS (SELECT 1 FROM t b WHERE b.n = t.n OFFSET 1)", "OFFSET"),
         ("SELECT n FROM t MATCH_RECOGNIZE (PATTERN (A) DEFINE A AS true)", ""),
