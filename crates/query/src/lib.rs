@@ -40,6 +40,7 @@ mod reach;
 mod read;
 mod replace;
 mod runs;
+mod same_names;
 mod session;
 mod settle;
 mod sliding;

@@ -78,6 +78,7 @@ pub(crate) fn session(
         .with_analyzer_rule(Arc::new(crate::zeros::OneZero))
         .with_analyzer_rule(Arc::new(crate::one_group::OneGroup))
         .with_optimizer_rule(Arc::new(crate::each_once::EachOnce))
+        .with_physical_optimizer_rules(crate::same_names::rules())
         .with_physical_optimizer_rule(Arc::new(crate::by_runs::RULE))
         .with_physical_optimizer_rule(Arc::new(crate::sliding::RULE))
         .with_physical_optimizer_rule(Arc::new(crate::moving::RULE))

@@ -584,6 +584,19 @@ async fn aggregates_and_clauses_are_athenas() {
         ("SELECT \"values\" FROM (VALUES ARRAY[1, 2]) v(\"values\")", "[1, 2]"),
         ("SELECT n FROM t WHERE n IN (SELECT max(n) FROM t GROUP BY k) ORDER BY n", "6 7"),
         ("SELECT count(*) FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE b.n = a.n + 1)", "7"),
+        // Two columns of one name.
+        (
+            "SELECT t.n, b.n FROM t RIGHT JOIN t b ON t.n = b.n AND b.x > 4 WHERE t.n IS NULL ORDER BY 2",
+            "-|0 -|1 -|2 -|3 -|4",
+        ),
+        (
+            "SELECT t.n, b.n FROM t LEFT JOIN t b ON t.n = b.n AND t.x > 4 WHERE b.n IS NULL ORDER BY 1",
+            "0|- 1|- 2|- 3|- 4|-",
+        ),
+        (
+            "SELECT t.n, b.n FROM t JOIN t b ON t.k = b.k AND t.n + b.n > 2 ORDER BY t.n DESC, b.n LIMIT 2",
+            "7|1 7|3",
+        ),
         // What is compared is cast, and the same column ties the rows to those around them.
         ("SELECT count(*) FROM t WHERE x IN (SELECT b.n FROM t b WHERE b.n = t.n)", "0"),
         (
