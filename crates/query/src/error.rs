@@ -33,13 +33,13 @@ pub(crate) fn explain(error: DataFusionError) -> Error {
     let said = ends.iter().fold(said.as_str(), |said, end| said.split(end).next().unwrap_or(said));
     let said = said.trim();
     let message = match kind {
-        ErrorKind::Unsupported if of(said, &["InSubquery(", "Exists("]) => {
+        ErrorKind::Unsupported if is_unplanned(said, &["InSubquery(", "Exists("]) => {
             "IN (SELECT ...) and EXISTS stand in WHERE and HAVING: elsewhere join, or count, as \
              (SELECT count(*) FROM u WHERE u.k = t.k) > 0. There, a sub-query that names a table around \
              it has no UNION, and with IN no LIMIT"
                 .to_owned()
         }
-        ErrorKind::Unsupported if of(said, &["ScalarSubquery("]) => {
+        ErrorKind::Unsupported if is_unplanned(said, &["ScalarSubquery("]) => {
             "a sub-query that stands for a value and names a table around it is tied to it by columns \
              that are equal (u.k = t.k), and has no UNION, LIMIT or window: otherwise join"
                 .to_owned()
@@ -54,7 +54,7 @@ pub(crate) fn explain(error: DataFusionError) -> Error {
 }
 
 /// Whether one of these sub-queries stands where DataFusion plans none.
-fn of(said: &str, subqueries: &[&str]) -> bool {
+fn is_unplanned(said: &str, subqueries: &[&str]) -> bool {
     said.starts_with("Physical plan does not support logical expression")
         && subqueries.iter().any(|subquery| said.contains(subquery))
 }

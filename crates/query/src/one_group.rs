@@ -4,8 +4,8 @@
 //! makes a join of the question, with the aggregate grouped by what ties it to the rows around it, so
 //! that there is no row where nothing matches. So `EXISTS` is answered here, `IN` becomes a comparison
 //! with the one value, which DataFusion knows how to make for no rows, and where the row may be taken
-//! away again (HAVING, OFFSET) the question is refused. So is OFFSET in any sub-query that names a
-//! table around it, which is passed over.
+//! away again (HAVING, OFFSET) the question is refused. So is one to any sub-query that names a table
+//! around it and skips rows of its own by OFFSET, which is passed over.
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,21 @@ async fn check(cases: &[(&str, &str)]) {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Asks a world all statements, each by itself, and tells of all that differ: rows apart by blanks.
+async fn answers(world: &World, cases: &[(&str, &str)]) {
+    let mut wrong = Vec::new();
+    for (sql, expect) in cases {
+        let found = match world.sql(sql).await {
+            Ok(answer) => crate::world::shown(&answer.batches).join(" "),
+            Err(error) => format!("{:?}: {error}", error.kind()),
+        };
+        if found != *expect {
+            wrong.push(format!("{sql}\n    is {found}\n    not {expect}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// All must be refused, in words that have this part.
 async fn refused(cases: &[(&str, ErrorKind, &str)]) {
     let world = World::new();
@@ -532,8 +547,7 @@ async fn numbers() -> World {
 #[tokio::test]
 async fn aggregates_and_clauses_are_athenas() {
     let world = numbers().await;
-    let mut wrong = Vec::new();
-    for (sql, expect) in [
+    answers(&world, &[
         ("SELECT max_by(k, n), min_by(n, x), max_by(n, x) FROM t", "k1|1|7"),
         ("SELECT count_if(x IS NULL), count_if(n > 100) FROM t", "2|0"),
         ("SELECT count_if(n > 2) FILTER (WHERE k = 'k0') FROM t", "2"),
@@ -616,16 +630,8 @@ async fn aggregates_and_clauses_are_athenas() {
         ),
         ("SELECT n FROM t WHERE n - 1 IN (SELECT count(x) FROM t b WHERE b.n = t.n)", "2"),
         ("SELECT count(*) FROM t WHERE EXISTS (SELECT sum(n) FROM t b WHERE b.n = t.n + 9)", "8"),
-    ] {
-        let found = match world.sql(sql).await {
-            Ok(answer) => crate::world::shown(&answer.batches).join(" "),
-            Err(error) => format!("{:?}: {error}", error.kind()),
-        };
-        if found != expect {
-            wrong.push(format!("{sql}\n    is {found}\n    not {expect}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    ])
+    .await;
 }
 
 #[tokio::test]
@@ -646,8 +652,7 @@ async fn the_object_of_a_row_is_a_hidden_column() {
     world.lake.put_view(&view("plain", "SELECT * FROM t"), true).unwrap();
     let from = view("told", r#"SELECT *, "$path" AS object FROM t"#);
     world.lake.put_view(&from, true).unwrap();
-    let mut wrong = Vec::new();
-    for (sql, expect) in [
+    answers(&world, &[
         (r#"SELECT n, "$path" FROM t WHERE n = 3"#, "3|s3://bkt/raw/t/day=b/x.json"),
         (r#"SELECT * FROM t WHERE "$path" LIKE '%/y.json'"#, "2|a"),
         (r#"SELECT *, "$path" FROM t WHERE n = 2"#, "2|a|s3://bkt/raw/t/day=a/y.json"),
@@ -697,16 +702,8 @@ async fn the_object_of_a_row_is_a_hidden_column() {
             r#"SELECT n FROM curated WHERE "$path" = (SELECT max("$path") FROM curated) ORDER BY n DESC LIMIT 1"#,
             "5",
         ),
-    ] {
-        let found = match world.sql(sql).await {
-            Ok(answer) => crate::world::shown(&answer.batches).join(" "),
-            Err(error) => format!("{:?}: {error}", error.kind()),
-        };
-        if found != expect {
-            wrong.push(format!("{sql}\n    is {found}\n    not {expect}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    ])
+    .await;
     // Objects that a condition on it rules out are not read.
     let one = world.sql(r#"SELECT sum(n) FROM t WHERE "$path" LIKE '%/y.json'"#).await.unwrap();
     assert_eq!(one.bytes_scanned, "{\"n\":2}\n".len() as u64);
